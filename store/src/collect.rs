@@ -1,0 +1,301 @@
+//! Local garbage collection: what nothing refers to goes, and the disk stays below its cap.
+//!
+//! 1. **Evict** (only near the size cap): least recently used paths leave their caches, referrers
+//!    before their references, never a pinned closure ([`crate::liveness`]).
+//! 2. **Drop** NARs that no path refers to: at once if they were published, else after the grace
+//!    that an upload has to be published.
+//! 3. **Condemn** packs with enough dead bytes, unless a lease pins them; *then* read again what
+//!    lives, so that nothing published meanwhile is missed ([`crate::lease`]).
+//! 4. **Rewrite**: copy what lives into a new pack, make it durable, delete the old pack.
+//!
+//! A crash at any point leaves copies, never a gap: the next collection removes them. Any read
+//! error ends the run before something is deleted.
+
+mod live;
+mod packs;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use crate::cache_name::CacheName;
+use crate::error::StoreError;
+use crate::hash::NarHash;
+use crate::index::NarRow;
+use crate::liveness::{Candidate, Candidates, eviction_order};
+use crate::record::Change;
+use crate::store::{Inner, Store, now};
+use crate::store_path::StorePathHash;
+
+use live::LiveSet;
+
+/// What a collection is to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CollectOptions {
+    /// Change nothing, only say what would be done.
+    pub dry_run: bool,
+    /// Rewrite every pack with anything dead in it, not only those worth it.
+    pub full: bool,
+}
+
+/// What a collection did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CollectReport {
+    /// Paths evicted to get below the size cap.
+    pub evicted_paths: u64,
+    /// NARs dropped because no path refers to them.
+    pub dropped_nars: u64,
+    /// Packs deleted without copying anything.
+    pub deleted_packs: u64,
+    /// Packs rewritten.
+    pub rewritten_packs: u64,
+    /// Packs left alone because an upload or download uses them.
+    pub leased_packs: u64,
+    /// Bytes copied from rewritten packs.
+    pub copied_bytes: u64,
+    /// Bytes of disk freed, copies subtracted.
+    pub freed_bytes: u64,
+    /// Bytes of packs before.
+    pub bytes_before: u64,
+    /// Bytes of packs after.
+    pub bytes_after: u64,
+}
+
+/// How far a collection has to bring the store down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pressure {
+    cap: u64,
+    /// Above this, collection begins: below it there is room to copy what lives in a pack.
+    pub(crate) start: u64,
+    /// Below this, it ends.
+    target: u64,
+}
+
+impl Pressure {
+    /// The pressure of a store that must stay below `cap` bytes, with packs of this length.
+    pub(crate) fn below(cap: u64, pack_len: u64) -> Pressure {
+        let start = cap - pack_len.min(cap / 8);
+        Pressure {
+            cap,
+            start,
+            target: start - start / 10,
+        }
+    }
+}
+
+impl Store {
+    /// Collects garbage. Uploads, publishes and downloads go on meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was done until then is complete in itself.
+    pub fn collect(&self, options: &CollectOptions) -> Result<CollectReport, StoreError> {
+        let _turn = self
+            .inner
+            .housekeeping
+            .lock()
+            .expect("no panic under this lock");
+        self.inner.collect(options)
+    }
+}
+
+impl Inner {
+    /// Brings the store below the pressure's target, as far as pins and leases allow.
+    pub(crate) fn relieve(&self, pressure: Pressure) -> Result<(), StoreError> {
+        let _turn = self.housekeeping.lock().expect("no panic under this lock");
+        self.size.measure(self);
+        if self.size.total() <= pressure.target {
+            return Ok(());
+        }
+        let mut report = CollectReport::default();
+        self.make_way(pressure, &mut report)?;
+        tracing::info!(
+            paths = report.evicted_paths,
+            freed_bytes = report.freed_bytes,
+            "evicted to stay below the size cap"
+        );
+        Ok(())
+    }
+
+    fn collect(&self, options: &CollectOptions) -> Result<CollectReport, StoreError> {
+        self.flush_touches()?;
+        self.size.measure(self);
+        let bytes_before = self.packs.size_bytes();
+        let mut report = CollectReport {
+            bytes_before,
+            ..CollectReport::default()
+        };
+        let dropped = match options.dry_run {
+            true => self.unreferenced_nars()?,
+            false => self.drop_nars()?,
+        };
+        report.dropped_nars = dropped.len() as u64;
+        if !options.dry_run {
+            self.seal_idle()?;
+        }
+        self.rewrite_packs(options, &dropped, None, &mut report)?;
+        let pack_len = self.options.pack_len_target;
+        let pressure = self
+            .options
+            .size_cap
+            .map(|cap| Pressure::below(cap, pack_len));
+        if let (Some(pressure), false) = (pressure, options.dry_run)
+            && self.size.total() > pressure.start
+        {
+            self.make_way(pressure, &mut report)?;
+        }
+        self.size.measure(self);
+        report.bytes_after = self.packs.size_bytes();
+        Ok(report)
+    }
+
+    /// Evicts and rewrites until the target is reached or nothing is left to evict.
+    fn make_way(&self, pressure: Pressure, report: &mut CollectReport) -> Result<(), StoreError> {
+        for _ in 0..EVICTION_ROUNDS_MAX {
+            let excess = self.size.total().saturating_sub(pressure.target);
+            if excess == 0 {
+                return Ok(());
+            }
+            let evicted = self.evict(excess)?;
+            report.evicted_paths += evicted;
+            let dropped = self.drop_nars()?;
+            report.dropped_nars += dropped.len() as u64;
+            self.seal_idle()?;
+            let before = self.size.total();
+            let options = CollectOptions {
+                dry_run: false,
+                full: true,
+            };
+            self.rewrite_packs(&options, &dropped, Some(pressure), report)?;
+            self.size.measure(self);
+            // Leases keep the packs: evicting more would not help either.
+            if self.size.total() >= before {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the least recently used paths whose files add up to `excess` bytes.
+    fn evict(&self, excess: u64) -> Result<u64, StoreError> {
+        // What is published or pinned meanwhile waits, and is not evicted by an older plan.
+        let _alone = self.publishing.write().expect("no panic under this lock");
+        let mut sum = 0;
+        let mut gone: BTreeMap<CacheName, Vec<StorePathHash>> = BTreeMap::new();
+        let mut counted = HashSet::new();
+        for (cache, hash, nar) in self.eviction_order()? {
+            if sum >= excess {
+                break;
+            }
+            if counted.insert(nar) {
+                sum += self.index.nar(&nar)?.map_or(0, |row| row.file_size);
+            }
+            gone.entry(cache).or_default().push(hash);
+        }
+        let mut count = 0;
+        for (cache, hashes) in gone {
+            count += hashes.len() as u64;
+            let remove = |hash| Change::RemovePath(cache.clone(), hash);
+            self.commit(hashes.into_iter().map(remove).collect())?;
+        }
+        Ok(count)
+    }
+
+    /// All evictable paths of all caches, least recently used first.
+    fn eviction_order(&self) -> Result<Vec<(CacheName, StorePathHash, NarHash)>, StoreError> {
+        let mut caches: BTreeMap<CacheName, Candidates> = BTreeMap::new();
+        let mut nars = BTreeMap::new();
+        for row in self.index.all_paths() {
+            let row = row?;
+            let candidate = Candidate {
+                references: row
+                    .info
+                    .references
+                    .iter()
+                    .map(|path| *path.hash())
+                    .collect(),
+                accessed_at: self.accessed_at(&row)?,
+            };
+            let hash = *row.info.path.hash();
+            nars.insert((row.cache.clone(), hash), row.info.nar_hash);
+            caches.entry(row.cache).or_default().insert(hash, candidate);
+        }
+        let mut all = Vec::new();
+        for (cache, candidates) in &caches {
+            let pinned = self
+                .index
+                .pins(cache)?
+                .into_iter()
+                .map(|pin| *pin.path.hash());
+            for (hash, time) in eviction_order(candidates, pinned) {
+                all.push((time, cache.clone(), hash));
+            }
+        }
+        // Stable: within a cache the order stays, which keeps closures whole.
+        all.sort_by_key(|(time, _, _)| *time);
+        let nar = |(_, cache, hash): (u64, CacheName, StorePathHash)| {
+            let nar = nars.get(&(cache.clone(), hash)).copied();
+            nar.map(|nar| (cache, hash, nar))
+        };
+        Ok(all.into_iter().filter_map(nar).collect())
+    }
+
+    /// NARs that no path refers to, no lease holds, and whose grace is over.
+    fn unreferenced_nars(&self) -> Result<BTreeSet<NarHash>, StoreError> {
+        let mut referenced = HashSet::new();
+        for row in self.index.all_paths() {
+            referenced.insert(row?.info.nar_hash);
+        }
+        let now = now();
+        let grace = self.options.upload_grace.as_secs();
+        let over = |row: &NarRow| row.published || row.imported_at.saturating_add(grace) <= now;
+        let mut unreferenced = BTreeSet::new();
+        for nar in self.index.nars() {
+            let (hash, row) = nar?;
+            if over(&row) && !referenced.contains(&hash) && !self.leases.holds(&hash) {
+                unreferenced.insert(hash);
+            }
+        }
+        Ok(unreferenced)
+    }
+
+    /// Drops them. Publishing waits while the final look is taken.
+    fn drop_nars(&self) -> Result<BTreeSet<NarHash>, StoreError> {
+        if self.unreferenced_nars()?.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let _alone = self.publishing.write().expect("no panic under this lock");
+        let unreferenced = self.unreferenced_nars()?;
+        for hash in &unreferenced {
+            self.index.remove_nar(hash)?;
+            self.nars.forget(hash);
+            self.damaged
+                .write()
+                .expect("no panic under this lock")
+                .remove(hash);
+        }
+        Ok(unreferenced)
+    }
+
+    /// Every chunk that a NAR or a small object needs, except for the NARs in `without`.
+    fn live_chunks(&self, without: &BTreeSet<NarHash>) -> Result<LiveSet, StoreError> {
+        let mut live = LiveSet::default();
+        for nar in self.index.nars() {
+            let (hash, row) = nar?;
+            if without.contains(&hash) {
+                continue;
+            }
+            match self.manifest_at(&hash, &row)? {
+                Some(manifest) => manifest
+                    .all_chunks()
+                    .for_each(|entry| live.insert(&entry.id)),
+                // Without its manifest a NAR keeps nothing alive; a re-push brings both back.
+                None => self.set_damaged(&hash, true)?,
+            }
+        }
+        for blob in self.index.all_blobs() {
+            blob?.chunks.iter().for_each(|id| live.insert(id));
+        }
+        Ok(live.seal())
+    }
+}
+
+/// Evictions estimate what a path frees; a few rounds make up for what it shared.
+const EVICTION_ROUNDS_MAX: usize = 16;

@@ -1,0 +1,307 @@
+//! Choosing packs to rewrite, and rewriting them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::collect::live::LiveSet;
+use crate::collect::{CollectOptions, CollectReport, Pressure};
+use crate::error::StoreError;
+use crate::hash::{ChunkId, NarHash};
+use crate::index::{ManifestAt, SeqRange};
+use crate::locator::Location;
+use crate::manifest::Manifest;
+use crate::pack::{FooterEntry, PackFile, read_contents};
+use crate::pack_id::PackId;
+use crate::pack_set::sync_folders;
+use crate::record::{ImportedManifest, RecordKind, Row};
+use crate::store::{Appender, Inner, location};
+
+/// A sealed pack and how much of it lives.
+struct Judged {
+    pack: PackId,
+    len: u64,
+    live_bytes: u64,
+    /// Bytes of records that are dead.
+    dead_bytes: u64,
+}
+
+/// How closely a chunk record is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scrutiny {
+    /// Live if its chunk is.
+    Chunk,
+    /// Live if its chunk is, and no other copy serves it.
+    Copy,
+}
+
+impl Inner {
+    /// Rewrites the packs worth it; under pressure, only as many as it takes.
+    pub(super) fn rewrite_packs(
+        &self,
+        options: &CollectOptions,
+        dropped: &BTreeSet<NarHash>,
+        pressure: Option<Pressure>,
+        report: &mut CollectReport,
+    ) -> Result<(), StoreError> {
+        let victims = self.choose(options, dropped)?;
+        if options.dry_run {
+            report.rewritten_packs +=
+                victims.iter().filter(|pack| pack.live_bytes > 0).count() as u64;
+            report.deleted_packs +=
+                victims.iter().filter(|pack| pack.live_bytes == 0).count() as u64;
+            report.copied_bytes += victims.iter().map(|pack| pack.live_bytes).sum::<u64>();
+            report.freed_bytes += victims.iter().map(|pack| pack.dead_bytes).sum::<u64>();
+            return Ok(());
+        }
+        let condemned = self.leases.condemn(victims.iter().map(|pack| pack.pack));
+        report.leased_packs += (victims.len() - condemned.len()) as u64;
+        let outcome = self.rewrite_condemned(&victims, &condemned, pressure, report);
+        self.leases.acquit(&condemned);
+        self.nars.clear();
+        outcome
+    }
+
+    fn rewrite_condemned(
+        &self,
+        victims: &[Judged],
+        condemned: &BTreeSet<PackId>,
+        pressure: Option<Pressure>,
+        report: &mut CollectReport,
+    ) -> Result<(), StoreError> {
+        if condemned.is_empty() {
+            return Ok(());
+        }
+        // The look that counts: nothing can come to rely on the condemned packs any more.
+        let live = self.live_chunks(&BTreeSet::new())?;
+        let mut out = Appender::new(self);
+        for victim in victims
+            .iter()
+            .filter(|victim| condemned.contains(&victim.pack))
+        {
+            if let Some(pressure) = pressure {
+                let total = self.size.total();
+                if total <= pressure.target {
+                    break;
+                }
+                if total + victim.live_bytes > pressure.cap && victim.live_bytes > 0 {
+                    continue;
+                }
+            }
+            let copied = self.rewrite(victim, &live, &mut out)?;
+            self.size.measure(self);
+            report.copied_bytes += copied;
+            report.freed_bytes += victim.len.saturating_sub(copied);
+            match copied {
+                0 => report.deleted_packs += 1,
+                _ => report.rewritten_packs += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// The sealed packs worth rewriting, those with the least to copy first.
+    fn choose(
+        &self,
+        options: &CollectOptions,
+        dropped: &BTreeSet<NarHash>,
+    ) -> Result<Vec<Judged>, StoreError> {
+        let live = self.live_chunks(dropped)?;
+        let scrutiny = if options.full {
+            Scrutiny::Copy
+        } else {
+            Scrutiny::Chunk
+        };
+        let mut judged = Vec::new();
+        for (pack, len) in self.packs.sealed() {
+            judged.push(self.judge(pack, len, &live, scrutiny)?);
+        }
+        let small = judged.iter().filter(|pack| self.is_small(pack)).count();
+        let worth = |pack: &Judged| {
+            let share = pack.live_bytes as f64 / (pack.live_bytes + pack.dead_bytes).max(1) as f64;
+            share < self.options.compact_below
+                || (options.full && pack.dead_bytes > 0)
+                || (small > SMALL_PACKS_MAX && self.is_small(pack))
+        };
+        judged.retain(worth);
+        judged.sort_by_key(|pack| (pack.live_bytes, pack.pack));
+        Ok(judged)
+    }
+
+    fn is_small(&self, pack: &Judged) -> bool {
+        pack.len < self.options.pack_len_target / 8
+    }
+
+    fn judge(
+        &self,
+        pack: PackId,
+        len: u64,
+        live: &LiveSet,
+        scrutiny: Scrutiny,
+    ) -> Result<Judged, StoreError> {
+        let mut judged = Judged {
+            pack,
+            len,
+            live_bytes: 0,
+            dead_bytes: 0,
+        };
+        let Some(file) = self.packs.file(pack)? else {
+            return Ok(judged);
+        };
+        let oldest_elsewhere = self.oldest_seq_outside(pack)?;
+        for entry in read_contents(&file)?.entries {
+            match self.is_live(&file, &entry, live, scrutiny, oldest_elsewhere)? {
+                true => judged.live_bytes += entry.record_len(),
+                false => judged.dead_bytes += entry.record_len(),
+            }
+        }
+        Ok(judged)
+    }
+
+    fn is_live(
+        &self,
+        pack: &PackFile,
+        entry: &FooterEntry,
+        live: &LiveSet,
+        scrutiny: Scrutiny,
+        oldest_elsewhere: u64,
+    ) -> Result<bool, StoreError> {
+        match entry.kind {
+            RecordKind::Chunk => {
+                let id = ChunkId::from_bytes(entry.key);
+                let here = location(pack.id, entry);
+                Ok(live.contains(&id)
+                    && (scrutiny == Scrutiny::Chunk || !self.has_other_copy(&id, &here)?))
+            }
+            RecordKind::Manifest => {
+                let row = self.index.nar(&NarHash::from_bytes(entry.key))?;
+                Ok(row.is_some_and(|row| row.pack == pack.id && row.offset == entry.offset))
+            }
+            RecordKind::Row => match pack.read_record(entry)? {
+                Some((_, body)) => match Row::decode(&body) {
+                    Some(row) => self.index.is_current(&row, oldest_elsewhere),
+                    None => Ok(false),
+                },
+                None => Ok(false),
+            },
+            RecordKind::Footer => Ok(false),
+        }
+    }
+
+    /// Whether a chunk is served, undamaged, from another place than `here`.
+    fn has_other_copy(&self, id: &ChunkId, here: &Location) -> Result<bool, StoreError> {
+        let mut last = None;
+        while let Some(served) = self.lookup(id)?.filter(|served| served != here) {
+            // Reading a damaged copy quarantines it: then it is not found again.
+            if self.read_frame(id, &served)?.is_some() {
+                return Ok(true);
+            }
+            if last.replace(served) == Some(served) {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Copies what lives in a pack, makes the copies durable, deletes the pack. Returns the bytes
+    /// copied.
+    fn rewrite(
+        &self,
+        victim: &Judged,
+        live: &LiveSet,
+        out: &mut Appender<'_>,
+    ) -> Result<u64, StoreError> {
+        let Some(file) = self.packs.file(victim.pack)? else {
+            return Ok(0);
+        };
+        let oldest_elsewhere = self.oldest_seq_outside(victim.pack)?;
+        let mut copied = 0;
+        let mut moved = Vec::new();
+        for entry in read_contents(&file)?.entries {
+            if !self.is_live(&file, &entry, live, Scrutiny::Copy, oldest_elsewhere)? {
+                self.leave_behind(&file, &entry)?;
+            } else if self.copy(&file, &entry, out, &mut moved)? {
+                copied += entry.record_len();
+            }
+        }
+        // First the copies are durable, then the index points to them, then that is durable, and
+        // only then the originals go: a crash in between finds the originals.
+        self.sync()?;
+        moved
+            .iter()
+            .try_for_each(|(manifest, at)| self.index.put_nar(manifest, at))?;
+        self.index.flush()?;
+        out.seal_if_full()?;
+        self.locator.drop_pack(victim.pack);
+        self.packs.delete(victim.pack)?;
+        sync_folders(self.packs.root(), &[victim.pack])?;
+        self.index.remove_pack(victim.pack)?;
+        Ok(copied)
+    }
+
+    /// Forgets what the index keeps of a row that is not copied.
+    fn leave_behind(&self, pack: &PackFile, entry: &FooterEntry) -> Result<(), StoreError> {
+        if entry.kind == RecordKind::Row
+            && let Some((_, body)) = pack.read_record(entry)?
+            && let Some(row) = Row::decode(&body)
+        {
+            self.index.forget(&row)?;
+        }
+        Ok(())
+    }
+
+    /// Copies a record; `false` if it turns out to be damaged.
+    fn copy(
+        &self,
+        pack: &Arc<PackFile>,
+        entry: &FooterEntry,
+        out: &mut Appender<'_>,
+        moved: &mut Vec<(Manifest, ManifestAt)>,
+    ) -> Result<bool, StoreError> {
+        let Some((header, body)) = pack.read_record(entry)? else {
+            if entry.kind == RecordKind::Chunk {
+                self.quarantine(&ChunkId::from_bytes(entry.key), &location(pack.id, entry))?;
+            }
+            return Ok(false);
+        };
+        match entry.kind {
+            RecordKind::Chunk => {
+                let id = ChunkId::from_bytes(entry.key);
+                out.chunk_copy(None, id, header.raw_len, &body)
+                    .map(|_| true)
+            }
+            RecordKind::Manifest => {
+                let Some(imported) = ImportedManifest::decode(&body) else {
+                    return Ok(false);
+                };
+                let Ok(manifest) = Manifest::decode(imported.manifest) else {
+                    return Ok(false);
+                };
+                let ImportedManifest {
+                    seq, imported_at, ..
+                } = imported;
+                let at = out.manifest_copy(None, &manifest, seq, imported_at, &body)?;
+                moved.push((manifest, at));
+                Ok(true)
+            }
+            RecordKind::Row => {
+                let Some(row) = Row::decode(&body) else {
+                    return Ok(false);
+                };
+                out.row(&row).map(|()| true)
+            }
+            RecordKind::Footer => Ok(false),
+        }
+    }
+
+    /// The lowest sequence number in any other pack; 0 if one is not known.
+    fn oldest_seq_outside(&self, pack: PackId) -> Result<u64, StoreError> {
+        let mut known = self.packs.open_seqs();
+        known.extend(self.index.applied()?);
+        let others = self.packs.ids().into_iter().filter(|id| *id != pack);
+        let oldest = |id| known.get(&id).map_or(0, |range: &SeqRange| range.min);
+        Ok(others.map(oldest).min().unwrap_or(u64::MAX))
+    }
+}
+
+/// Small packs beyond this number are merged.
+const SMALL_PACKS_MAX: usize = 8;

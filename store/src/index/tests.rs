@@ -1,0 +1,90 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::narinfo::PathInfo;
+
+fn cache() -> CacheName {
+    "main".parse().expect("cache name")
+}
+
+fn path_row(index: u8, published_at: u64) -> Change {
+    let path = format!("{}-p", StorePathHash::from_bytes([index; 20]));
+    Change::Path(PathRow {
+        cache: cache(),
+        info: PathInfo {
+            path: path.parse().expect("store path"),
+            nar_hash: NarHash::from_bytes([index; 32]),
+            nar_size: 1,
+            references: BTreeSet::new(),
+            deriver: None,
+            ca: None,
+            signatures: Vec::new(),
+        },
+        published_at,
+    })
+}
+
+fn state(rows: &[Row]) -> Vec<PathRow> {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let index = Index::open(dir.path()).expect("opens");
+    rows.iter()
+        .for_each(|row| index.apply(row).expect("applies"));
+    index
+        .paths(&cache(), None)
+        .collect::<Result<_, _>>()
+        .expect("lists")
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (0u8..3, 0u64..100).prop_map(|(index, at)| path_row(index, at)),
+        2 => (0u8..3).prop_map(|index| {
+            Change::RemovePath(cache(), StorePathHash::from_bytes([index; 20]))
+        }),
+        1 => Just(Change::PurgeCache(cache())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// A rebuild reads packs in any order, and a restart applies some rows twice.
+    #[test]
+    fn the_order_of_rows_does_not_matter(
+        changes in proptest::collection::vec(change(), 1..10),
+        shuffled in Just((0..10usize).collect::<Vec<_>>()).prop_shuffle(),
+    ) {
+        let rows: Vec<Row> = changes
+            .into_iter()
+            .enumerate()
+            .map(|(seq, change)| Row { seq: seq as u64 + 1, change })
+            .collect();
+        let mut twice: Vec<Row> =
+            shuffled.iter().filter_map(|index| rows.get(*index)).cloned().collect();
+        twice.extend(rows.iter().step_by(2).cloned());
+        prop_assert_eq!(state(&rows), state(&twice));
+    }
+}
+
+#[test]
+fn caches_do_not_see_each_other() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let index = Index::open(dir.path()).expect("opens");
+    index
+        .apply(&Row {
+            seq: 1,
+            change: path_row(1, 5),
+        })
+        .expect("applies");
+    let longer: CacheName = "main2".parse().expect("cache name");
+    assert_eq!(index.paths(&cache(), None).count(), 1);
+    assert_eq!(index.paths(&longer, None).count(), 0);
+    index
+        .apply(&Row {
+            seq: 2,
+            change: Change::PurgeCache(longer),
+        })
+        .expect("applies");
+    assert_eq!(index.paths(&cache(), None).count(), 1);
+}

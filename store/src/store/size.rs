@@ -1,0 +1,142 @@
+//! How much disk the store takes, and keeping it below its cap.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::statvfs;
+
+use crate::collect::Pressure;
+use crate::error::StoreError;
+use crate::store::{Inner, Store};
+
+/// Bytes on disk, kept current without asking the disk at every append.
+#[derive(Default)]
+pub(crate) struct Size {
+    packs: AtomicU64,
+    /// Index and locator, when last measured.
+    derived: AtomicU64,
+    /// The size at which eviction is worth another try, after one that freed too little.
+    retry_at: AtomicU64,
+}
+
+/// What the store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of all packs.
+    pub pack_bytes: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Bytes of index and locator table, as of the last maintenance.
+    pub derived_bytes: u64,
+    /// Chunks, counting copies.
+    pub chunks: u64,
+    /// NARs that are not servable until they are pushed again.
+    pub damaged_nars: u64,
+    /// The cap, if there is one.
+    pub size_cap: Option<u64>,
+}
+
+impl Store {
+    /// What the store holds. Cheap.
+    pub fn usage(&self) -> Usage {
+        let damaged = self
+            .inner
+            .damaged
+            .read()
+            .expect("no panic under this lock")
+            .len();
+        Usage {
+            pack_bytes: self.inner.packs.size_bytes(),
+            packs: self.inner.packs.ids().len() as u64,
+            derived_bytes: self.inner.size.derived.load(Ordering::Relaxed),
+            chunks: self.inner.locator.len_estimate(),
+            damaged_nars: damaged as u64,
+            size_cap: self.inner.options.size_cap,
+        }
+    }
+}
+
+impl Size {
+    /// Counts bytes just appended.
+    pub(super) fn add(&self, len: u64) {
+        self.packs.fetch_add(len, Ordering::Relaxed);
+    }
+
+    /// Counts afresh.
+    pub(crate) fn measure(&self, store: &Inner) {
+        self.packs
+            .store(store.packs.size_bytes(), Ordering::Relaxed);
+        let derived = ["index", "locator"].map(|name| dir_bytes(&store.dir.join(name)));
+        self.derived.store(derived.iter().sum(), Ordering::Relaxed);
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn total(&self) -> u64 {
+        self.packs.load(Ordering::Relaxed) + self.derived.load(Ordering::Relaxed)
+    }
+}
+
+impl Inner {
+    /// Makes sure that `len` more bytes fit under the cap, evicting if they do not.
+    pub(crate) fn make_room(&self, len: u64) -> Result<(), StoreError> {
+        self.check_free_space(len)?;
+        let Some(cap) = self.options.size_cap else {
+            return Ok(());
+        };
+        let pressure = Pressure::below(cap, self.options.pack_len_target);
+        let retry_at = self.size.retry_at.load(Ordering::Relaxed).min(cap);
+        if self.size.total() + len <= pressure.start.max(retry_at) {
+            return Ok(());
+        }
+        self.relieve(pressure)?;
+        let size = self.size.total() + len;
+        let retry_at = if size <= pressure.start {
+            0
+        } else {
+            size + (cap - pressure.start) / 8
+        };
+        self.size.retry_at.store(retry_at, Ordering::Relaxed);
+        if size <= cap {
+            return Ok(());
+        }
+        let what = format!("size cap of {cap} bytes reached, and nothing may be evicted");
+        Err(StoreError::NoSpace { what, source: None })
+    }
+}
+
+impl Inner {
+    /// Refuses chunks before the disk is quite full: the index must always be able to write, since
+    /// it fails for good when it cannot, and removing paths needs some room as well.
+    fn check_free_space(&self, len: u64) -> Result<(), StoreError> {
+        let root = self.packs.root();
+        let disk = statvfs(root).map_err(|error| StoreError::io("stat", root, error.into()))?;
+        let reserve = RESERVE_MAX.min(disk.f_blocks * disk.f_frsize / 8);
+        if len + reserve <= disk.f_bavail * disk.f_frsize {
+            return Ok(());
+        }
+        let what = format!(
+            "less than {reserve} bytes free on the disk of {}",
+            root.display()
+        );
+        Err(StoreError::NoSpace { what, source: None })
+    }
+}
+
+/// Disk left free for index and rows: 64 MiB, on a small disk an eighth.
+const RESERVE_MAX: u64 = 64 << 20;
+
+/// Bytes of the files in a folder; files that vanish meanwhile count as nothing.
+fn dir_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => dir_bytes(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}

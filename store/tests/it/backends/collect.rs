@@ -1,0 +1,289 @@
+//! Collection: garbage goes, nothing else does.
+
+use std::collections::BTreeMap;
+
+use attic_store::record::Pin;
+use attic_store::{CollectOptions, StoreError};
+use proptest::prelude::*;
+
+use super::*;
+
+const FULL: CollectOptions = CollectOptions {
+    dry_run: false,
+    full: true,
+};
+
+fn pack_bytes(fixture: &Fixture) -> u64 {
+    fixture.store().usage().pack_bytes
+}
+
+#[test]
+fn removing_a_path_frees_only_what_it_did_not_share() {
+    let fixture = Fixture::new();
+    let shared = noise(50, 1_500_000);
+    let first = nar_of(&[&shared[..], &noise(51, 1_500_000)].concat());
+    let second = nar_of(&[&shared[..], &noise(52, 1_500_000)].concat());
+    fixture.publish(1, &first, &[]);
+    fixture.publish(2, &second, &[]);
+    fixture
+        .store()
+        .remove(&cache(), &[*path(1).hash()])
+        .expect("removes");
+    let before = pack_bytes(&fixture);
+    let plan = fixture
+        .store()
+        .collect(&CollectOptions {
+            dry_run: true,
+            full: true,
+        })
+        .expect("plans");
+    assert_eq!(pack_bytes(&fixture), before, "a dry run changes nothing");
+    assert!(
+        plan.dropped_nars == 1 && plan.freed_bytes > 800_000,
+        "{plan:?}"
+    );
+    let report = fixture.store().collect(&FULL).expect("collects");
+    let freed = before - pack_bytes(&fixture);
+    assert!((1_000_000..1_900_000).contains(&freed), "{report:?}");
+    assert!(fixture.read(&hash_of(&first)).is_none());
+    fixture.assert_reads_back(&second);
+    fixture.verify_is_clean();
+}
+
+#[test]
+fn nothing_is_left_when_everything_is_removed() {
+    let fixture = Fixture::new();
+    for index in 0..5 {
+        fixture.publish(index, &nar_of(&noise(60 + u64::from(index), 400_000)), &[]);
+    }
+    fixture.store().purge_cache(&cache()).expect("purges");
+    fixture.store().collect(&FULL).expect("collects");
+    fixture.store().collect(&FULL).expect("collects");
+    assert!(
+        pack_bytes(&fixture) < 4_096,
+        "{} bytes left",
+        pack_bytes(&fixture)
+    );
+}
+
+#[test]
+fn a_lease_keeps_chunks_that_no_path_needs() {
+    let fixture = Fixture::with(Options {
+        pack_len_target: 64 << 10,
+        upload_grace: std::time::Duration::ZERO,
+        ..Options::default()
+    });
+    let nar = nar_of(&noise(53, 500_000));
+    let row = fixture.publish(1, &nar, &[]);
+    fixture
+        .store()
+        .remove(&cache(), &[*path(1).hash()])
+        .expect("removes");
+    let lease = fixture.store().lease();
+    // The re-push finds its chunks and sends nothing; then the collector runs.
+    let again = fixture.import(&lease, &nar);
+    assert_eq!(again.new_bytes, 0);
+    let report = fixture.store().collect(&FULL).expect("collects");
+    assert!(report.leased_packs > 0, "{report:?}");
+    fixture
+        .store()
+        .publish(vec![path_row(1, &again, &[], 0)])
+        .expect("publishes");
+    drop(lease);
+    fixture.store().collect(&FULL).expect("collects");
+    fixture.assert_reads_back(&nar);
+    assert_eq!(row.info.nar_hash, again.nar_hash);
+}
+
+#[test]
+fn an_upload_is_collected_after_its_grace() {
+    let keep = Fixture::with(Options {
+        pack_len_target: 1 << 20,
+        ..Options::default()
+    });
+    let nar = nar_of(&noise(54, 100_000));
+    let imported = keep.import(&keep.store().lease(), &nar);
+    keep.store().collect(&FULL).expect("collects");
+    assert!(keep.read(&imported.nar_hash).is_some(), "within its grace");
+}
+
+#[test]
+fn a_reader_finishes_although_its_path_is_collected() {
+    let fixture = Fixture::new();
+    let nar = nar_of(&noise(55, 3_000_000));
+    let row = fixture.publish(1, &nar, &[]);
+    let reader = fixture
+        .store()
+        .open_nar(&row.info.nar_hash)
+        .expect("opens")
+        .expect("here");
+    let mut blocks = reader.plain(0..u64::MAX);
+    let mut plain = blocks
+        .next_block()
+        .expect("reads")
+        .expect("a block")
+        .to_vec();
+    fixture
+        .store()
+        .remove(&cache(), &[*path(1).hash()])
+        .expect("removes");
+    fixture.store().collect(&FULL).expect("collects");
+    while let Some(block) = blocks.next_block().expect("reads") {
+        plain.extend_from_slice(&block);
+    }
+    assert!(plain == nar);
+}
+
+/// G6, G7 (cap): least recently used closures go first, pins stay, the cap holds.
+#[test]
+fn the_size_cap_evicts_the_least_recently_used() {
+    let cap = 6 << 20;
+    let fixture = Fixture::with(Options {
+        pack_len_target: 256 << 10,
+        size_cap: Some(cap + derived_allowance()),
+        ..Options::default()
+    });
+    let pin = Pin {
+        cache: cache(),
+        name: "keep".into(),
+        path: path(1),
+        keep: 1,
+        created_at: 0,
+    };
+    fixture.publish(0, &nar_of(&noise(70, 300_000)), &[]);
+    fixture.publish(1, &nar_of(&noise(71, 300_000)), &[0]);
+    fixture.store().pin(pin).expect("pins");
+    for index in 2..40u8 {
+        fixture.publish(index, &nar_of(&noise(70 + u64::from(index), 300_000)), &[]);
+        let usage = fixture.store().usage();
+        let size = usage.pack_bytes + usage.derived_bytes;
+        let cap = usage.size_cap.expect("a cap");
+        assert!(size <= cap + cap / 100, "{size} of {cap} bytes");
+    }
+    let left: Vec<u8> = fixture
+        .store()
+        .paths(&cache(), None, 100)
+        .expect("lists")
+        .iter()
+        .map(|row| row.info.path.hash().as_bytes()[0])
+        .collect();
+    assert!(
+        left.starts_with(&[0, 1]),
+        "the pinned closure stays: {left:?}"
+    );
+    assert!(
+        left.contains(&39) && !left.contains(&2),
+        "the oldest went: {left:?}"
+    );
+    let youngest: Vec<u8> = (40 - (left.len() as u8 - 2)..40).collect();
+    assert_eq!(left[2..], youngest, "in order of use");
+    fixture.verify_is_clean();
+}
+
+/// A fresh sled index takes some megabytes of disk by itself.
+fn derived_allowance() -> u64 {
+    let fixture = Fixture::new();
+    fixture.publish(0, &nar_of(b"x"), &[]);
+    fixture.store().maintain().expect("maintains");
+    fixture.store().usage().derived_bytes + (1 << 20)
+}
+
+/// G7: with everything pinned the cap refuses instead of evicting.
+#[test]
+fn a_full_store_refuses_and_goes_on_serving() {
+    let fixture = Fixture::with(Options {
+        pack_len_target: 256 << 10,
+        size_cap: Some((1 << 20) + derived_allowance()),
+        ..Options::default()
+    });
+    let nar = nar_of(&noise(80, 900_000));
+    fixture.publish(1, &nar, &[]);
+    let pin = Pin {
+        cache: cache(),
+        name: "keep".into(),
+        path: path(1),
+        keep: 1,
+        created_at: 0,
+    };
+    fixture.store().pin(pin).expect("pins");
+    let lease = fixture.store().lease();
+    let outcome = fixture
+        .store()
+        .import(&lease, &mut &nar_of(&noise(81, 6_000_000))[..]);
+    let refused = matches!(
+        outcome,
+        Err(attic_store::ImportError::Store(StoreError::NoSpace { .. }))
+    );
+    assert!(refused, "{outcome:?}");
+    drop(lease);
+    fixture.assert_reads_back(&nar);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish(u8, u8),
+    Remove(u8),
+    Collect(bool),
+    Crash,
+    Forget,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (0u8..6, 0u8..8).prop_map(|(path, content)| Step::Publish(path, content)),
+        3 => (0u8..6).prop_map(Step::Remove),
+        2 => any::<bool>().prop_map(Step::Collect),
+        1 => Just(Step::Crash),
+        1 => Just(Step::Forget),
+    ]
+}
+
+/// Contents that overlap, so that paths share chunks in many ways.
+fn contents(index: u8) -> Vec<u8> {
+    let part = |seed: u8| noise(900 + u64::from(seed), 150_000);
+    [part(index % 3), part(index % 4), part(index)].concat()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// G6 (local): after any history, every path reads back whole, and once everything is removed
+    /// nothing is left.
+    #[test]
+    fn any_history_keeps_what_lives_and_leaks_nothing(steps in proptest::collection::vec(step(), 1..25)) {
+        let mut fixture = Fixture::new();
+        let mut model: BTreeMap<u8, u8> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Publish(index, content) => {
+                    fixture.publish(index, &nar_of(&contents(content)), &[]);
+                    model.insert(index, content);
+                }
+                Step::Remove(index) => {
+                    let count = fixture.store().remove(&cache(), &[*path(index).hash()]).expect("removes");
+                    prop_assert_eq!(count, usize::from(model.remove(&index).is_some()));
+                }
+                Step::Collect(full) => {
+                    let options = CollectOptions { dry_run: false, full };
+                    fixture.store().collect(&options).expect("collects");
+                }
+                Step::Crash => fixture.crash(),
+                Step::Forget => {
+                    fixture.store = None;
+                    Store::forget_index(fixture.dir.path()).expect("forgets");
+                    fixture.reopen();
+                }
+            }
+            let rows = fixture.store().paths(&cache(), None, 100).expect("lists");
+            let listed: Vec<u8> = rows.iter().map(|row| row.info.path.hash().as_bytes()[0]).collect();
+            prop_assert_eq!(listed, model.keys().copied().collect::<Vec<_>>());
+            for content in model.values() {
+                fixture.assert_reads_back(&nar_of(&contents(*content)));
+            }
+        }
+        fixture.verify_is_clean();
+        fixture.store().purge_cache(&cache()).expect("purges");
+        fixture.store().collect(&FULL).expect("collects");
+        fixture.store().collect(&FULL).expect("collects");
+        prop_assert!(pack_bytes(&fixture) < 4_096, "{} bytes left", pack_bytes(&fixture));
+    }
+}

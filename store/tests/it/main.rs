@@ -1,0 +1,12 @@
+//! Integration tests of `attic-store`, one binary.
+
+#[cfg(feature = "backends")]
+mod backends;
+mod cache_info;
+mod cache_name;
+mod golden;
+mod hash;
+mod nar;
+mod narinfo;
+mod signature;
+mod store_path;
