@@ -1,0 +1,130 @@
+//! What every request handler may use: the parts of a running node.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use attic_store::{Store, StoreError};
+use tokio::sync::Semaphore;
+
+use crate::api::StoreUsage;
+use crate::auth::AdminToken;
+use crate::caches::Caches;
+use crate::config::Config;
+use crate::http::error::chain;
+use crate::http::host::AllowedHosts;
+use crate::metrics::Metrics;
+use crate::narinfo_memory::NarinfoMemory;
+use crate::publish::Publisher;
+use crate::push::Sessions;
+use crate::shown_nars::ShownNars;
+
+/// The parts of a running node. Shared behind an `Arc`.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) caches: Caches,
+    pub(crate) narinfos: Arc<NarinfoMemory>,
+    pub(crate) shown_nars: ShownNars,
+    pub(crate) publisher: Publisher,
+    pub(crate) sessions: Sessions,
+    pub(crate) token: AdminToken,
+    pub(crate) hosts: AllowedHosts,
+    pub(crate) metrics: Metrics,
+    /// One permit per large request body that is taken in.
+    pub(crate) uploads: Semaphore,
+    /// One permit per narinfo that is taken in: they do not wait behind NARs.
+    pub(crate) narinfo_uploads: Semaphore,
+    /// One permit per commit: each reads and hashes whole NARs.
+    pub(crate) commits: Semaphore,
+    pub(crate) peer_id: String,
+    pub(crate) started_at: u64,
+    /// Where it listens; set once it does.
+    pub(crate) addresses: OnceLock<Vec<String>>,
+    stopping: AtomicBool,
+}
+
+/// What [`App::new`] puts together.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) caches: Caches,
+    pub(crate) token: AdminToken,
+    pub(crate) peer_id: String,
+    pub(crate) started_at: u64,
+}
+
+impl App {
+    pub(crate) fn new(parts: Parts) -> App {
+        let Parts {
+            config,
+            store,
+            caches,
+            token,
+            peer_id,
+            started_at,
+        } = parts;
+        let narinfos = Arc::new(NarinfoMemory::new(config.http.narinfo_memory));
+        App {
+            publisher: Publisher {
+                store: store.clone(),
+                narinfos: Arc::clone(&narinfos),
+            },
+            sessions: Sessions::new(config.push.sessions_max, config.push.session_idle),
+            hosts: AllowedHosts::new(config.http.allowed_hosts.clone()),
+            shown_nars: ShownNars::default(),
+            metrics: Metrics::new(),
+            uploads: Semaphore::new(config.push.uploads_max),
+            narinfo_uploads: Semaphore::new(NARINFO_UPLOADS_MAX),
+            commits: Semaphore::new(config.store.threads),
+            addresses: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            config,
+            store,
+            caches,
+            narinfos,
+            token,
+            peer_id,
+            started_at,
+        }
+    }
+
+    /// Whether requests should be sent here: it listens and is not about to stop.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.addresses.get().is_some() && !self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Makes `/readyz` say no from now on.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that stored bytes could not be read: paths that need them are hidden by the store, and
+    /// what is remembered about them is forgotten.
+    pub(crate) fn read_failed(&self, what: &'static str, error: &StoreError) {
+        tracing::error!(cause = chain(error), "read {what}");
+        self.metrics.store.read_errors.inc();
+        self.narinfos.clear();
+    }
+
+    /// What the store holds. Asks the file system for its free space; otherwise cheap.
+    pub(crate) fn usage(&self) -> StoreUsage {
+        let usage = self.store.usage();
+        StoreUsage {
+            disk_bytes: usage.pack_bytes + usage.derived_bytes,
+            size_cap: usage.size_cap,
+            free_bytes: free_bytes(&self.config.data_dir),
+            packs: usage.packs,
+            chunks: usage.chunks,
+            damaged_nars: usage.damaged_nars,
+        }
+    }
+}
+
+fn free_bytes(dir: &PathBuf) -> Option<u64> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Narinfos, of at most a MiB each, read and published at once.
+const NARINFO_UPLOADS_MAX: usize = 64;

@@ -1,0 +1,571 @@
+//! The caches of a node: their settings, their keys, and who may change them.
+//!
+//! A cache exists when its settings file exists. Readers see an immutable snapshot and never wait;
+//! changes go through one writer, are durable before they are visible, and replace the snapshot.
+//!
+//! All changes block on disk; call them on a blocking thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use attic_store::signature::KeyError;
+use attic_store::store_path::StorePathError;
+use attic_store::{CacheInfo, CacheName, PublicKey, SecretKey, Store, StoreError, TrustedKeys};
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use thiserror::Error;
+
+use crate::api::{CachePatch, CacheView};
+use crate::auth::random;
+use crate::caches::settings::{KEYS_MAX, Settings};
+use crate::data_dir::{
+    DataDir, FileError, Secrecy, read_file, read_secret, remove_file, replace_file,
+};
+use crate::publish::PathLocks;
+
+mod settings;
+
+/// All caches. Cheap to share behind an `Arc`.
+pub(crate) struct Caches {
+    dir: DataDir,
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// Held while files change; whoever holds it may replace the snapshot.
+    writer: Mutex<()>,
+    next_id: AtomicU32,
+}
+
+/// The caches at one moment, by name.
+pub(crate) type Snapshot = BTreeMap<Box<str>, Arc<Cache>>;
+
+/// One cache as of one moment. A change makes a new value.
+pub(crate) struct Cache {
+    /// Differs between two caches of one name, one destroyed before the other was made.
+    pub(crate) id: u32,
+    pub(crate) name: CacheName,
+    pub(crate) settings: Settings,
+    pub(crate) secret: SecretKey,
+    /// The body of `nix-cache-info`.
+    pub(crate) info_text: Bytes,
+    /// Every key whose signatures this node can check: its own, old and new, and those that the
+    /// settings name. A signature under one of these names must be good.
+    pub(crate) known_keys: TrustedKeys,
+    /// When not empty, a path needs a signature of one of these.
+    pub(crate) required_keys: TrustedKeys,
+    /// What outlives a change of settings.
+    pub(crate) life: Arc<Life>,
+}
+
+/// What all values of one cache share, from its making to its end.
+pub(crate) struct Life {
+    /// Held shared while paths are published, exclusively when the cache ends: after that no row
+    /// can appear any more.
+    alive: RwLock<bool>,
+    /// Serialise reading, merging and writing of one path.
+    pub(crate) paths: PathLocks,
+}
+
+impl Life {
+    fn new() -> Arc<Life> {
+        Arc::new(Life {
+            alive: RwLock::new(true),
+            paths: PathLocks::default(),
+        })
+    }
+
+    /// Runs `publish` unless the cache has ended; it does not end before `publish` returns.
+    pub(crate) fn while_alive<T>(&self, publish: impl FnOnce() -> T) -> Option<T> {
+        let alive = self.alive.read().expect("no panic under this lock");
+        alive.then(publish)
+    }
+
+    fn end(&self) {
+        *self.alive.write().expect("no panic under this lock") = false;
+    }
+}
+
+impl Cache {
+    fn new(
+        id: u32,
+        name: CacheName,
+        settings: Settings,
+        secret: SecretKey,
+        life: Arc<Life>,
+    ) -> Cache {
+        let info = CacheInfo {
+            store_dir: settings.store_dir.clone(),
+            want_mass_query: true,
+            priority: settings.priority,
+        };
+        let own = [secret.public()]
+            .into_iter()
+            .chain(settings.old_public_keys.iter().cloned());
+        let named = settings
+            .skip_signed_by
+            .iter()
+            .chain(&settings.require_signed_by)
+            .cloned();
+        Cache {
+            id,
+            name,
+            info_text: info.to_string().into(),
+            known_keys: own.chain(named).collect(),
+            required_keys: TrustedKeys::new(settings.require_signed_by.clone()),
+            settings,
+            secret,
+            life,
+        }
+    }
+
+    /// What the API says about it.
+    pub(crate) fn view(&self) -> CacheView {
+        let texts = |keys: &[PublicKey]| keys.iter().map(PublicKey::to_string).collect();
+        let settings = &self.settings;
+        CacheView {
+            name: self.name.clone(),
+            public: settings.public,
+            priority: settings.priority,
+            store_dir: settings.store_dir.to_string(),
+            public_key: self.secret.public().to_string(),
+            old_public_keys: texts(&settings.old_public_keys),
+            skip_signed_by: texts(&settings.skip_signed_by),
+            cache_everything: settings.cache_everything,
+            require_signed_by: texts(&settings.require_signed_by),
+        }
+    }
+}
+
+impl Caches {
+    /// Reads all settings and keys below `dir`.
+    ///
+    /// **Errors**: the first cache that cannot be read. A file that does not look like settings
+    /// is one too: better not to start than to serve without a cache that was there.
+    pub(crate) fn load(dir: DataDir) -> Result<Caches, CacheError> {
+        let caches = Caches {
+            snapshot: RwLock::default(),
+            writer: Mutex::default(),
+            next_id: AtomicU32::new(0),
+            dir,
+        };
+        let mut snapshot = Snapshot::new();
+        for name in caches.names_on_disk()? {
+            let (settings, secret) = caches.read(&name)?;
+            let cache = Cache::new(caches.new_id(), name.clone(), settings, secret, Life::new());
+            snapshot.insert(name.as_str().into(), Arc::new(cache));
+        }
+        caches.replace_snapshot(snapshot);
+        Ok(caches)
+    }
+
+    /// The caches now. Never waits for a change.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read().expect("no panic under this lock"))
+    }
+
+    /// The cache called `name`.
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Cache>> {
+        self.snapshot
+            .read()
+            .expect("no panic under this lock")
+            .get(name)
+            .cloned()
+    }
+
+    /// Makes a cache, signing with `secret` or a fresh key.
+    ///
+    /// **Errors**: [`CacheError::Exists`], or a setting or file error; then there is no cache.
+    pub(crate) fn create(
+        &self,
+        name: &CacheName,
+        patch: &CachePatch,
+        secret: Option<SecretKey>,
+    ) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        if self.find(name.as_str()).is_some() {
+            return Err(CacheError::Exists(name.clone()));
+        }
+        let settings = Settings::default().patched(patch)?;
+        let secret = match secret {
+            Some(secret) => secret,
+            None => self
+                .key_left_behind(name)?
+                .map_or_else(|| fresh_key(name), Ok)?,
+        };
+        self.write_key(name, &secret)?;
+        self.write_settings(name, &settings)?;
+        Ok(self.insert(Cache::new(
+            self.new_id(),
+            name.clone(),
+            settings,
+            secret,
+            Life::new(),
+        )))
+    }
+
+    /// Changes settings.
+    ///
+    /// **Errors**: [`CacheError::NotEmpty`] for a new store directory once a path is published;
+    /// otherwise as [`Caches::create`]. Nothing is changed then.
+    pub(crate) fn patch(
+        &self,
+        name: &CacheName,
+        patch: &CachePatch,
+        store: &Store,
+    ) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        let settings = old.settings.clone().patched(patch)?;
+        if settings.store_dir != old.settings.store_dir && !store.paths(name, None, 1)?.is_empty() {
+            return Err(CacheError::NotEmpty(name.clone()));
+        }
+        self.write_settings(name, &settings)?;
+        Ok(self.insert(successor(&old, settings, old.secret.clone())))
+    }
+
+    /// Signs with `secret`, or a fresh key, from now on. The old key goes on being known.
+    ///
+    /// Paths published before keep only their old signatures until they are signed again.
+    ///
+    /// **Errors**: file errors; the old key stays in use then.
+    pub(crate) fn replace_key(
+        &self,
+        name: &CacheName,
+        secret: Option<SecretKey>,
+    ) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        let secret = secret.map_or_else(|| fresh_key(name), Ok)?;
+        let (public, old_public) = (secret.public(), old.secret.public());
+        let mut settings = old.settings.clone();
+        settings
+            .old_public_keys
+            .retain(|key| *key != public && *key != old_public);
+        if public != old_public {
+            settings.old_public_keys.push(old_public);
+        }
+        if settings.old_public_keys.len() > KEYS_MAX {
+            return Err(CacheError::TooManyKeys(settings.old_public_keys.len()));
+        }
+        // The list may name the current key for a moment: a crash in between loses neither key.
+        self.write_settings(name, &settings)?;
+        self.write_key(name, &secret)?;
+        Ok(self.insert(successor(&old, settings, secret)))
+    }
+
+    /// Ends a cache: first for readers and publishers, then its paths, then its files.
+    ///
+    /// **Errors**: file and store errors; the cache is then still there after a restart, and a
+    /// second attempt finishes the work.
+    pub(crate) fn destroy(
+        &self,
+        name: &CacheName,
+        store: &Store,
+    ) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let cache = self.existing(name)?;
+        cache.life.end();
+        store.purge_cache(name)?;
+        remove_file(&self.dir.cache_settings(name))?;
+        remove_file(&self.dir.cache_key(name))?;
+        let mut snapshot = Snapshot::clone(&self.snapshot());
+        snapshot.remove(name.as_str());
+        self.replace_snapshot(snapshot);
+        Ok(cache)
+    }
+
+    fn existing(&self, name: &CacheName) -> Result<Arc<Cache>, CacheError> {
+        self.find(name.as_str())
+            .ok_or_else(|| CacheError::Absent(name.clone()))
+    }
+
+    fn names_on_disk(&self) -> Result<BTreeSet<CacheName>, CacheError> {
+        let dir = self.dir.caches();
+        let io = |source: io::Error| FileError::new("list", &dir, source);
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(&dir).map_err(io)? {
+            let file = entry.map_err(io)?.file_name();
+            let name = file.to_str().and_then(|file| file.strip_suffix(".toml"));
+            match name.map(str::parse) {
+                Some(Ok(name)) => drop(names.insert(name)),
+                Some(Err(_)) => return Err(CacheError::StrayFile(dir.join(&file))),
+                // Drafts of an interrupted write.
+                None => {}
+            }
+        }
+        Ok(names)
+    }
+
+    fn read(&self, name: &CacheName) -> Result<(Settings, SecretKey), CacheError> {
+        let path = self.dir.cache_settings(name);
+        let settings =
+            toml::from_str(&read_file(&path)?).map_err(|source| CacheError::Settings {
+                path,
+                source: Box::new(source),
+            })?;
+        let secret = read_secret(&self.dir.cache_key(name))?.trim().parse();
+        let secret = secret.map_err(|source| CacheError::KeyFile {
+            cache: name.clone(),
+            source,
+        })?;
+        Ok((settings, secret))
+    }
+
+    /// A key without settings: of a cache whose making was interrupted, or put there by the owner.
+    fn key_left_behind(&self, name: &CacheName) -> Result<Option<SecretKey>, CacheError> {
+        match read_secret(&self.dir.cache_key(name)) {
+            Err(error) if error.is_not_found() => Ok(None),
+            text => {
+                let secret = text?.trim().parse();
+                let cache = name.clone();
+                secret
+                    .map(Some)
+                    .map_err(|source| CacheError::KeyFile { cache, source })
+            }
+        }
+    }
+
+    fn write_key(&self, name: &CacheName, secret: &SecretKey) -> Result<(), FileError> {
+        replace_file(
+            &self.dir.cache_key(name),
+            &(secret.to_text() + "\n"),
+            Secrecy::Secret,
+        )
+    }
+
+    fn write_settings(&self, name: &CacheName, settings: &Settings) -> Result<(), FileError> {
+        let text = toml::to_string(settings).expect("settings are plain texts, numbers and lists");
+        replace_file(&self.dir.cache_settings(name), &text, Secrecy::Public)
+    }
+
+    fn insert(&self, cache: Cache) -> Arc<Cache> {
+        let cache = Arc::new(cache);
+        let mut snapshot = Snapshot::clone(&self.snapshot());
+        snapshot.insert(cache.name.as_str().into(), Arc::clone(&cache));
+        self.replace_snapshot(snapshot);
+        cache
+    }
+
+    fn replace_snapshot(&self, snapshot: Snapshot) {
+        *self.snapshot.write().expect("no panic under this lock") = Arc::new(snapshot);
+    }
+
+    fn new_id(&self) -> u32 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn successor(old: &Cache, settings: Settings, secret: SecretKey) -> Cache {
+    Cache::new(
+        old.id,
+        old.name.clone(),
+        settings,
+        secret,
+        Arc::clone(&old.life),
+    )
+}
+
+/// A key whose name no other key has: clients tell keys apart by name alone.
+fn fresh_key(name: &CacheName) -> Result<SecretKey, CacheError> {
+    let unique = HEXLOWER.encode(&random::<4>());
+    SecretKey::generate(&format!("{name}-{unique}"), random()).map_err(CacheError::Key)
+}
+
+/// A cache could not be read or changed.
+#[derive(Debug, Error)]
+pub enum CacheError {
+    /// No cache of this name.
+    #[error("cache {0} does not exist")]
+    Absent(CacheName),
+    /// The name is taken.
+    #[error("cache {0} exists already")]
+    Exists(CacheName),
+    /// The store directory of a cache with paths does not change.
+    #[error("cache {0} holds paths of its store directory")]
+    NotEmpty(CacheName),
+    /// A key given by the user is malformed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Longer lists are not taken.
+    #[error("{0} keys in one list, at most {KEYS_MAX} are allowed")]
+    TooManyKeys(usize),
+    /// A store directory given by the user is malformed.
+    #[error(transparent)]
+    StoreDir(#[from] StorePathError),
+    /// A settings file is malformed.
+    #[error("read {}", path.display())]
+    Settings {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Line and reason.
+        source: Box<toml::de::Error>,
+    },
+    /// A key file is malformed.
+    #[error("read secret key of cache {cache}")]
+    KeyFile {
+        /// The cache.
+        cache: CacheName,
+        /// What is wrong; does not contain the key.
+        source: KeyError,
+    },
+    /// A file in the settings directory that is named after no possible cache.
+    #[error("{} is not named after a cache", .0.display())]
+    StrayFile(std::path::PathBuf),
+    /// A file could not be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture {
+        _tmp: tempfile::TempDir,
+        dir: DataDir,
+        store: Store,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let tmp = tempfile::tempdir().unwrap();
+            let dir = DataDir::new(tmp.path());
+            dir.create().unwrap();
+            let store = Store::open(&dir.store(), attic_store::Options::default()).unwrap();
+            Fixture {
+                _tmp: tmp,
+                dir,
+                store,
+            }
+        }
+
+        fn caches(&self) -> Caches {
+            Caches::load(self.dir.clone()).unwrap()
+        }
+    }
+
+    fn main() -> CacheName {
+        "main".parse().unwrap()
+    }
+
+    #[test]
+    fn a_created_cache_is_there_after_a_restart() {
+        let fixture = Fixture::new();
+        let patch = CachePatch {
+            public: Some(false),
+            priority: Some(7),
+            ..CachePatch::default()
+        };
+        let made = fixture.caches().create(&main(), &patch, None).unwrap();
+        let again = fixture.caches().find("main").unwrap();
+        assert_eq!(made.view(), again.view());
+        assert!(!again.settings.public);
+        assert_eq!(
+            &again.info_text[..],
+            b"StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 7\n"
+        );
+        assert!(again.view().skip_signed_by[0].starts_with("cache.nixos.org-1:"));
+        assert!(matches!(
+            fixture.caches().create(&main(), &patch, None),
+            Err(CacheError::Exists(_))
+        ));
+    }
+
+    /// G16: a patch changes what it names and nothing else.
+    #[test]
+    fn g16_a_patch_changes_only_what_it_names() {
+        let fixture = Fixture::new();
+        let caches = fixture.caches();
+        let before = caches
+            .create(&main(), &CachePatch::default(), None)
+            .unwrap()
+            .view();
+        let patch = CachePatch {
+            priority: Some(10),
+            ..CachePatch::default()
+        };
+        let after = caches
+            .patch(&main(), &patch, &fixture.store)
+            .unwrap()
+            .view();
+        assert_eq!(
+            after,
+            CacheView {
+                priority: 10,
+                ..before
+            }
+        );
+        assert_eq!(fixture.caches().find("main").unwrap().view(), after);
+        let bad = CachePatch {
+            require_signed_by: Some(vec!["x".into()]),
+            ..patch
+        };
+        assert!(matches!(
+            caches.patch(&main(), &bad, &fixture.store),
+            Err(CacheError::Key(_))
+        ));
+        assert_eq!(fixture.caches().find("main").unwrap().view(), after);
+    }
+
+    #[test]
+    fn a_replaced_key_stays_known() {
+        let fixture = Fixture::new();
+        let caches = fixture.caches();
+        let first = caches
+            .create(&main(), &CachePatch::default(), None)
+            .unwrap();
+        let second = caches.replace_key(&main(), None).unwrap();
+        assert_ne!(
+            first.secret.name(),
+            second.secret.name(),
+            "clients tell keys apart by name"
+        );
+        assert_eq!(second.settings.old_public_keys, [first.secret.public()]);
+        let reloaded = fixture.caches().find("main").unwrap();
+        assert_eq!(reloaded.view(), second.view());
+        let back = caches
+            .replace_key(&main(), Some(first.secret.clone()))
+            .unwrap();
+        assert_eq!(back.settings.old_public_keys, [second.secret.public()]);
+    }
+
+    #[test]
+    fn a_destroyed_cache_publishes_nothing_more_and_its_name_is_free() {
+        let fixture = Fixture::new();
+        let caches = fixture.caches();
+        let first = caches
+            .create(&main(), &CachePatch::default(), None)
+            .unwrap();
+        caches.destroy(&main(), &fixture.store).unwrap();
+        assert!(caches.find("main").is_none());
+        assert_eq!(first.life.while_alive(|| ()), None);
+        let second = caches
+            .create(&main(), &CachePatch::default(), None)
+            .unwrap();
+        assert_ne!(first.id, second.id);
+        assert_ne!(first.secret.public(), second.secret.public());
+        assert!(second.life.while_alive(|| ()).is_some());
+    }
+
+    #[test]
+    fn what_is_not_a_cache_keeps_the_node_from_starting() {
+        let rows = [
+            ("a.b.toml", "", "is not named after a cache"),
+            ("main.toml", "colour = 1", "main.toml"),
+            ("main.toml", "", "main.key"),
+        ];
+        for (file, text, wanted) in rows {
+            let fixture = Fixture::new();
+            fs::write(fixture.dir.caches().join(file), text).unwrap();
+            let error = Caches::load(fixture.dir.clone()).err().unwrap().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        let fixture = Fixture::new();
+        fs::write(fixture.dir.caches().join("main.toml.tmp"), "torn").unwrap();
+        assert!(fixture.caches().snapshot().is_empty());
+    }
+}

@@ -1,0 +1,488 @@
+//! What the node may be told: one TOML file, overlaid by `ATTIC_NODE_…` variables and flags.
+//!
+//! [`keys::KEYS`] lists every key once. [`Layers`] knows who set which key to what; [`Config`] is
+//! the checked result that the rest of the node is given. An unknown key is refused with the
+//! nearest known name, because a misspelt key that is silently ignored is a wrong setting.
+//!
+//! Nothing here reads the process environment: the caller hands it in.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt::{Display, Formatter, Result as FmtResult};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use self::keys::{Default, Key};
+use self::read::{Setting, Settings, read_env, read_file, setting_from_text, unknown};
+use self::show::{render, toml_list};
+
+pub mod keys;
+mod read;
+mod show;
+mod value;
+
+/// Everything the node can be told, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where the node keeps everything.
+    pub data_dir: PathBuf,
+    /// `[http]`
+    pub http: HttpConfig,
+    /// `[store]`
+    pub store: StoreConfig,
+    /// `[push]`
+    pub push: PushConfig,
+    /// `[gc]`
+    pub gc: GcConfig,
+    /// `[log]`
+    pub log: LogConfig,
+}
+
+/// Section `[http]`; [`keys::KEYS`] says what each means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// TCP address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where a unix socket is wanted.
+    pub unix_socket: UnixSocket,
+    /// Lower-case host names, no ports.
+    pub allowed_hosts: Vec<String>,
+    /// At least 1.
+    pub connections_max: usize,
+    /// Not zero.
+    pub header_timeout: Duration,
+    /// Not zero.
+    pub idle_timeout: Duration,
+    /// Not zero.
+    pub body_idle_timeout: Duration,
+    /// Not zero.
+    pub send_idle_timeout: Duration,
+    /// May be zero: then nothing is waited for.
+    pub shutdown_timeout: Duration,
+    /// Bytes.
+    pub narinfo_memory: u64,
+}
+
+/// Whether and where a unix socket is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnixSocket {
+    /// `node.sock` in the data directory; left out when that path is too long for a socket.
+    InDataDir,
+    /// This path, or the node does not start.
+    At(PathBuf),
+    /// None.
+    Off,
+}
+
+/// Section `[store]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreConfig {
+    /// Bytes.
+    pub size_cap: Option<u64>,
+    /// Bytes.
+    pub pack_size: u64,
+    /// Bytes, uncompressed.
+    pub nar_size_max: u64,
+    /// How long an unnamed NAR stays.
+    pub upload_grace: Duration,
+    /// At least 1.
+    pub threads: usize,
+    /// 0 to 1.
+    pub compact_below: f64,
+}
+
+/// Section `[push]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushConfig {
+    /// Bytes.
+    pub body_max: u64,
+    /// Not zero.
+    pub session_idle: Duration,
+    /// At least 1.
+    pub sessions_max: usize,
+    /// At least 1.
+    pub uploads_max: usize,
+}
+
+/// Section `[gc]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GcConfig {
+    /// Not zero.
+    pub interval: Duration,
+}
+
+/// Section `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A filter in `tracing`'s form.
+    pub level: String,
+}
+
+impl Config {
+    /// Reads, overlays and checks.
+    ///
+    /// **Errors**: the first thing that is wrong, naming file and line, variable or flag.
+    pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
+        Layers::read(sources)?.config()
+    }
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// File named on the command line: must exist. `None` searches [`Sources::search_path`].
+    pub file: Option<PathBuf>,
+    /// The process environment.
+    pub env: BTreeMap<OsString, OsString>,
+    /// Keys set on the command line, by full name: (`http.listen`, `127.0.0.1:0`).
+    pub flags: Vec<(&'static str, String)>,
+}
+
+impl Sources {
+    /// No file, no environment: the defaults and `flags`. For tests and tools.
+    pub fn only(flags: Vec<(&'static str, String)>) -> Sources {
+        Sources {
+            file: None,
+            env: BTreeMap::new(),
+            flags,
+        }
+    }
+
+    /// Files that are looked for, first one wins. `ATTIC_NODE_CONFIG`, when set, is the only one.
+    pub fn search_path(&self) -> Vec<PathBuf> {
+        if let Some(file) = self.env_path("ATTIC_NODE_CONFIG") {
+            return vec![file];
+        }
+        let home = self.env_path("HOME").map(|home| home.join(".config"));
+        let user = self.env_path("XDG_CONFIG_HOME").or(home);
+        let user = user.map(|dir| dir.join("attic-node/config.toml"));
+        user.into_iter()
+            .chain([PathBuf::from("/etc/attic-node/config.toml")])
+            .collect()
+    }
+
+    /// The file to read, if there is one.
+    fn chosen_file(&self) -> Option<PathBuf> {
+        let named = self
+            .file
+            .clone()
+            .or_else(|| self.env_path("ATTIC_NODE_CONFIG"));
+        named.or_else(|| self.search_path().into_iter().find(|file| file.exists()))
+    }
+
+    fn default_data_dir(&self) -> Result<PathBuf, ConfigError> {
+        let home = self.env_path("HOME").map(|home| home.join(".local/share"));
+        let base = self
+            .env_path("XDG_DATA_HOME")
+            .or(home)
+            .ok_or(ConfigError::NoDataDir)?;
+        Ok(base.join("attic-node"))
+    }
+
+    /// An absolute path in a variable; the XDG specification says to ignore relative ones.
+    fn env_path(&self, name: &str) -> Option<PathBuf> {
+        let path = PathBuf::from(self.env.get(OsStr::new(name))?);
+        (path.is_absolute() || name == "ATTIC_NODE_CONFIG").then_some(path)
+    }
+}
+
+/// Who said what: for each key that somebody set, its value and origin.
+#[derive(Debug)]
+pub struct Layers {
+    /// By full name. Later layers replace earlier ones.
+    set: Settings,
+    /// The file that was read.
+    file: Option<PathBuf>,
+    default_data_dir: Result<PathBuf, ConfigError>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A line of the configuration file.
+    File {
+        /// The file.
+        file: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Env(String),
+    /// The command line.
+    Flag(String),
+}
+
+impl Display for Origin {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File { file, line } => write!(f, "{}:{line}", file.display()),
+            Origin::Env(name) => f.write_str(name),
+            Origin::Flag(name) => write!(f, "command line ({name})"),
+        }
+    }
+}
+
+impl Layers {
+    /// Reads the file and overlays environment and flags. Values are not checked yet.
+    ///
+    /// **Errors**: an unreadable file, a syntax error, an unknown key.
+    pub fn read(sources: &Sources) -> Result<Layers, ConfigError> {
+        let file = sources.chosen_file();
+        let mut set = BTreeMap::new();
+        if let Some(file) = &file {
+            set.extend(read_file(file)?);
+        }
+        set.extend(read_env(&sources.env)?);
+        for (name, value) in &sources.flags {
+            let origin = Origin::Flag((*name).to_owned());
+            let key = Key::find(name).ok_or_else(|| unknown(name, origin.clone()))?;
+            set.insert(key.full_name(), (setting_from_text(key, value), origin));
+        }
+        Ok(Layers {
+            set,
+            file,
+            default_data_dir: sources.default_data_dir(),
+        })
+    }
+
+    /// The file that was read, if any.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Checks every value.
+    ///
+    /// **Errors**: [`ConfigError::Value`] for the first bad one, [`ConfigError::NoDataDir`].
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        Ok(Config {
+            data_dir: self.data_dir()?,
+            http: HttpConfig {
+                listen: self.parse("http.listen", |text| {
+                    text.parse()
+                        .map_err(|_| "an address and port, \"127.0.0.1:7745\"".to_owned())
+                })?,
+                unix_socket: self.unix_socket(),
+                allowed_hosts: self.list("http.allowed-hosts", host_name)?,
+                connections_max: self.count("http.connections-max", 1, 1 << 20)?,
+                header_timeout: self.timeout("http.header-timeout")?,
+                idle_timeout: self.timeout("http.idle-timeout")?,
+                body_idle_timeout: self.timeout("http.body-idle-timeout")?,
+                send_idle_timeout: self.timeout("http.send-idle-timeout")?,
+                shutdown_timeout: self.parse("http.shutdown-timeout", value::duration)?,
+                narinfo_memory: self.parse("http.narinfo-memory", value::size)?,
+            },
+            store: self.store()?,
+            push: PushConfig {
+                body_max: self.size_between("push.body-max", 1 << 20, 1 << 30)?,
+                session_idle: self.timeout("push.session-idle")?,
+                sessions_max: self.count("push.sessions-max", 1, 1 << 16)?,
+                uploads_max: self.count("push.uploads-max", 1, 4096)?,
+            },
+            gc: GcConfig {
+                interval: self.timeout("gc.interval")?,
+            },
+            log: LogConfig {
+                level: self.parse("log.level", |text| Ok(text.to_owned()))?,
+            },
+        })
+    }
+
+    /// All keys as a configuration file, each with its doc, value and origin.
+    pub fn show(&self) -> String {
+        render(|key| match self.set.get(&key.full_name()) {
+            Some((setting, origin)) => (Some(setting.clone()), origin.clone()),
+            None => (None, Origin::Default),
+        })
+    }
+
+    fn store(&self) -> Result<StoreConfig, ConfigError> {
+        let threads = match self.count("store.threads", 0, 1024)? {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        Ok(StoreConfig {
+            size_cap: self.optional("store.size-cap", value::size)?,
+            pack_size: self.size_between("store.pack-size", 1 << 20, 1 << 30)?,
+            nar_size_max: self.size_between("store.nar-size-max", 1 << 10, 1 << 50)?,
+            upload_grace: self.parse("store.upload-grace", value::duration)?,
+            threads,
+            compact_below: self.parse("gc.compact-below", value::percent)?,
+        })
+    }
+
+    fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        match self.text("data-dir") {
+            Some(dir) => self.parse("data-dir", |_| {
+                std::path::absolute(&dir).map_err(|_| "a path".to_owned())
+            }),
+            None => self.default_data_dir.clone(),
+        }
+    }
+
+    fn unix_socket(&self) -> UnixSocket {
+        match self.text("http.unix-socket").as_deref() {
+            None => UnixSocket::InDataDir,
+            Some("off") => UnixSocket::Off,
+            Some(path) => UnixSocket::At(path.into()),
+        }
+    }
+
+    fn timeout(&self, name: &'static str) -> Result<Duration, ConfigError> {
+        self.parse(name, |text| {
+            let duration = value::duration(text)?;
+            let positive = (!duration.is_zero()).then_some(duration);
+            positive.ok_or_else(|| "more than zero".to_owned())
+        })
+    }
+
+    fn count(&self, name: &'static str, min: usize, max: usize) -> Result<usize, ConfigError> {
+        self.parse(name, |text| value::count(text, min, max))
+    }
+
+    fn size_between(&self, name: &'static str, min: u64, max: u64) -> Result<u64, ConfigError> {
+        self.parse(name, |text| {
+            let size = value::size(text)?;
+            let inside = (min..=max).contains(&size).then_some(size);
+            inside.ok_or_else(|| format!("a size from {min} to {max} bytes"))
+        })
+    }
+
+    /// The checked value of a key that has a default.
+    fn parse<T>(
+        &self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        let text = self.text(name).unwrap_or_default();
+        parse(&text).map_err(|wanted| self.bad_value(name, text, wanted))
+    }
+
+    /// The checked value of a key that may be unset.
+    fn optional<T>(
+        &self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.text(name).map(|_| self.parse(name, parse)).transpose()
+    }
+
+    fn list<T>(
+        &self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let items = match self.set.get(name) {
+            Some((Setting::List(items), _)) => items.clone(),
+            Some((Setting::Text(text), _)) => vec![text.clone()],
+            None => Vec::new(),
+        };
+        let check = |item: String| {
+            parse(&item).map_err(|wanted| self.bad_value(name, item.clone(), wanted))
+        };
+        items.into_iter().map(check).collect()
+    }
+
+    /// The text of a key: as set, or its default. A list where text is wanted is shown as TOML,
+    /// which no parser of a single value takes.
+    fn text(&self, name: &'static str) -> Option<String> {
+        if let Some((setting, _)) = self.set.get(name) {
+            return Some(match setting {
+                Setting::Text(text) => text.clone(),
+                Setting::List(items) => toml_list(items),
+            });
+        }
+        match Key::find(name).map(|key| key.default) {
+            Some(Default::Text(text)) => Some(text.to_owned()),
+            Some(Default::EmptyList | Default::Unset(_)) | None => None,
+        }
+    }
+
+    fn bad_value(&self, name: &'static str, value: String, wanted: String) -> ConfigError {
+        let origin = self
+            .set
+            .get(name)
+            .map_or(Origin::Default, |(_, origin)| origin.clone());
+        ConfigError::Value {
+            origin,
+            name,
+            value,
+            wanted,
+        }
+    }
+}
+
+/// All keys with their docs and defaults, as a configuration file that changes nothing.
+pub fn defaults_text() -> String {
+    render(|_| (None, Origin::Default))
+}
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read configuration {}: {reason}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        reason: io::ErrorKind,
+    },
+    /// The file is not TOML.
+    #[error("{origin}: {message}")]
+    Syntax {
+        /// File and line.
+        origin: Origin,
+        /// What the parser said.
+        message: String,
+    },
+    /// A key that does not exist.
+    #[error("{origin}: unknown key `{name}`{}", suggestion(nearest))]
+    UnknownKey {
+        /// Who set it.
+        origin: Origin,
+        /// Its full name as written.
+        name: String,
+        /// The most similar name that exists, if one is similar.
+        nearest: Option<String>,
+    },
+    /// A value that its key does not take.
+    #[error("{origin}: `{name}` is `{value}`, wanted {wanted}")]
+    Value {
+        /// Who set it.
+        origin: Origin,
+        /// Full name of the key.
+        name: &'static str,
+        /// The value as written.
+        value: String,
+        /// What it takes.
+        wanted: String,
+    },
+    /// No place to keep data in.
+    #[error("no data directory: neither `data-dir` nor XDG_DATA_HOME nor HOME is set")]
+    NoDataDir,
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest
+        .as_ref()
+        .map(|name| format!(", did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if text.is_empty() || text.len() > 253 || !text.chars().all(fits) {
+        return Err("a host name without a port".to_owned());
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Every key of the configuration, once: name, default, what it means.
+//!
+//! The file format, the environment variables, `config show --defaults` and the typed
+//! configuration all read this table.
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// Section of the file, empty for keys above the first section.
+    pub section: &'static str,
+    /// Name within its section.
+    pub name: &'static str,
+    /// The value when nobody sets it.
+    pub default: Default,
+    /// What it means: one or more full sentences, without line breaks.
+    pub doc: &'static str,
+}
+
+/// What a key is worth when nobody sets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Default {
+    /// This value.
+    Text(&'static str),
+    /// An empty list.
+    EmptyList,
+    /// No value; its doc says what that means. Holds an example.
+    Unset(&'static str),
+}
+
+impl Key {
+    /// `section.name`, or the bare name above the first section.
+    pub fn full_name(&self) -> String {
+        if self.section.is_empty() {
+            return self.name.to_owned();
+        }
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The environment variable that sets it: `ATTIC_NODE_HTTP_LISTEN`.
+    pub fn env_name(&self) -> String {
+        let name = self
+            .full_name()
+            .replace(['.', '-'], "_")
+            .to_ascii_uppercase();
+        format!("{ENV_PREFIX}{name}")
+    }
+
+    /// The key called `full_name`.
+    pub fn find(full_name: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.full_name() == full_name)
+    }
+}
+
+/// What the names of all environment variables begin with.
+pub const ENV_PREFIX: &str = "ATTIC_NODE_";
+
+/// All keys, in the order they are shown.
+pub const KEYS: &[Key] = &[
+    Key {
+        section: "",
+        name: "data-dir",
+        default: Default::Unset("/var/lib/attic-node"),
+        doc: "Where the node keeps everything. Unset means $XDG_DATA_HOME/attic-node, and \
+              ~/.local/share/attic-node without that variable.",
+    },
+    Key {
+        section: "http",
+        name: "listen",
+        default: Default::Text("127.0.0.1:7745"),
+        doc: "Address and port to serve on. Port 0 takes a free one. On an address that is not \
+              a loopback one, everybody who can reach it may read public caches.",
+    },
+    Key {
+        section: "http",
+        name: "unix-socket",
+        default: Default::Unset("/run/attic-node/node.sock"),
+        doc: "Unix socket to serve on as well. Unset means node.sock in the data directory; \
+              \"off\" means none.",
+    },
+    Key {
+        section: "http",
+        name: "allowed-hosts",
+        default: Default::EmptyList,
+        doc: "Host names under which clients may address this node. IP addresses and localhost \
+              are always allowed; any other name is answered 421, so that a web page cannot \
+              reach the node through a name it controls.",
+    },
+    Key {
+        section: "http",
+        name: "connections-max",
+        default: Default::Text("4096"),
+        doc: "Connections open at once. Above it, the one that waits for a request for longest \
+              is closed; when all are at work, the new one.",
+    },
+    Key {
+        section: "http",
+        name: "header-timeout",
+        default: Default::Text("10s"),
+        doc: "Time a client has to send the head of a request, from its first byte.",
+    },
+    Key {
+        section: "http",
+        name: "idle-timeout",
+        default: Default::Text("90s"),
+        doc: "Time a connection may wait for its next request.",
+    },
+    Key {
+        section: "http",
+        name: "body-idle-timeout",
+        default: Default::Text("60s"),
+        doc: "Longest pause between two pieces of a request body.",
+    },
+    Key {
+        section: "http",
+        name: "send-idle-timeout",
+        default: Default::Text("10m"),
+        doc: "Time after which a client that takes no more bytes of its answer is dropped.",
+    },
+    Key {
+        section: "http",
+        name: "shutdown-timeout",
+        default: Default::Text("30s"),
+        doc: "Time that requests under way get to finish when the node stops.",
+    },
+    Key {
+        section: "http",
+        name: "narinfo-memory",
+        default: Default::Text("32 MiB"),
+        doc: "Memory for narinfo answers kept ready to send.",
+    },
+    Key {
+        section: "store",
+        name: "size-cap",
+        default: Default::Unset("100 GiB"),
+        doc: "Disk space for stored NARs. Above it, closures unused for longest are evicted, \
+              pinned ones never. Unset means no limit.",
+    },
+    Key {
+        section: "store",
+        name: "pack-size",
+        default: Default::Text("64 MiB"),
+        doc: "Size at which a pack file is sealed and the next one begun.",
+    },
+    Key {
+        section: "store",
+        name: "nar-size-max",
+        default: Default::Text("256 GiB"),
+        doc: "Largest NAR that is accepted, uncompressed. Larger ones are answered 413.",
+    },
+    Key {
+        section: "store",
+        name: "upload-grace",
+        default: Default::Text("24h"),
+        doc: "How long an uploaded NAR is kept for a narinfo that names it. Nix sends all NARs \
+              of a closure before the first narinfo.",
+    },
+    Key {
+        section: "store",
+        name: "threads",
+        default: Default::Text("0"),
+        doc: "Threads that hash and compress. 0 means one per processor.",
+    },
+    Key {
+        section: "push",
+        name: "body-max",
+        default: Default::Text("32 MiB"),
+        doc: "Largest request body of the push API. Set it to what a proxy in between lets pass.",
+    },
+    Key {
+        section: "push",
+        name: "session-idle",
+        default: Default::Text("1h"),
+        doc: "Time after which an unused push session ends; chunks it sent may then be collected.",
+    },
+    Key {
+        section: "push",
+        name: "sessions-max",
+        default: Default::Text("256"),
+        doc: "Push sessions open at once. Above it, the one unused for longest ends.",
+    },
+    Key {
+        section: "push",
+        name: "uploads-max",
+        default: Default::Text("16"),
+        doc: "Request bodies taken in at once; further ones wait their turn.",
+    },
+    Key {
+        section: "gc",
+        name: "interval",
+        default: Default::Text("6h"),
+        doc: "Time between two garbage collections. One runs earlier when the size cap is near.",
+    },
+    Key {
+        section: "gc",
+        name: "compact-below",
+        default: Default::Text("50%"),
+        doc: "Pack files of which a smaller share is still needed are rewritten without the rest.",
+    },
+    Key {
+        section: "log",
+        name: "level",
+        default: Default::Text("info"),
+        doc: "What is logged: error, warn, info, debug or trace, or a list such as \
+              \"info,attic_store=debug\".",
+    },
+];

@@ -1,0 +1,164 @@
+//! Reading settings from where they are written, without judging their values.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{Default, ENV_PREFIX, KEYS, Key};
+use super::{ConfigError, Origin};
+
+/// A value as somebody wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Setting {
+    Text(String),
+    List(Vec<String>),
+}
+
+/// What somebody set, by full key name, and who.
+pub(super) type Settings = BTreeMap<String, (Setting, Origin)>;
+
+/// Settings of a file, by full key name.
+pub(super) fn read_file(file: &Path) -> Result<Settings, ConfigError> {
+    let text = fs::read_to_string(file).map_err(|error| ConfigError::Read {
+        file: file.to_owned(),
+        reason: error.kind(),
+    })?;
+    let origin = |span: Range<usize>| Origin::File {
+        file: file.to_owned(),
+        line: 1 + text.as_bytes()[..span.start.min(text.len())]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count(),
+    };
+    let table = DeTable::parse(&text).map_err(|error| ConfigError::Syntax {
+        origin: origin(error.span().unwrap_or_default()),
+        message: error.message().to_owned(),
+    })?;
+    let mut set = BTreeMap::new();
+    read_table("", table.get_ref(), &origin, &mut set)?;
+    Ok(set)
+}
+
+fn read_table(
+    section: &str,
+    table: &DeTable<'_>,
+    origin: &impl Fn(Range<usize>) -> Origin,
+    set: &mut Settings,
+) -> Result<(), ConfigError> {
+    for (name, value) in table {
+        let full_name = match section {
+            "" => name.get_ref().to_string(),
+            section => format!("{section}.{}", name.get_ref()),
+        };
+        let origin_here = origin(name.span());
+        match (value.get_ref(), Key::find(&full_name)) {
+            (_, Some(key)) => {
+                let setting = setting_from_toml(value).ok_or_else(|| ConfigError::Value {
+                    origin: origin_here.clone(),
+                    name: key.name,
+                    value: value.get_ref().type_str().to_owned(),
+                    wanted: "text, a number or a list of texts".to_owned(),
+                })?;
+                set.insert(full_name, (setting, origin_here));
+            }
+            (DeValue::Table(inner), None) if is_section(&full_name) => {
+                read_table(&full_name, inner, origin, set)?;
+            }
+            (_, None) => return Err(unknown(&full_name, origin_here)),
+        }
+    }
+    Ok(())
+}
+
+fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| key.section == name)
+}
+
+fn setting_from_toml(value: &Spanned<DeValue<'_>>) -> Option<Setting> {
+    match value.get_ref() {
+        DeValue::Array(items) => items
+            .iter()
+            .map(scalar)
+            .collect::<Option<_>>()
+            .map(Setting::List),
+        _ => scalar(value).map(Setting::Text),
+    }
+}
+
+fn scalar(value: &Spanned<DeValue<'_>>) -> Option<String> {
+    match value.get_ref() {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        DeValue::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+/// Settings of the environment. A variable that is no key but looks like one is refused; others
+/// with our prefix belong to somebody else.
+pub(super) fn read_env(env: &BTreeMap<OsString, OsString>) -> Result<Settings, ConfigError> {
+    let mut set = BTreeMap::new();
+    for (name, value) in env {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
+            continue;
+        };
+        let origin = Origin::Env(name.to_owned());
+        let Some(key) = KEYS.iter().find(|key| key.env_name() == name) else {
+            match nearest(name, KEYS.iter().map(Key::env_name), MISSPELT_MIN) {
+                Some(nearest) => {
+                    let (name, nearest) = (name.to_owned(), Some(nearest));
+                    return Err(ConfigError::UnknownKey {
+                        origin,
+                        name,
+                        nearest,
+                    });
+                }
+                None => continue,
+            }
+        };
+        let text = value.to_string_lossy();
+        set.insert(key.full_name(), (setting_from_text(key, &text), origin));
+    }
+    Ok(set)
+}
+
+/// A value from a place without types: a list is written with commas or spaces.
+pub(super) fn setting_from_text(key: &Key, text: &str) -> Setting {
+    if key.default != Default::EmptyList {
+        return Setting::Text(text.to_owned());
+    }
+    let items = text.split([',', ' ']).filter(|item| !item.is_empty());
+    Setting::List(items.map(str::to_owned).collect())
+}
+
+/// The error for a key called `name` that does not exist.
+pub(super) fn unknown(name: &str, origin: Origin) -> ConfigError {
+    let sections = KEYS.iter().map(|key| key.section.to_owned());
+    let nearest = nearest(
+        name,
+        KEYS.iter().map(Key::full_name).chain(sections),
+        SUGGESTION_MIN,
+    );
+    ConfigError::UnknownKey {
+        origin,
+        name: name.to_owned(),
+        nearest,
+    }
+}
+
+/// The most similar of `known`, when it is similar enough to be what was meant.
+fn nearest(name: &str, known: impl Iterator<Item = String>, min: f64) -> Option<String> {
+    let scored = known.map(|known| (strsim::normalized_damerau_levenshtein(name, &known), known));
+    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 >= min).then_some(best.1)
+}
+
+/// Similarity from which a known name is worth suggesting for one that is refused anyway.
+const SUGGESTION_MIN: f64 = 0.6;
+/// Similarity from which a variable is taken for a misspelt key: one or two wrong letters.
+const MISSPELT_MIN: f64 = 0.85;

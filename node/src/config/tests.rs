@@ -1,0 +1,178 @@
+//! What a user may write, and what is answered to mistakes.
+
+use std::fs;
+
+use super::keys::KEYS;
+use super::*;
+
+type Env<'a> = &'a [(&'a str, &'a str)];
+
+fn load(file: &str, env: Env) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.toml");
+    fs::write(&path, file).unwrap();
+    let env = env.iter().copied().chain([("HOME", "/home/somebody")]);
+    let env = env
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    Config::load(&Sources {
+        file: Some(path),
+        env,
+        flags: Vec::new(),
+    })
+}
+
+/// The message without the temporary directory's name.
+fn message(file: &str, env: Env) -> String {
+    let text = load(file, env).unwrap_err().to_string();
+    text.rsplit_once('/')
+        .filter(|(dir, _)| dir.contains("tmp"))
+        .map_or(text.clone(), |(_, rest)| rest.to_owned())
+}
+
+#[test]
+fn defaults_are_valid_and_their_text_is_a_configuration() {
+    let defaults = load("", &[]).unwrap();
+    assert_eq!(defaults, load(&defaults_text(), &[]).unwrap());
+    assert_eq!(defaults.http.listen.to_string(), "127.0.0.1:7745");
+    assert_eq!(
+        defaults.data_dir,
+        Path::new("/home/somebody/.local/share/attic-node")
+    );
+    assert_eq!(defaults.push.body_max, 32 << 20);
+    assert_eq!(defaults.store.upload_grace, Duration::from_secs(86_400));
+    assert_eq!(defaults.store.size_cap, None);
+}
+
+#[test]
+fn every_key_is_in_the_defaults_text_and_in_the_environment() {
+    let text = defaults_text();
+    for key in KEYS {
+        let name = key.full_name();
+        assert!(text.contains(&format!("{} = ", key.name)), "{name}");
+        assert!(text.contains(&key.env_name()), "{name}");
+        let garbage = "\u{1}";
+        let config = load("", &[(key.env_name().as_str(), garbage)]);
+        let takes_any_text = ["data-dir", "http.unix-socket", "log.level"];
+        let taken = config.is_ok_and(|config| format!("{config:?}").contains("\\u{1}"));
+        assert_eq!(
+            taken,
+            takes_any_text.contains(&name.as_str()),
+            "{name} is read"
+        );
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let file = "[http]\nlisten = '127.0.0.1:1'\nconnections-max = 7\n";
+    let env = [
+        ("ATTIC_NODE_HTTP_LISTEN", "127.0.0.1:2"),
+        ("ATTIC_NODE_STORE_SIZE_CAP", "1 GiB"),
+    ];
+    let config = load(file, &env).unwrap();
+    assert_eq!(config.http.listen.port(), 2);
+    assert_eq!(config.http.connections_max, 7);
+    assert_eq!(config.store.size_cap, Some(1 << 30));
+    let mut sources = Sources::only(vec![("http.listen", "[::1]:3".into())]);
+    sources.env = [("XDG_DATA_HOME", "/data"), env[0]]
+        .map(|(n, v)| (n.into(), v.into()))
+        .into();
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.http.listen.to_string(), "[::1]:3");
+    assert_eq!(config.data_dir, Path::new("/data/attic-node"));
+}
+
+/// G16: unknown keys are refused with a suggestion.
+#[test]
+fn g16_unknown_keys_are_refused_with_file_line_and_suggestion() {
+    let rows: [(&str, Env, &str); 10] = [
+        ("[x]\n", &[], "config.toml:1: unknown key `x`"),
+        (
+            "[http]\n\nlisten-on = 'x'\n",
+            &[],
+            "config.toml:3: unknown key `http.listen-on`, did you mean `http.listen`?",
+        ),
+        (
+            "[storage]\n",
+            &[],
+            "config.toml:1: unknown key `storage`, did you mean `store`?",
+        ),
+        (
+            "http.lisen = 1",
+            &[],
+            "config.toml:1: unknown key `http.lisen`, did you mean `http.listen`?",
+        ),
+        ("colour = true", &[], "config.toml:1: unknown key `colour`"),
+        (
+            "",
+            &[("ATTIC_NODE_HTTP_LISTN", "x")],
+            "ATTIC_NODE_HTTP_LISTN: unknown key `ATTIC_NODE_HTTP_LISTN`, did you mean \
+             `ATTIC_NODE_HTTP_LISTEN`?",
+        ),
+        (
+            "[push]\nbody-max = '1 GB or so'",
+            &[],
+            "config.toml:2: `push.body-max` is `1 GB or so`, wanted a size such as \"500 MB\", \
+             \"32 MiB\" or \"1 TiB\"",
+        ),
+        (
+            "",
+            &[("ATTIC_NODE_GC_INTERVAL", "0s")],
+            "ATTIC_NODE_GC_INTERVAL: `gc.interval` is `0s`, wanted more than zero",
+        ),
+        (
+            "[http]\nallowed-hosts = ['cache.lan', 'a:1']",
+            &[],
+            "config.toml:2: `http.allowed-hosts` is `a:1`, wanted a host name without a port",
+        ),
+        (
+            "[http\n",
+            &[],
+            "config.toml:1: unclosed table, expected `]`",
+        ),
+    ];
+    for (file, env, wanted) in rows {
+        assert_eq!(message(file, env), wanted, "{file}");
+    }
+}
+
+#[test]
+fn variables_of_others_are_left_alone() {
+    assert!(
+        load(
+            "",
+            &[("ATTIC_NODE_CONFIG", "x"), ("ATTIC_NODE_BIN", "/bin/x")]
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn a_named_file_must_exist_and_a_searched_one_need_not() {
+    let named = Sources {
+        file: Some("/nonexistent/x.toml".into()),
+        ..Sources::default()
+    };
+    assert!(matches!(
+        Config::load(&named),
+        Err(ConfigError::Read { .. })
+    ));
+    let mut searched = Sources::default();
+    searched.env.insert("HOME".into(), "/nonexistent".into());
+    assert!(Layers::read(&searched).is_ok());
+}
+
+#[test]
+fn show_says_where_a_value_comes_from() {
+    let mut sources = Sources::only(vec![("store.size-cap", "2 GiB".into())]);
+    sources.env.insert(
+        "ATTIC_NODE_HTTP_ALLOWED_HOSTS".into(),
+        "a.lan, b.lan".into(),
+    );
+    sources.env.insert("HOME".into(), "/nonexistent".into());
+    let text = Layers::read(&sources).unwrap().show();
+    assert!(text.contains("# From: command line (store.size-cap)\nsize-cap = \"2 GiB\"\n"));
+    let hosts = "# From: ATTIC_NODE_HTTP_ALLOWED_HOSTS\nallowed-hosts = [\"a.lan\", \"b.lan\"]\n";
+    assert!(text.contains(hosts), "{text}");
+}

@@ -1,0 +1,150 @@
+//! Text forms of configuration values: durations, sizes, counts. Pure.
+
+use std::time::Duration;
+
+/// Reads a duration: a whole number and one of `ms s m h d`, with or without a space between.
+///
+/// **Errors**: what a duration looks like, as a phrase.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let scaled = with_unit(text, |unit| match unit {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" | "min" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
+        _ => None,
+    });
+    let millis = scaled.ok_or("a duration such as \"90s\", \"15m\", \"24h\" or \"7d\"")?;
+    Ok(Duration::from_millis(millis))
+}
+
+/// Reads a size in bytes: a whole number and one of `B KiB MiB GiB TiB kB KB MB GB TB`, or none.
+///
+/// **Errors**: what a size looks like, as a phrase.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let scaled = with_unit(text, |unit| match unit {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "TiB" => Some(1 << 40),
+        "kB" | "KB" => Some(1000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "TB" => Some(1_000_000_000_000),
+        _ => None,
+    });
+    scaled.ok_or_else(|| "a size such as \"500 MB\", \"32 MiB\" or \"1 TiB\"".to_owned())
+}
+
+/// Reads a whole number between `min` and `max`.
+///
+/// **Errors**: the range, as a phrase.
+pub(crate) fn count(text: &str, min: usize, max: usize) -> Result<usize, String> {
+    let number = text
+        .trim()
+        .parse()
+        .ok()
+        .filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| format!("a whole number from {min} to {max}"))
+}
+
+/// Reads a share as `0%` to `100%`.
+///
+/// **Errors**: what a share looks like, as a phrase.
+pub(crate) fn percent(text: &str) -> Result<f64, String> {
+    let number = with_unit(text, |unit| (unit == "%").then_some(1));
+    let number = number
+        .and_then(|number| u8::try_from(number).ok())
+        .filter(|n| *n <= 100);
+    number
+        .map(|n| f64::from(n) / 100.0)
+        .ok_or_else(|| "a share from 0% to 100%".to_owned())
+}
+
+/// Splits `text` into number and unit and multiplies; `None` for anything else and on overflow.
+fn with_unit(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
+    let text = text.trim();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(factor(unit.trim_start())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let rows = [
+            ("90s", Some(90_000)),
+            ("250ms", Some(250)),
+            (" 15 m ", Some(900_000)),
+            ("24h", Some(86_400_000)),
+            ("7d", Some(604_800_000)),
+            ("0s", Some(0)),
+            ("90", None),
+            ("", None),
+            ("s", None),
+            ("-1s", None),
+            ("1.5h", None),
+            ("1h30m", None),
+            ("99999999999999999999s", None),
+            ("18446744073709551615d", None),
+        ];
+        for (text, millis) in rows {
+            assert_eq!(
+                duration(text).ok(),
+                millis.map(Duration::from_millis),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let rows = [
+            ("0", Some(0)),
+            ("1024", Some(1024)),
+            ("32 MiB", Some(32 << 20)),
+            ("32MiB", Some(32 << 20)),
+            ("500 MB", Some(500_000_000)),
+            ("1 TiB", Some(1 << 40)),
+            ("1 PiB", None),
+            ("1.5 GiB", None),
+            ("32 mib", None),
+            ("MiB", None),
+            ("20000000 TiB", None),
+        ];
+        for (text, bytes) in rows {
+            assert_eq!(size(text).ok(), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(
+            ["0%", "50 %", "100%"].map(percent),
+            [Ok(0.0), Ok(0.5), Ok(1.0)]
+        );
+        for text in ["", "50", "101%", "300%", "-1%", "0.5"] {
+            assert!(percent(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_keep_their_range() {
+        assert_eq!(count("4096", 1, 5000), Ok(4096));
+        for text in ["0", "5001", "", "x", "-1", "1.0"] {
+            assert_eq!(
+                count(text, 1, 5000).unwrap_err(),
+                "a whole number from 1 to 5000"
+            );
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Response bodies.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use attic_store::{BlockReader, StoreError};
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use thiserror::Error;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::app::App;
+use crate::http::connection::Busy;
+use crate::http::ingest::joined;
+use crate::metrics::Source;
+
+/// Any body the node sends.
+pub(crate) struct Body {
+    content: Content,
+    /// Marks the connection as busy until the body is dropped.
+    _busy: Option<Busy>,
+}
+
+enum Content {
+    Bytes(Option<Bytes>),
+    Nar(Box<NarBody>),
+    Routed(axum::body::Body),
+}
+
+impl Body {
+    /// These bytes.
+    pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+        Body {
+            content: Content::Bytes(Some(bytes.into())),
+            _busy: None,
+        }
+    }
+
+    /// No bytes.
+    pub(crate) fn empty() -> Body {
+        Body {
+            content: Content::Bytes(None),
+            _busy: None,
+        }
+    }
+
+    /// A NAR, block by block.
+    pub(crate) fn nar(nar: NarBody) -> Body {
+        Body {
+            content: Content::Nar(Box::new(nar)),
+            _busy: None,
+        }
+    }
+
+    /// A body made by a route.
+    pub(crate) fn routed(body: axum::body::Body) -> Body {
+        Body {
+            content: Content::Routed(body),
+            _busy: None,
+        }
+    }
+
+    /// The same body, which keeps its connection busy.
+    pub(crate) fn held(self, busy: Busy) -> Body {
+        Body {
+            _busy: Some(busy),
+            ..self
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match &mut self.content {
+            Content::Bytes(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Nar(nar) => {
+                let block = ready!(nar.poll_block(cx));
+                Poll::Ready(block.map(|block| Ok(Frame::data(block?))))
+            }
+            Content::Routed(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| Ok(frame?))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Bytes(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Content::Nar(nar) => nar.left == 0,
+            Content::Routed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Bytes(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Content::Nar(nar) => SizeHint::with_exact(nar.left),
+            Content::Routed(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A range of a NAR, read one block ahead of the socket.
+///
+/// Yields exactly the announced length, or an error that makes the server break the connection.
+pub(crate) struct NarBody {
+    app: Arc<App>,
+    /// The next block, when it is here.
+    ready: Option<Bytes>,
+    /// The block after it, when it is being read.
+    ahead: Option<JoinHandle<Block>>,
+    /// When nothing is being read.
+    reader: Option<BlockReader>,
+    left: u64,
+}
+
+/// A reader on its way back, with what it read.
+type Block = (BlockReader, Result<Option<Bytes>, StoreError>);
+
+impl NarBody {
+    /// `first`, which `reader` has just yielded, and what follows it: `len` bytes together.
+    pub(crate) fn new(app: Arc<App>, first: Bytes, reader: BlockReader, len: u64) -> NarBody {
+        NarBody {
+            app,
+            ready: Some(first),
+            ahead: None,
+            reader: Some(reader),
+            left: len,
+        }
+    }
+
+    fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, NarBodyError>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        if let Some(ahead) = &mut self.ahead {
+            let (reader, block) = joined(ready!(Pin::new(ahead).poll(cx)));
+            self.ahead = None;
+            self.reader = Some(reader);
+            self.ready = match block {
+                Ok(block) => block,
+                Err(error) => {
+                    self.app.read_failed("nar", &error);
+                    return Poll::Ready(Some(Err(NarBodyError::Read(error))));
+                }
+            };
+        }
+        let taken = self
+            .ready
+            .take()
+            .filter(|block| block.len() as u64 <= self.left);
+        let Some(block) = taken else {
+            return Poll::Ready(Some(Err(NarBodyError::Length)));
+        };
+        self.left -= block.len() as u64;
+        self.app
+            .metrics
+            .sent(Source::Local)
+            .inc_by(block.len() as u64);
+        self.app.metrics.nar_sent.inc_by(block.len() as u64);
+        self.read_ahead();
+        Poll::Ready(Some(Ok(block)))
+    }
+
+    fn read_ahead(&mut self) {
+        if self.left == 0 {
+            return;
+        }
+        if let Some(mut reader) = self.reader.take() {
+            self.ahead = Some(spawn_blocking(move || {
+                let block = reader.next_block();
+                (reader, block)
+            }));
+        }
+    }
+}
+
+/// Why a NAR broke off after its status line.
+#[derive(Debug, Error)]
+pub(crate) enum NarBodyError {
+    /// A block could not be read undamaged.
+    #[error("read NAR")]
+    Read(#[source] StoreError),
+    /// The store yielded more or fewer bytes than it announced.
+    #[error("NAR is not of its announced length")]
+    Length,
+}

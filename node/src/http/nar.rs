@@ -1,0 +1,262 @@
+//! `nar/<hash>.nar.zst` and `nar/<hash>.nar`: the bytes themselves.
+//!
+//! `.nar.zst` is the stored frames one after the other, so a given range is the same bytes on every
+//! node that holds the NAR, today and after a restart: a download cut anywhere resumes anywhere.
+//! The first block is read, and thereby checked, before the status line; what is found damaged
+//! later breaks the connection, never ends it as if it were whole.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use attic_store::{BlockReader, NarHash, NarRow, StoreError};
+use bytes::Bytes;
+use hyper::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
+    IF_RANGE, RANGE,
+};
+use hyper::http::request::Parts;
+use hyper::{Method, Response, StatusCode};
+use tokio::task::spawn_blocking;
+
+use crate::app::App;
+use crate::caches::Cache;
+use crate::http::body::{Body, NarBody};
+use crate::http::condition::{Selection, select};
+use crate::http::ingest::joined;
+use crate::http::not_found;
+use crate::http::object::{immutable, is_known};
+use crate::nar_file::{NarFile, NarSuffix};
+
+/// Answers `GET` and `HEAD` of a NAR. Dropping the future abandons the request.
+pub(crate) async fn get(
+    app: &Arc<App>,
+    cache: Arc<Cache>,
+    file: NarFile,
+    head: &Parts,
+) -> Response<Body> {
+    let (for_lookup, in_cache) = (Arc::clone(app), Arc::clone(&cache));
+    let entry = joined(spawn_blocking(move || find(&for_lookup, &in_cache, &file)).await);
+    let entry = match entry {
+        Ok(Some(entry)) => entry,
+        Ok(None) => return not_found(),
+        Err(error) => {
+            app.read_failed("nar", &error);
+            return not_found();
+        }
+    };
+    match entry.form {
+        Form::Served(form) => serve(app, &cache, entry, form, head).await,
+        Form::Recompressed if head.method == Method::HEAD => {
+            dressed(Response::new(Body::empty()), &cache, &entry, 0..entry.len)
+        }
+        Form::Recompressed => not_found(),
+    }
+}
+
+/// What a file name stands for in a cache.
+struct Entry {
+    nar_hash: NarHash,
+    form: Form,
+    /// Bytes of the file.
+    len: u64,
+    /// Quoted strong entity tag.
+    etag: HeaderValue,
+}
+
+/// Whether the bytes of a file can be had here.
+#[derive(Clone, Copy)]
+enum Form {
+    /// From the store as it is.
+    Served(ServedForm),
+    /// It was uploaded in a compression the store does not keep: that it came is known, its bytes
+    /// are gone. Uploading clients ask before they send it once more.
+    Recompressed,
+}
+
+#[derive(Clone, Copy)]
+enum ServedForm {
+    Frames,
+    Plain,
+}
+
+/// Looks up a file of a cache: our own name for a NAR, or a name that one was uploaded under.
+fn find(app: &App, cache: &Cache, file: &NarFile) -> Result<Option<Entry>, StoreError> {
+    let store = &app.store;
+    let nar_hash = NarHash::from_bytes(file.hash);
+    if let Some(row) = visible_nar(app, cache, &nar_hash)? {
+        match file.suffix {
+            NarSuffix::Zstd => return Ok(Some(frames_entry(nar_hash, &row))),
+            NarSuffix::Plain => return Ok(Some(plain_entry(nar_hash, &row))),
+            NarSuffix::Xz | NarSuffix::Bzip2 | NarSuffix::Br => {}
+        }
+    }
+    let Some(upload) = store.upload_name(&cache.name, &file.to_string())? else {
+        return Ok(None);
+    };
+    let Some(row) = store.nar(&upload.nar_hash)? else {
+        return Ok(None);
+    };
+    Ok(Some(match file.suffix {
+        NarSuffix::Zstd => frames_entry(upload.nar_hash, &row),
+        NarSuffix::Plain if upload.body_len == row.nar_size => plain_entry(upload.nar_hash, &row),
+        // A plain name over a shorter body was gzip.
+        NarSuffix::Plain | NarSuffix::Xz | NarSuffix::Bzip2 | NarSuffix::Br => Entry {
+            nar_hash: upload.nar_hash,
+            form: Form::Recompressed,
+            len: upload.body_len,
+            etag: etag(&upload.body_hash.nix32()),
+        },
+    }))
+}
+
+/// The NAR, if this cache may show it.
+fn visible_nar(app: &App, cache: &Cache, hash: &NarHash) -> Result<Option<NarRow>, StoreError> {
+    let Some(row) = app.store.nar(hash)? else {
+        return Ok(None);
+    };
+    let may_show = app
+        .shown_nars
+        .may_show(&app.store, &app.caches, cache, hash)?;
+    Ok(may_show.then_some(row))
+}
+
+fn frames_entry(nar_hash: NarHash, row: &NarRow) -> Entry {
+    let (form, etag) = (
+        Form::Served(ServedForm::Frames),
+        etag(&row.file_hash.nix32()),
+    );
+    Entry {
+        nar_hash,
+        form,
+        len: row.file_size,
+        etag,
+    }
+}
+
+fn plain_entry(nar_hash: NarHash, row: &NarRow) -> Entry {
+    let (form, etag) = (Form::Served(ServedForm::Plain), etag(&nar_hash.nix32()));
+    Entry {
+        nar_hash,
+        form,
+        len: row.nar_size,
+        etag,
+    }
+}
+
+fn etag(digits: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{digits}\"")).expect("digits make a header value")
+}
+
+async fn serve(
+    app: &Arc<App>,
+    cache: &Cache,
+    entry: Entry,
+    form: ServedForm,
+    head: &Parts,
+) -> Response<Body> {
+    if is_known(&head.headers, entry.etag.as_bytes()) {
+        let response = Response::new(Body::empty());
+        return with_status(
+            dressed(response, cache, &entry, 0..0),
+            StatusCode::NOT_MODIFIED,
+        );
+    }
+    let header = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+    // Ranges are defined for GET alone.
+    let range = header(RANGE).filter(|_| head.method == Method::GET);
+    let selection = select(range, header(IF_RANGE), entry.etag.as_bytes(), entry.len);
+    let range = match &selection {
+        Selection::Whole => 0..entry.len,
+        Selection::Part(range) => range.clone(),
+        Selection::Beyond => return beyond(cache, &entry),
+    };
+    let body = match head.method {
+        Method::HEAD => {
+            let (store, hash) = (app.store.clone(), entry.nar_hash);
+            let here = joined(spawn_blocking(move || store.open_nar(&hash)).await);
+            here.map(|reader| reader.map(|_| Body::empty()))
+        }
+        _ => open(app, &entry, form, range.clone()).await,
+    };
+    match body {
+        Ok(Some(body)) => {
+            let response = dressed(Response::new(body), cache, &entry, range);
+            match &selection {
+                Selection::Part(range) => with_range(response, range, &entry),
+                Selection::Whole | Selection::Beyond => response,
+            }
+        }
+        Ok(None) => not_found(),
+        Err(error) => {
+            app.read_failed("nar", &error);
+            not_found()
+        }
+    }
+}
+
+/// A body whose first block is here. `None` when the NAR cannot be read whole.
+async fn open(
+    app: &Arc<App>,
+    entry: &Entry,
+    form: ServedForm,
+    range: Range<u64>,
+) -> Result<Option<Body>, StoreError> {
+    let (store, hash) = (app.store.clone(), entry.nar_hash);
+    let len = range.end - range.start;
+    let first_block = move || -> Result<Option<(Bytes, BlockReader)>, StoreError> {
+        let Some(nar) = store.open_nar(&hash)? else {
+            return Ok(None);
+        };
+        let mut blocks = match form {
+            ServedForm::Frames => nar.frames(range),
+            ServedForm::Plain => nar.plain(range),
+        };
+        Ok(blocks.next_block()?.map(|block| (block, blocks)))
+    };
+    let first = joined(spawn_blocking(first_block).await)?;
+    let app = Arc::clone(app);
+    Ok(first.map(|(block, blocks)| Body::nar(NarBody::new(app, block, blocks, len))))
+}
+
+/// A response with the headers of a NAR. `Accept-Ranges` is on every one of them, partial ones too:
+/// Nix resumes only if the last answer had it.
+fn dressed(
+    mut response: Response<Body>,
+    cache: &Cache,
+    entry: &Entry,
+    range: Range<u64>,
+) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-nix-nar"),
+    );
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(CACHE_CONTROL, immutable(cache));
+    headers.insert(ETAG, entry.etag.clone());
+    if !range.is_empty() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+    }
+    response
+}
+
+fn with_range(mut response: Response<Body>, range: &Range<u64>, entry: &Entry) -> Response<Body> {
+    let value = format!("bytes {}-{}/{}", range.start, range.end - 1, entry.len);
+    let value = HeaderValue::try_from(value).expect("numbers make a header value");
+    response.headers_mut().insert(CONTENT_RANGE, value);
+    with_status(response, StatusCode::PARTIAL_CONTENT)
+}
+
+fn with_status(mut response: Response<Body>, status: StatusCode) -> Response<Body> {
+    *response.status_mut() = status;
+    response
+}
+
+fn beyond(cache: &Cache, entry: &Entry) -> Response<Body> {
+    let mut response = dressed(Response::new(Body::empty()), cache, entry, 0..0);
+    let value = HeaderValue::try_from(format!("bytes */{}", entry.len));
+    response
+        .headers_mut()
+        .insert(CONTENT_RANGE, value.expect("numbers make a header value"));
+    with_status(response, StatusCode::RANGE_NOT_SATISFIABLE)
+}

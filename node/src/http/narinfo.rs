@@ -1,0 +1,162 @@
+//! `<hash>.narinfo`, the request of which there are most.
+//!
+//! Answers are kept rendered in memory. A `GET` or `HEAD` of one that is there is answered without
+//! awaiting, allocating a task or parsing more than the target ([`remembered`]); everything else
+//! takes the long way ([`get`]), with the same answer.
+
+use std::sync::Arc;
+
+use attic_store::narinfo::Compression;
+use attic_store::record::PathRow;
+use attic_store::{FileHash, NarInfo, StoreError, StorePathHash};
+use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::task::spawn_blocking;
+
+use crate::app::App;
+use crate::caches::Cache;
+use crate::clock::unix_now;
+use crate::http::body::Body;
+use crate::http::ingest::joined;
+use crate::http::object::{is_known, short_lived};
+use crate::http::target::{Object, Target};
+use crate::http::{Wall, check_request, not_found};
+use crate::metrics::{Route, Source};
+use crate::nar_file::NarFile;
+use crate::narinfo_memory::Rendered;
+
+/// The answer, if it is a remembered narinfo of a public cache; `None` for everything else.
+pub(crate) fn remembered<B>(app: &App, request: &Request<B>, wall: Wall) -> Option<Response<Body>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return None;
+    }
+    let target = Target::parse(request.uri().path_and_query()?.as_str())?;
+    let Object::NarInfo(hash) = target.object? else {
+        return None;
+    };
+    let headers = request.headers();
+    if headers.contains_key(AUTHORIZATION) || check_request(app, wall, request).is_err() {
+        return None;
+    }
+    let cache = app
+        .caches
+        .find(target.cache)
+        .filter(|cache| cache.settings.public)?;
+    let rendered = app.narinfos.find(&(cache.id, hash))?;
+    let response = found(app, &cache, &hash, &rendered, headers);
+    app.metrics
+        .answered(Route::Narinfo, response.status().as_u16());
+    Some(response)
+}
+
+/// Answers from the store, and remembers the answer. Dropping the future abandons the request.
+pub(crate) async fn get(
+    app: &Arc<App>,
+    cache: Arc<Cache>,
+    hash: StorePathHash,
+    head: &Parts,
+) -> Response<Body> {
+    let key = (cache.id, hash);
+    let rendered = match app.narinfos.find(&key) {
+        Some(rendered) => Ok(Some(rendered)),
+        None => {
+            let (app, cache) = (Arc::clone(app), Arc::clone(&cache));
+            joined(spawn_blocking(move || render_and_keep(&app, &cache, &hash)).await)
+        }
+    };
+    match rendered {
+        Ok(Some(rendered)) => found(app, &cache, &hash, &rendered, &head.headers),
+        Ok(None) => {
+            app.metrics.narinfo_misses.inc();
+            not_found()
+        }
+        Err(error) => {
+            app.metrics.narinfo_misses.inc();
+            app.read_failed("narinfo", &error);
+            not_found()
+        }
+    }
+}
+
+fn render_and_keep(
+    app: &App,
+    cache: &Cache,
+    hash: &StorePathHash,
+) -> Result<Option<Arc<Rendered>>, StoreError> {
+    let key = (cache.id, *hash);
+    let epoch = app.narinfos.epoch(&key);
+    let Some(row) = app.store.path(&cache.name, hash)? else {
+        return Ok(None);
+    };
+    let Some(rendered) = render(app, cache, row)? else {
+        return Ok(None);
+    };
+    let rendered = Arc::new(rendered);
+    app.narinfos.keep(key, Arc::clone(&rendered), epoch);
+    Ok(Some(rendered))
+}
+
+/// The narinfo of a row; `None` when its NAR is not here.
+fn render(app: &App, cache: &Cache, row: PathRow) -> Result<Option<Rendered>, StoreError> {
+    let Some(nar) = app.store.nar(&row.info.nar_hash)? else {
+        return Ok(None);
+    };
+    app.shown_nars.note(cache, &row.info.nar_hash);
+    let transport = offered(&nar.file_hash, nar.file_size);
+    let narinfo = NarInfo {
+        url: format!("nar/{}", NarFile::canonical(&row.info.nar_hash)),
+        compression: transport.compression,
+        file_hash: Some(transport.file_hash),
+        file_size: Some(transport.file_size),
+        info: row.info,
+    };
+    Ok(Some(Rendered::new(
+        narinfo.print(&cache.settings.store_dir),
+    )))
+}
+
+/// The form in which a narinfo offers its NAR.
+struct Transport {
+    compression: Compression,
+    file_hash: FileHash,
+    file_size: u64,
+}
+
+/// Always the stored frames: fewer bytes through the socket, and nothing to decompress here.
+fn offered(file_hash: &FileHash, file_size: u64) -> Transport {
+    Transport {
+        compression: Compression::Zstd,
+        file_hash: *file_hash,
+        file_size,
+    }
+}
+
+fn found(
+    app: &App,
+    cache: &Cache,
+    hash: &StorePathHash,
+    rendered: &Rendered,
+    request: &HeaderMap,
+) -> Response<Body> {
+    let now = unix_now();
+    if rendered.due_for_touch(now) {
+        app.store.touch(&cache.name, hash, now);
+    }
+    app.metrics.narinfo_hits(Source::Local).inc();
+    let mut response = if is_known(request, rendered.etag.as_bytes()) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        app.metrics
+            .sent(Source::Local)
+            .inc_by(rendered.body.len() as u64);
+        Response::new(Body::full(rendered.body.clone()))
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/x-nix-narinfo"));
+    headers.insert(CACHE_CONTROL, short_lived(cache));
+    headers.insert(ETAG, rendered.etag.clone());
+    response
+}

@@ -1,0 +1,352 @@
+//! The push API: which paths, which chunks, and then all at once.
+//!
+//! A push is a plan (one request, and the last one if nothing is missing), questions about chunks,
+//! bodies of chunks, and commits. Every body is bounded, everything but the commit is idempotent,
+//! and a commit is too: whoever lost an answer sends the request again.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::time::Instant;
+
+use attic_store::chunker::{CHUNK_LEN_MAX, ChunkerParams};
+use attic_store::frame::frame_len_max;
+use attic_store::{Assembled, ChunkId, ImportError, StoreError};
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::routing::{delete, post, put};
+use axum::{Json, Router};
+use data_encoding::HEXLOWER;
+use hyper::StatusCode;
+
+use crate::api::wire::{
+    CHUNK_HEADER_LEN, ChunkHeader, IDS_MAX, Possession, bitmap, parse_commit, parse_ids,
+};
+use crate::api::{
+    COMMIT_PATHS_MAX, ChunksReply, CommitOutcome, CommitPath, CommitReply, CommitResult,
+    PLAN_PATHS_MAX, PlanPath, PushPlan, PushSession, SessionGrant,
+};
+use crate::app::App;
+use crate::caches::Cache;
+use crate::http::admin::{blocking, find_cache, json_body};
+use crate::http::error::{Failure, Kind, chain};
+use crate::http::ingest::{BodyReader, Limits, check_framed, ingest, read_small};
+use crate::publish::{Existing, PublishError};
+use crate::push::Session;
+
+/// The routes, below the prefix of the API.
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/push", post(plan))
+        .route("/push/{session}", delete(close))
+        .route("/push/{session}/missing", post(missing))
+        .route("/push/{session}/chunks", put(chunks))
+        .route("/push/{session}/commit", post(commit))
+}
+
+async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<PushSession>, Failure> {
+    let plan: PushPlan = json_body(&app, request, app.config.push.body_max).await?;
+    if plan.paths.len() > PLAN_PATHS_MAX {
+        let message = format!("a plan of more than {PLAN_PATHS_MAX} paths");
+        return Err(Failure::new(Kind::TooLarge, message));
+    }
+    let cache = find_cache(&app, &plan.cache)?;
+    let (for_lookup, name) = (Arc::clone(&app), plan.cache.clone());
+    let missing = blocking(move || {
+        let absent = |path: &PlanPath| -> Result<bool, StoreError> {
+            let row = for_lookup.store.path(&name, &path.hash)?;
+            Ok(row.is_none_or(|row| row.info.nar_hash != path.nar_hash))
+        };
+        let mut missing = Vec::new();
+        for path in &plan.paths {
+            if absent(path)? {
+                missing.push(path.hash);
+            }
+        }
+        Ok(missing)
+    });
+    let missing = missing.await?;
+    let session = (!missing.is_empty()).then(|| grant(&app, &cache));
+    let view = cache.view();
+    Ok(Json(PushSession {
+        session,
+        missing,
+        skip_signed_by: view.skip_signed_by,
+        cache_everything: view.cache_everything,
+        store_dir: view.store_dir,
+        public_key: view.public_key,
+        chunker_version: ChunkerParams::CURRENT as u32,
+        body_max: app.config.push.body_max,
+        requests_max: u32::try_from(app.config.push.uploads_max).unwrap_or(u32::MAX),
+        nar_size_max: app.config.store.nar_size_max,
+    }))
+}
+
+fn grant(app: &App, cache: &Cache) -> SessionGrant {
+    let (id, session) = app
+        .sessions
+        .open(cache.name.clone(), app.store.lease(), Instant::now());
+    SessionGrant {
+        id,
+        challenge: HEXLOWER.encode(&session.challenge),
+    }
+}
+
+async fn close(
+    State(app): State<Arc<App>>,
+    Path(session): Path<String>,
+) -> Result<StatusCode, Failure> {
+    app.sessions.close(&session)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn missing(
+    State(app): State<Arc<App>>,
+    Path(session): Path<String>,
+    request: Request,
+) -> Result<Vec<u8>, Failure> {
+    let session = app.sessions.find(&session, Instant::now())?;
+    check_framed(request.headers())?;
+    let len_max = (IDS_MAX * 32) as u64;
+    let body = read_small(request.into_body(), limits(&app, len_max)).await?;
+    let ids = parse_ids(&body)?;
+    let store = app.store.clone();
+    let missing = blocking(move || Ok(store.missing(&session.lease, &ids)?)).await?;
+    app.metrics.push.chunks_asked.inc_by(missing.len() as u64);
+    let known = missing.iter().filter(|missing| !**missing).count();
+    app.metrics.push.chunks_known.inc_by(known as u64);
+    Ok(bitmap(&missing))
+}
+
+fn limits(app: &App, len_max: u64) -> Limits {
+    Limits {
+        len_max,
+        idle: app.config.http.body_idle_timeout,
+    }
+}
+
+async fn chunks(
+    State(app): State<Arc<App>>,
+    Path(session): Path<String>,
+    request: Request,
+) -> Result<Json<ChunksReply>, Failure> {
+    let session = app.sessions.find(&session, Instant::now())?;
+    check_framed(request.headers())?;
+    let _permit = app
+        .uploads
+        .acquire()
+        .await
+        .expect("the semaphore stays open");
+    let limits = limits(&app, app.config.push.body_max);
+    let for_storing = Arc::clone(&app);
+    let work = move |body: &mut BodyReader| store_chunks(&for_storing, &session, body);
+    let chunks = ingest::<Body, _>(request.into_body(), limits, work).await??;
+    app.metrics.push.chunks.inc_by(u64::from(chunks));
+    Ok(Json(ChunksReply { chunks }))
+}
+
+/// Stores the records of a body as they come, a batch at a time.
+fn store_chunks(app: &App, session: &Session, body: &mut BodyReader) -> Result<u32, Failure> {
+    let mut count = 0;
+    let mut batch = Batch::default();
+    while !body.fill_buf().map_err(broken)?.is_empty() {
+        batch.read_record(body)?;
+        count += 1;
+        if batch.bytes.len() >= BATCH_LEN {
+            batch.store(app, session)?;
+        }
+    }
+    batch.store(app, session)?;
+    session.used(Instant::now());
+    Ok(count)
+}
+
+/// Records read and not yet stored.
+#[derive(Default)]
+struct Batch {
+    headers: Vec<ChunkHeader>,
+    /// Their frames, one after the other.
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    fn read_record(&mut self, body: &mut BodyReader) -> Result<(), Failure> {
+        let mut head = [0; CHUNK_HEADER_LEN];
+        body.read_exact(&mut head).map_err(broken)?;
+        let header = ChunkHeader::from_bytes(&head);
+        let raw_len = header.raw_len as usize;
+        if raw_len > CHUNK_LEN_MAX || header.frame_len as usize > frame_len_max(raw_len) {
+            return Err(Failure::bad_request(format!(
+                "record of chunk {} is too long",
+                header.id
+            )));
+        }
+        let start = self.bytes.len();
+        self.bytes.resize(start + header.frame_len as usize, 0);
+        body.read_exact(&mut self.bytes[start..]).map_err(broken)?;
+        self.headers.push(header);
+        Ok(())
+    }
+
+    fn store(&mut self, app: &App, session: &Session) -> Result<(), Failure> {
+        let mut rest = &self.bytes[..];
+        let mut records = Vec::with_capacity(self.headers.len());
+        for header in &self.headers {
+            let (frame, after) = rest.split_at(header.frame_len as usize);
+            records.push((header.id, header.raw_len, frame));
+            rest = after;
+        }
+        app.store.put_frames(&session.lease, &records)?;
+        app.metrics
+            .push
+            .received_bytes
+            .inc_by(self.bytes.len() as u64);
+        for header in &self.headers {
+            session.uploaded(&header.id, header.frame_len)?;
+        }
+        self.headers.clear();
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
+fn broken(_: io::Error) -> Failure {
+    Failure::bad_request("the body ends inside a record")
+}
+
+async fn commit(
+    State(app): State<Arc<App>>,
+    Path(session): Path<String>,
+    request: Request,
+) -> Result<Json<CommitReply>, Failure> {
+    let session = app.sessions.find(&session, Instant::now())?;
+    check_framed(request.headers())?;
+    let body = read_small(request.into_body(), limits(&app, app.config.push.body_max)).await?;
+    let (commit, chunk_lists) = parse_commit(&body)?;
+    drop(body);
+    if commit.paths.len() > COMMIT_PATHS_MAX {
+        let message = format!("a commit of more than {COMMIT_PATHS_MAX} paths");
+        return Err(Failure::new(Kind::TooLarge, message));
+    }
+    let cache = find_cache(&app, &session.cache)?;
+    let _permit = app
+        .commits
+        .acquire()
+        .await
+        .expect("the semaphore stays open");
+    let for_commit = Arc::clone(&app);
+    let results = blocking(move || {
+        let results = commit_all(&for_commit, &session, &cache, commit.paths, &chunk_lists);
+        session.used(Instant::now());
+        results
+    });
+    Ok(Json(CommitReply {
+        results: results.await?,
+    }))
+}
+
+/// Assembles every path, then publishes those that hold in one commit.
+fn commit_all(
+    app: &App,
+    session: &Session,
+    cache: &Cache,
+    paths: Vec<CommitPath>,
+    chunk_lists: &[Vec<ChunkId>],
+) -> Result<Vec<CommitResult>, Failure> {
+    let mut results = Vec::with_capacity(paths.len());
+    let (mut infos, mut places) = (Vec::new(), Vec::new());
+    for (path, chunks) in paths.into_iter().zip(chunk_lists) {
+        let outcome = assemble(app, session, &path, chunks)?;
+        if let CommitOutcome::Ok { .. } = outcome {
+            places.push(results.len());
+            infos.push(path.info.clone());
+        }
+        results.push(CommitResult {
+            path: *path.info.path.hash(),
+            outcome,
+        });
+    }
+    let nar_sizes: Vec<u64> = infos.iter().map(|info| info.nar_size).collect();
+    let published = app.publisher.publish(cache, infos, Existing::Replace);
+    for ((place, nar_size), published) in places.into_iter().zip(nar_sizes).zip(published) {
+        let result: &mut CommitResult = &mut results[place];
+        match (published, &result.outcome) {
+            (Ok(()), CommitOutcome::Ok { new_bytes, .. }) => {
+                app.metrics.push.paths.inc();
+                app.metrics.push.nar_bytes.inc_by(nar_size);
+                app.metrics.push.new_bytes.inc_by(*new_bytes);
+            }
+            (Ok(()), _) => {}
+            (Err(error @ (PublishError::Store(_) | PublishError::Commit(_))), _) => {
+                return Err(error.into());
+            }
+            (Err(error), _) => result.outcome = rejected(error.to_string()),
+        }
+    }
+    let refused = results
+        .iter()
+        .filter(|result| is_rejected(&result.outcome))
+        .count();
+    app.metrics.push.paths_refused.inc_by(refused as u64);
+    Ok(results)
+}
+
+fn is_rejected(outcome: &CommitOutcome) -> bool {
+    matches!(outcome, CommitOutcome::Rejected { .. })
+}
+
+/// Puts one path's NAR together and checks it against what the client claims and must prove.
+///
+/// **Errors**: only the store's; what is wrong with the path is its outcome.
+fn assemble(
+    app: &App,
+    session: &Session,
+    path: &CommitPath,
+    chunks: &[ChunkId],
+) -> Result<CommitOutcome, Failure> {
+    let mut possession = Possession::new(&session.challenge);
+    let mut owes_proof = false;
+    let (mut counted, mut new_bytes) = (BTreeSet::new(), 0);
+    let assembled =
+        app.store.assemble(
+            &session.lease,
+            chunks,
+            &mut |id, plain| match session.upload_of(id) {
+                Some(frame_len) if counted.insert(*id) => new_bytes += u64::from(frame_len),
+                Some(_) => {}
+                None => {
+                    owes_proof = true;
+                    possession.update(plain);
+                }
+            },
+        );
+    let imported = match assembled {
+        Ok(Assembled::Done(imported)) => imported,
+        Ok(Assembled::Missing(missing)) => return Ok(CommitOutcome::MissingChunks { missing }),
+        Err(ImportError::Store(error)) => return Err(error.into()),
+        Err(error) => return Ok(rejected(chain(&error))),
+    };
+    let proven = path
+        .proof
+        .as_deref()
+        .is_some_and(|proof| possession.matches(proof));
+    if owes_proof && !proven {
+        return Ok(rejected(
+            "possession of chunks that were not uploaded is not proven".to_owned(),
+        ));
+    }
+    if imported.nar_hash != path.info.nar_hash {
+        return Ok(rejected("NarHash does not match the chunks".to_owned()));
+    }
+    Ok(CommitOutcome::Ok {
+        file_size: imported.file_size,
+        new_bytes,
+    })
+}
+
+fn rejected(message: String) -> CommitOutcome {
+    CommitOutcome::Rejected { message }
+}
+
+/// Frame bytes stored per batch.
+const BATCH_LEN: usize = 1 << 20;

@@ -1,0 +1,300 @@
+//! `PUT` by plain `nix copy --to http://…`.
+//!
+//! A NAR is stored under the hash of its contents as it streams in, whatever it is compressed with,
+//! and stays invisible; that it came under some file name is noted, because Nix asks for that name
+//! before it sends. Its narinfo, which may come hours later, is parsed, compared with the stored
+//! bytes, signed and published. Nothing that a client wrote is passed on as it was.
+
+use std::io::{BufRead, Read};
+use std::sync::Arc;
+
+use attic_store::record::UploadName;
+use attic_store::{FileHash, ImportError, NarInfo, Store, StorePathHash};
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::{Request, Response, StatusCode};
+use serde::de::IgnoredAny;
+use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
+
+use crate::app::App;
+use crate::caches::Cache;
+use crate::decode::{Decoder, Encoding, MAGIC_LEN};
+use crate::http::body::Body;
+use crate::http::error::{Failure, Kind};
+use crate::http::ingest::{BodyReader, Limits, check_framed, ingest, joined, read_decoded};
+use crate::http::target::{BlobKey, BlobKind, Object, Target};
+use crate::nar_file::{NarFile, NarSuffix};
+use crate::publish::Existing;
+
+/// Answers a `PUT` of the admin. Dropping the future abandons it; what is not answered is not
+/// visible.
+pub(crate) async fn put(
+    app: &Arc<App>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Failure> {
+    let (head, body) = request.into_parts();
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    let target = Target::parse(target).ok_or_else(no_such_object)?;
+    let cache = app.caches.find(target.cache);
+    let cache = cache.ok_or_else(|| Failure::new(Kind::NoSuchCache, "no such cache"))?;
+    let object = target.object.ok_or_else(no_such_object)?;
+    if object == Object::CacheInfo {
+        let message = "nix-cache-info is made by the node; use `cache configure`";
+        return Err(Failure::new(Kind::MethodNotAllowed, message));
+    }
+    check_framed(&head.headers)?;
+    let permits = match object {
+        Object::NarInfo(_) => &app.narinfo_uploads,
+        _ => &app.uploads,
+    };
+    let _permit = permits.acquire().await.expect("the semaphore stays open");
+    match object {
+        Object::NarInfo(hash) => put_narinfo(app, cache, hash, &head, body).await?,
+        Object::Nar(file) => put_nar(app, cache, file, &head, body).await?,
+        Object::Listing(_) => put_listing(app, &head, body).await?,
+        Object::Blob(key) => put_blob(app, cache, key, &head, body).await?,
+        Object::CacheInfo => {}
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::CREATED;
+    Ok(response)
+}
+
+fn no_such_object() -> Failure {
+    Failure::new(Kind::NotFound, "a cache has no object of this name")
+}
+
+async fn put_narinfo(
+    app: &Arc<App>,
+    cache: Arc<Cache>,
+    hash: StorePathHash,
+    head: &Parts,
+    body: Incoming,
+) -> Result<(), Failure> {
+    let text = small(app, head, body, NarInfo::LEN_MAX as u64).await?;
+    let app = Arc::clone(app);
+    let outcome = spawn_blocking(move || publish_narinfo(&app, &cache, &hash, &text)).await;
+    joined(outcome)
+}
+
+fn publish_narinfo(
+    app: &App,
+    cache: &Cache,
+    hash: &StorePathHash,
+    text: &[u8],
+) -> Result<(), Failure> {
+    let narinfo = NarInfo::parse(text, &cache.settings.store_dir).map_err(Failure::bad_request)?;
+    if narinfo.info.path.hash() != hash {
+        return Err(Failure::bad_request(
+            "StorePath is not that of the file name",
+        ));
+    }
+    app.publisher
+        .check_upload(cache, &narinfo)
+        .inspect_err(|_| app.refused())?;
+    let nar_size = narinfo.info.nar_size;
+    let results = app
+        .publisher
+        .publish(cache, vec![narinfo.info], Existing::Keep);
+    results
+        .into_iter()
+        .collect::<Result<(), _>>()
+        .inspect_err(|_| app.refused())?;
+    app.metrics.push.paths.inc();
+    app.metrics.push.nar_bytes.inc_by(nar_size);
+    Ok(())
+}
+
+impl App {
+    fn refused(&self) {
+        self.metrics.push.paths_refused.inc();
+    }
+}
+
+async fn put_nar(
+    app: &Arc<App>,
+    cache: Arc<Cache>,
+    file: NarFile,
+    head: &Parts,
+    body: Incoming,
+) -> Result<(), Failure> {
+    if head.headers.contains_key(hyper::header::CONTENT_ENCODING) {
+        let message = "a NAR is compressed by its file name, not by Content-Encoding";
+        return Err(Failure::new(Kind::Unsupported, message));
+    }
+    // The bound that matters is on the decompressed NAR; no sane compressor expands it by half.
+    let len_max = app.config.store.nar_size_max.saturating_mul(3) / 2;
+    let limits = Limits {
+        len_max,
+        idle: app.config.http.body_idle_timeout,
+    };
+    let store = app.store.clone();
+    let stored = ingest(body, limits, move |body| {
+        store_nar(&store, &cache, &file, body)
+    })
+    .await??;
+    app.metrics.push.received_bytes.inc_by(stored.received);
+    app.metrics.push.new_bytes.inc_by(stored.new_bytes);
+    Ok(())
+}
+
+struct Stored {
+    received: u64,
+    new_bytes: u64,
+}
+
+/// Imports a NAR from the body of its upload, and notes the file name once the body is whole and
+/// hashes to that name.
+fn store_nar(
+    store: &Store,
+    cache: &Cache,
+    file: &NarFile,
+    body: &mut BodyReader,
+) -> Result<Stored, Failure> {
+    let mut body = Hashing {
+        inner: body,
+        hasher: Sha256::new(),
+        len: 0,
+    };
+    let mut start = [0; MAGIC_LEN];
+    let start = read_up_to(&mut body, &mut start)?;
+    let encoding = recognise(start, file.suffix)?;
+    let lease = store.lease();
+    let imported = {
+        let whole = std::io::BufReader::with_capacity(READ_LEN, start.chain(&mut body));
+        let mut plain = Decoder::new(encoding, whole).map_err(Failure::internal)?;
+        store.import(&lease, &mut plain)?
+    };
+    // Brotli does not look beyond its end; the hash must cover what follows.
+    std::io::copy(&mut body, &mut std::io::sink()).map_err(ImportError::Source)?;
+    let body_hash = FileHash::from_bytes(body.hasher.finalize().into());
+    if *body_hash.as_bytes() != file.hash {
+        return Err(Failure::bad_request(
+            "the file's hash is not that of its name",
+        ));
+    }
+    store.set_upload_name(UploadName {
+        cache: cache.name.clone(),
+        file: file.to_string(),
+        nar_hash: imported.nar_hash,
+        body_hash,
+        body_len: body.len,
+    })?;
+    Ok(Stored {
+        received: body.len,
+        new_bytes: imported.new_bytes,
+    })
+}
+
+/// How a body is compressed: by its first bytes, since Nix names gzip files like plain ones.
+fn recognise(start: &[u8], suffix: NarSuffix) -> Result<Encoding, Failure> {
+    if let Some(encoding) = Encoding::sniff(start) {
+        return Ok(encoding);
+    }
+    if start.starts_with(b"LZIP") || start.starts_with(b"\x04\x22\x4d\x18") {
+        return Err(Failure::new(
+            Kind::Unsupported,
+            "lzip and lz4 are not supported",
+        ));
+    }
+    match suffix {
+        NarSuffix::Br => Ok(Encoding::Br),
+        NarSuffix::Plain => Ok(Encoding::Identity),
+        NarSuffix::Zstd | NarSuffix::Xz | NarSuffix::Bzip2 => Err(Failure::bad_request(
+            "the file is not compressed as its name says",
+        )),
+    }
+}
+
+fn read_up_to<'a>(input: &mut impl Read, buffer: &'a mut [u8]) -> Result<&'a [u8], Failure> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match input
+            .read(&mut buffer[len..])
+            .map_err(ImportError::Source)?
+        {
+            0 => break,
+            read => len += read,
+        }
+    }
+    Ok(&buffer[..len])
+}
+
+/// Hashes and counts what is read through it.
+struct Hashing<'a> {
+    inner: &'a mut BodyReader,
+    hasher: Sha256,
+    len: u64,
+}
+
+impl Read for Hashing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let available = self.inner.fill_buf()?;
+        let len = available.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&available[..len]);
+        self.hasher.update(&buffer[..len]);
+        self.len += len as u64;
+        self.inner.consume(len);
+        Ok(len)
+    }
+}
+
+/// Listings are made by the node from the NAR itself; one that is sent is looked at and dropped, so
+/// that clients which send them are content.
+async fn put_listing(app: &Arc<App>, head: &Parts, body: Incoming) -> Result<(), Failure> {
+    let text = small(app, head, body, LISTING_LEN_MAX).await?;
+    let checked = spawn_blocking(move || check_json(&text)).await;
+    joined(checked)
+}
+
+async fn put_blob(
+    app: &Arc<App>,
+    cache: Arc<Cache>,
+    key: BlobKey,
+    head: &Parts,
+    body: Incoming,
+) -> Result<(), Failure> {
+    let len_max = match key.kind {
+        BlobKind::Log => LOG_LEN_MAX,
+        BlobKind::Realisation | BlobKind::BuildTrace | BlobKind::DebugInfo => JSON_LEN_MAX,
+    };
+    let bytes = small(app, head, body, len_max).await?;
+    let store = app.store.clone();
+    let put = move || {
+        if key.kind != BlobKind::Log {
+            check_json(&bytes)?;
+        }
+        let put = cache
+            .life
+            .while_alive(|| store.put_blob(&cache.name, &key.text, &bytes));
+        Ok(put.ok_or_else(|| Failure::new(Kind::NoSuchCache, "no such cache"))??)
+    };
+    joined(spawn_blocking(put).await)
+}
+
+async fn small(app: &App, head: &Parts, body: Incoming, len_max: u64) -> Result<Bytes, Failure> {
+    let limits = Limits {
+        len_max,
+        idle: app.config.http.body_idle_timeout,
+    };
+    let bytes = read_decoded(&head.headers, body, limits).await?;
+    app.metrics.push.received_bytes.inc_by(bytes.len() as u64);
+    Ok(bytes)
+}
+
+fn check_json(text: &[u8]) -> Result<(), Failure> {
+    let checked = serde_json::from_slice::<IgnoredAny>(text);
+    checked
+        .map(drop)
+        .map_err(|error| Failure::bad_request(format!("not JSON: {error}")))
+}
+
+const READ_LEN: usize = 128 << 10;
+const LISTING_LEN_MAX: u64 = 64 << 20;
+const LOG_LEN_MAX: u64 = 64 << 20;
+const JSON_LEN_MAX: u64 = 1 << 20;

@@ -1,0 +1,407 @@
+//! Making paths visible: check, sign, commit.
+//!
+//! The last step of every push, whichever way the NAR came. A path is published only when its NAR
+//! is here under the very hash and size the path claims. Signatures that came with it are kept;
+//! one under the name of a key this node knows must be good, because signing beside a forged one
+//! would lend it our word.
+//!
+//! Everything here blocks; call it on a blocking thread.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use attic_store::narinfo::Compression;
+use attic_store::record::PathRow;
+use attic_store::{NarHash, NarInfo, PathInfo, Store, StoreError, StorePathHash};
+use thiserror::Error;
+
+use crate::caches::Cache;
+use crate::clock::unix_now;
+use crate::content_path;
+use crate::nar_file::{NarFile, NarSuffix};
+use crate::narinfo_memory::NarinfoMemory;
+
+/// Publishes into caches.
+#[derive(Clone)]
+pub(crate) struct Publisher {
+    pub(crate) store: Store,
+    pub(crate) narinfos: Arc<NarinfoMemory>,
+}
+
+/// What to do about a path that is in the cache with other contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// It stays; only signatures are added to the same contents.
+    Keep,
+    /// The new contents take its place.
+    Replace,
+}
+
+impl Publisher {
+    /// Publishes paths into a cache with one commit. Results are in the order of `infos`; those
+    /// that are `Ok` are durable and visible, the others changed nothing.
+    ///
+    /// The lease that holds the NARs must live until this returns.
+    pub(crate) fn publish(
+        &self,
+        cache: &Cache,
+        infos: Vec<PathInfo>,
+        existing: Existing,
+    ) -> Vec<Result<(), PublishError>> {
+        let hashes: Vec<_> = infos.iter().map(|info| *info.path.hash()).collect();
+        let outcome = cache.life.while_alive(|| {
+            let _locks = cache.life.paths.lock(&hashes);
+            let rows = self.checked_rows(cache, infos, existing);
+            self.commit(cache, rows)
+        });
+        outcome.unwrap_or_else(|| {
+            hashes
+                .iter()
+                .map(|_| Err(PublishError::CacheGone))
+                .collect()
+        })
+    }
+
+    /// Checks that a narinfo sent by `PUT` describes a body that was uploaded to this cache, or a
+    /// NAR that the cache holds already.
+    ///
+    /// Knowing the hash of a NAR that others pushed elsewhere is not enough.
+    pub(crate) fn check_upload(
+        &self,
+        cache: &Cache,
+        narinfo: &NarInfo,
+    ) -> Result<(), PublishError> {
+        let wrong = |field| Err(PublishError::Mismatch(field));
+        let file = narinfo.url.strip_prefix("nar/").and_then(NarFile::parse);
+        let file = file.ok_or(PublishError::Mismatch("URL"))?;
+        if !fits(narinfo.compression, file.suffix) {
+            return wrong("Compression");
+        }
+        let body = self
+            .uploaded_body(cache, narinfo, &file)?
+            .ok_or(PublishError::NarAbsent)?;
+        if body.nar_hash != narinfo.info.nar_hash {
+            return wrong("NarHash");
+        }
+        if narinfo
+            .file_hash
+            .is_some_and(|hash| *hash.as_bytes() != body.hash)
+        {
+            return wrong("FileHash");
+        }
+        if narinfo.file_size.is_some_and(|size| size != body.len) {
+            return wrong("FileSize");
+        }
+        Ok(())
+    }
+
+    /// Adds the cache's signature to all its paths, a page at a time. Returns how many it signed.
+    ///
+    /// **Errors**: the store's; paths before the failing page are signed, a repeat is safe.
+    pub(crate) fn sign_all(&self, cache: &Cache) -> Result<u64, StoreError> {
+        let (mut signed, mut after) = (0, None);
+        loop {
+            let page = self.store.paths(&cache.name, after, SIGN_PAGE)?;
+            let Some(last) = page.last() else {
+                return Ok(signed);
+            };
+            after = Some(*last.info.path.hash());
+            let hashes: Vec<_> = page.iter().map(|row| *row.info.path.hash()).collect();
+            let outcome = cache.life.while_alive(|| self.sign_page(cache, &hashes));
+            signed += outcome.unwrap_or(Ok(0))?;
+        }
+    }
+
+    fn sign_page(&self, cache: &Cache, hashes: &[StorePathHash]) -> Result<u64, StoreError> {
+        let _locks = cache.life.paths.lock(hashes);
+        let mut rows = Vec::new();
+        for hash in hashes {
+            // Read again under the lock: it may have changed or gone since the page was read.
+            let Some(mut row) = self.store.path(&cache.name, hash)? else {
+                continue;
+            };
+            let before = row.info.signatures.len();
+            sign(cache, &mut row.info);
+            if row.info.signatures.len() > before {
+                rows.push(row);
+            }
+        }
+        let count = rows.len() as u64;
+        self.store.publish(rows)?;
+        hashes
+            .iter()
+            .for_each(|hash| self.narinfos.forget(&(cache.id, *hash)));
+        Ok(count)
+    }
+
+    fn checked_rows(
+        &self,
+        cache: &Cache,
+        infos: Vec<PathInfo>,
+        existing: Existing,
+    ) -> Vec<Result<Option<PathRow>, PublishError>> {
+        let mut seen = BTreeSet::new();
+        let check = |info: PathInfo| {
+            if !seen.insert(*info.path.hash()) {
+                return Err(PublishError::Duplicate);
+            }
+            self.checked_row(cache, info, existing)
+        };
+        infos.into_iter().map(check).collect()
+    }
+
+    /// The row to write; `None` when the cache holds the same already.
+    fn checked_row(
+        &self,
+        cache: &Cache,
+        info: PathInfo,
+        existing: Existing,
+    ) -> Result<Option<PathRow>, PublishError> {
+        let nar = self
+            .store
+            .nar(&info.nar_hash)?
+            .ok_or(PublishError::NarAbsent)?;
+        if nar.nar_size != info.nar_size {
+            return Err(PublishError::Mismatch("NarSize"));
+        }
+        let info = sorted(info);
+        if !content_path::is_consistent(&info, &cache.settings.store_dir) {
+            return Err(PublishError::Mismatch("CA"));
+        }
+        check_signatures(cache, &info)?;
+        let old = self.store.path(&cache.name, info.path.hash())?;
+        let mut merged = match &old {
+            Some(row) => merge(cache, &row.info, info, existing)?,
+            None => info,
+        };
+        sign(cache, &mut merged);
+        if merged.signatures.len() > SIGNATURES_MAX {
+            return Err(PublishError::TooManySignatures(merged.signatures.len()));
+        }
+        if old.is_some_and(|row| row.info == merged) {
+            return Ok(None);
+        }
+        let (cache, published_at) = (cache.name.clone(), unix_now());
+        Ok(Some(PathRow {
+            cache,
+            info: merged,
+            published_at,
+        }))
+    }
+
+    /// Commits the rows that passed; a failing store fails all of them.
+    fn commit(
+        &self,
+        cache: &Cache,
+        checked: Vec<Result<Option<PathRow>, PublishError>>,
+    ) -> Vec<Result<(), PublishError>> {
+        let rows: Vec<_> = checked.iter().flatten().flatten().cloned().collect();
+        let keys: Vec<_> = rows
+            .iter()
+            .map(|row| (cache.id, *row.info.path.hash()))
+            .collect();
+        let committed = if rows.is_empty() {
+            Ok(())
+        } else {
+            self.store.publish(rows)
+        };
+        keys.iter().for_each(|key| self.narinfos.forget(key));
+        let failed = committed.map_err(Arc::new);
+        let outcome = |row: Result<Option<PathRow>, PublishError>| match row? {
+            None => Ok(()),
+            Some(_) => failed.clone().map_err(PublishError::Commit),
+        };
+        checked.into_iter().map(outcome).collect()
+    }
+
+    /// What lies under the file a narinfo points to: an upload to this cache, or our own name for
+    /// a NAR that a path of this cache has.
+    fn uploaded_body(
+        &self,
+        cache: &Cache,
+        narinfo: &NarInfo,
+        file: &NarFile,
+    ) -> Result<Option<Body>, StoreError> {
+        if let Some(upload) = self.store.upload_name(&cache.name, &file.to_string())? {
+            let (nar_hash, hash) = (upload.nar_hash, *upload.body_hash.as_bytes());
+            return Ok(Some(Body {
+                nar_hash,
+                hash,
+                len: upload.body_len,
+            }));
+        }
+        let nar_hash = NarHash::from_bytes(file.hash);
+        let known = self.store.path(&cache.name, narinfo.info.path.hash())?;
+        if known.is_none_or(|row| row.info.nar_hash != nar_hash) {
+            return Ok(None);
+        }
+        let Some(nar) = self.store.nar(&nar_hash)? else {
+            return Ok(None);
+        };
+        Ok(match file.suffix {
+            NarSuffix::Zstd => Some(Body {
+                nar_hash,
+                hash: *nar.file_hash.as_bytes(),
+                len: nar.file_size,
+            }),
+            NarSuffix::Plain => Some(Body {
+                nar_hash,
+                hash: file.hash,
+                len: nar.nar_size,
+            }),
+            NarSuffix::Xz | NarSuffix::Bzip2 | NarSuffix::Br => None,
+        })
+    }
+}
+
+/// Bytes that a client sent or may fetch under a file name.
+struct Body {
+    nar_hash: NarHash,
+    hash: [u8; 32],
+    len: u64,
+}
+
+/// Whether a file of this name can be compressed like this. Nix has no ending for gzip.
+fn fits(compression: Compression, suffix: NarSuffix) -> bool {
+    match compression {
+        Compression::None | Compression::Gzip => suffix == NarSuffix::Plain,
+        Compression::Zstd => suffix == NarSuffix::Zstd,
+        Compression::Xz => suffix == NarSuffix::Xz,
+        Compression::Bzip2 => suffix == NarSuffix::Bzip2,
+        Compression::Br => suffix == NarSuffix::Br,
+    }
+}
+
+/// Refuses forged signatures, and a path without one that the cache demands.
+fn check_signatures(cache: &Cache, info: &PathInfo) -> Result<(), PublishError> {
+    let fingerprint = info.fingerprint(&cache.settings.store_dir);
+    for signature in &info.signatures {
+        let name = signature.key_name();
+        let mut named = cache
+            .known_keys
+            .keys()
+            .iter()
+            .filter(|key| key.name() == name)
+            .peekable();
+        if named.peek().is_some() && !named.any(|key| key.verify(fingerprint.as_ref(), signature)) {
+            return Err(PublishError::BadSignature(name.to_owned()));
+        }
+    }
+    let required = &cache.required_keys;
+    if !required.keys().is_empty() && required.verify(&fingerprint, &info.signatures).is_none() {
+        return Err(PublishError::Unsigned);
+    }
+    Ok(())
+}
+
+/// What the cache holds after `new` comes to where `old` is.
+fn merge(
+    cache: &Cache,
+    old: &PathInfo,
+    new: PathInfo,
+    existing: Existing,
+) -> Result<PathInfo, PublishError> {
+    let store_dir = &cache.settings.store_dir;
+    if old.fingerprint(store_dir) == new.fingerprint(store_dir) {
+        let mut merged = old.clone();
+        merged.deriver = merged.deriver.or(new.deriver);
+        merged.ca = merged.ca.or(new.ca);
+        new.signatures
+            .into_iter()
+            .for_each(|signature| merged.add_signature(signature));
+        return Ok(merged);
+    }
+    match existing {
+        Existing::Keep => Err(PublishError::Differs),
+        // Signatures of the old contents say nothing about the new.
+        Existing::Replace => Ok(new),
+    }
+}
+
+/// The same with its signatures in order, each once.
+fn sorted(mut info: PathInfo) -> PathInfo {
+    let signatures = std::mem::take(&mut info.signatures);
+    signatures
+        .into_iter()
+        .for_each(|signature| info.add_signature(signature));
+    info
+}
+
+fn sign(cache: &Cache, info: &mut PathInfo) {
+    let fingerprint = info.fingerprint(&cache.settings.store_dir);
+    info.add_signature(cache.secret.sign(fingerprint.as_ref()));
+}
+
+/// Locks on paths: striped, so that a batch takes a handful of them at once.
+pub(crate) struct PathLocks {
+    stripes: [Mutex<()>; STRIPES],
+}
+
+impl Default for PathLocks {
+    fn default() -> PathLocks {
+        PathLocks {
+            stripes: std::array::from_fn(|_| Mutex::new(())),
+        }
+    }
+}
+
+impl PathLocks {
+    /// Locks all of `paths`. Stripes are taken in order, so that two batches cannot deadlock.
+    pub(crate) fn lock(&self, paths: &[StorePathHash]) -> Vec<MutexGuard<'_, ()>> {
+        let stripe = |path: &StorePathHash| usize::from(path.as_bytes()[0]) % STRIPES;
+        let stripes: BTreeSet<usize> = paths.iter().map(stripe).collect();
+        let lock = |stripe: usize| {
+            self.stripes[stripe]
+                .lock()
+                .expect("no panic under this lock")
+        };
+        stripes.into_iter().map(lock).collect()
+    }
+}
+
+const STRIPES: usize = 64;
+/// Paths signed again per commit.
+const SIGN_PAGE: usize = 512;
+/// Most signatures a path may gather.
+const SIGNATURES_MAX: usize = 64;
+
+/// Why a path is not published.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum PublishError {
+    /// The NAR was not uploaded, or is damaged.
+    #[error("its NAR was not uploaded")]
+    NarAbsent,
+    /// A field contradicts the path or the bytes that were uploaded.
+    #[error("{0} does not match the path and its NAR")]
+    Mismatch(&'static str),
+    /// A signature under a known key's name does not verify.
+    #[error("signature of {0} is not valid")]
+    BadSignature(String),
+    /// The cache demands a signature that is not there.
+    #[error("it has no signature that this cache requires")]
+    Unsigned,
+    /// More signatures than are kept.
+    #[error("{0} signatures are too many")]
+    TooManySignatures(usize),
+    /// The path is in the cache with other contents.
+    #[error("the cache holds this path with other contents")]
+    Differs,
+    /// The same path twice in one batch.
+    #[error("it is listed twice")]
+    Duplicate,
+    /// The cache was destroyed meanwhile.
+    #[error("the cache does not exist any more")]
+    CacheGone,
+    /// The store failed while checking.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// The store failed to commit the batch.
+    #[error(transparent)]
+    Commit(Arc<StoreError>),
+}
+
+impl From<StoreError> for PublishError {
+    fn from(error: StoreError) -> PublishError {
+        PublishError::Store(Arc::new(error))
+    }
+}
