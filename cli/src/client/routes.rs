@@ -1,0 +1,267 @@
+//! The routes of the node's API as typed methods. Their meaning is in [`attic_node_core::api`].
+
+use std::time::Duration;
+
+use attic_node_core::api::wire::{commit_body, ids_body, parse_bitmap};
+use attic_node_core::api::{
+    CacheCreate, CachePatch, CacheView, ChunksReply, CommitReply, CommitRequest, GcReply,
+    GcRequest, KeyImport, PathPage, PathView, PinPut, PinView, PushPlan, PushSession, RemoveReply,
+    RemoveRequest, Status, UsageReply, VerifyReply, VerifyRequest,
+};
+use attic_store::cache_name::CacheName;
+use attic_store::hash::ChunkId;
+use attic_store::store_path::StorePathHash;
+use bytes::Bytes;
+use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Call, Client, ClientError, Payload};
+
+impl Client {
+    /// `GET status`
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.json(Call::new(Method::GET, "status")).await
+    }
+
+    /// `GET caches`
+    pub async fn caches(&self) -> Result<Vec<CacheView>, ClientError> {
+        self.json(Call::new(Method::GET, "caches")).await
+    }
+
+    /// `GET caches/{name}`
+    pub async fn cache(&self, name: &CacheName) -> Result<CacheView, ClientError> {
+        self.json(Call::new(Method::GET, of_cache(name, ""))).await
+    }
+
+    /// `POST caches`
+    pub async fn create_cache(&self, create: &CacheCreate) -> Result<CacheView, ClientError> {
+        self.json(
+            Call::new(Method::POST, "caches")
+                .payload(json(create)?)
+                .once(),
+        )
+        .await
+    }
+
+    /// `PATCH caches/{name}`
+    pub async fn patch_cache(
+        &self,
+        name: &CacheName,
+        patch: &CachePatch,
+    ) -> Result<CacheView, ClientError> {
+        self.json(Call::new(Method::PATCH, of_cache(name, "")).payload(json(patch)?))
+            .await
+    }
+
+    /// `DELETE caches/{name}`
+    pub async fn destroy_cache(&self, name: &CacheName) -> Result<CacheView, ClientError> {
+        self.json(Call::new(Method::DELETE, of_cache(name, "")).once())
+            .await
+    }
+
+    /// `POST caches/{name}/key/import`
+    pub async fn import_key(
+        &self,
+        name: &CacheName,
+        key: &KeyImport,
+    ) -> Result<CacheView, ClientError> {
+        self.json(Call::new(Method::POST, of_cache(name, "/key/import")).payload(json(key)?))
+            .await
+    }
+
+    /// `POST caches/{name}/key/rotate`
+    pub async fn rotate_key(&self, name: &CacheName) -> Result<CacheView, ClientError> {
+        self.json(Call::new(Method::POST, of_cache(name, "/key/rotate")).once())
+            .await
+    }
+
+    async fn paths(
+        &self,
+        name: &CacheName,
+        after: Option<StorePathHash>,
+    ) -> Result<PathPage, ClientError> {
+        let after = after
+            .map(|after| format!("?after={after}"))
+            .unwrap_or_default();
+        self.json(Call::new(
+            Method::GET,
+            of_cache(name, &format!("/paths{after}")),
+        ))
+        .await
+    }
+
+    /// `GET caches/{name}/paths`, page after page: passes every path to `visit`, ordered by hash part.
+    ///
+    /// **Errors**: of the node, or the first of `visit`, which ends it.
+    pub async fn for_each_path<E: From<ClientError>>(
+        &self,
+        name: &CacheName,
+        mut visit: impl FnMut(PathView) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut after = None;
+        loop {
+            let page = self.paths(name, after).await?;
+            page.paths.into_iter().try_for_each(&mut visit)?;
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// `POST caches/{name}/remove`
+    pub async fn remove(
+        &self,
+        name: &CacheName,
+        request: &RemoveRequest,
+    ) -> Result<RemoveReply, ClientError> {
+        self.json(Call::new(Method::POST, of_cache(name, "/remove")).payload(json(request)?))
+            .await
+    }
+
+    /// `GET caches/{name}/pins`
+    pub async fn pins(&self, name: &CacheName) -> Result<Vec<PinView>, ClientError> {
+        self.json(Call::new(Method::GET, of_cache(name, "/pins")))
+            .await
+    }
+
+    /// `PUT caches/{name}/pins/{pin}`
+    pub async fn put_pin(
+        &self,
+        name: &CacheName,
+        pin: &str,
+        put: &PinPut,
+    ) -> Result<PinView, ClientError> {
+        let path = of_cache(name, &format!("/pins/{}", segment(pin)));
+        self.json(Call::new(Method::PUT, path).payload(json(put)?))
+            .await
+    }
+
+    /// `DELETE caches/{name}/pins/{pin}`
+    pub async fn delete_pin(&self, name: &CacheName, pin: &str) -> Result<(), ClientError> {
+        let path = of_cache(name, &format!("/pins/{}", segment(pin)));
+        self.call(&Call::new(Method::DELETE, path)).await.map(drop)
+    }
+
+    /// `GET usage`. Takes a look at every path, however long that takes.
+    pub async fn usage(&self) -> Result<UsageReply, ClientError> {
+        self.json(Call::new(Method::GET, "usage").silence_max(None))
+            .await
+    }
+
+    /// `POST gc`. Answers when the collection is over, however long it takes.
+    pub async fn gc(&self, request: &GcRequest) -> Result<GcReply, ClientError> {
+        let call = Call::new(Method::POST, "gc").payload(json(request)?);
+        self.json(call.silence_max(None)).await
+    }
+
+    /// `POST verify`. Answers when everything has been read, however long it takes.
+    pub async fn verify(&self, request: &VerifyRequest) -> Result<VerifyReply, ClientError> {
+        let call = Call::new(Method::POST, "verify").payload(json(request)?);
+        self.json(call.silence_max(None)).await
+    }
+
+    /// `POST push`
+    pub async fn plan(&self, plan: &PushPlan) -> Result<PushSession, ClientError> {
+        self.json(Call::new(Method::POST, "push").payload(json(plan)?))
+            .await
+    }
+
+    /// `POST push/{session}/missing`: for each id, whether the node wants its bytes.
+    pub async fn missing(&self, session: &str, ids: &[ChunkId]) -> Result<Vec<bool>, ClientError> {
+        let call = Call::new(Method::POST, format!("push/{session}/missing"))
+            .payload(Payload::Binary(vec![ids_body(ids).into()]));
+        let bitmap = self.call(&call).await?;
+        parse_bitmap(&bitmap, ids.len()).map_err(|error| unintelligible(&call, error))
+    }
+
+    /// `PUT push/{session}/chunks`: records as [`attic_node_core::api::wire`] shapes them.
+    pub async fn put_chunks(
+        &self,
+        session: &str,
+        records: Vec<Bytes>,
+    ) -> Result<ChunksReply, ClientError> {
+        let path = format!("push/{session}/chunks");
+        self.json(Call::new(Method::PUT, path).payload(Payload::Binary(records)))
+            .await
+    }
+
+    /// `POST push/{session}/commit`. The node reads and hashes `nar_bytes` before it answers.
+    ///
+    /// **Errors**: also [`ClientError::Unintelligible`] when the reply is not about these paths.
+    pub async fn commit<'a>(
+        &self,
+        session: &str,
+        request: &CommitRequest,
+        ids: impl IntoIterator<Item = &'a ChunkId>,
+        nar_bytes: u64,
+    ) -> Result<CommitReply, ClientError> {
+        let call = Call::new(Method::POST, format!("push/{session}/commit"));
+        let body = commit_body(request, ids).map_err(|error| unintelligible(&call, error))?;
+        let silence_max = COMMIT_WAIT_MAX + Duration::from_secs(nar_bytes / COMMIT_SPEED_MIN);
+        let call = call
+            .payload(Payload::Binary(vec![body.into()]))
+            .silence_max(Some(silence_max));
+        let reply: CommitReply = self.json(call.clone()).await?;
+        let answered = reply.results.iter().map(|result| &result.path);
+        if answered.eq(request.paths.iter().map(|path| path.info.path.hash())) {
+            return Ok(reply);
+        }
+        Err(ClientError::Unintelligible {
+            what: call.describe(),
+            source: None,
+        })
+    }
+
+    /// `DELETE push/{session}`
+    pub async fn end_session(&self, session: &str) -> Result<(), ClientError> {
+        let path = format!("push/{session}");
+        self.call(&Call::new(Method::DELETE, path)).await.map(drop)
+    }
+
+    async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let body = self.call(&call).await?;
+        serde_json::from_slice(&body).map_err(|error| unintelligible(&call, error))
+    }
+}
+
+fn of_cache(name: &CacheName, rest: &str) -> String {
+    format!("caches/{}{rest}", segment(name.as_str()))
+}
+
+/// `text` as one segment of a URL's path: all but unreserved characters escaped.
+fn segment(text: &str) -> String {
+    let mut segment = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+') {
+            segment.push(char::from(byte));
+        } else {
+            segment.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    segment
+}
+
+fn json(value: &impl Serialize) -> Result<Payload, ClientError> {
+    let text = serde_json::to_vec(value).map_err(|source| ClientError::Unintelligible {
+        what: "write request".to_owned(),
+        source: Some(source.into()),
+    })?;
+    Ok(Payload::Json([text.into()]))
+}
+
+fn unintelligible(
+    call: &Call,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ClientError {
+    ClientError::Unintelligible {
+        what: call.describe(),
+        source: Some(source.into()),
+    }
+}
+
+/// Commits wait for each other at the node, and the others may be large.
+const COMMIT_WAIT_MAX: Duration = Duration::from_secs(600);
+/// Bytes of NAR per second that even a slow disk lets a node read and hash.
+const COMMIT_SPEED_MIN: u64 = 10 << 20;

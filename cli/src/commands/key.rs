@@ -1,0 +1,59 @@
+//! `key show | import | rotate`
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use attic_node_core::api::KeyImport;
+use attic_store::signature::SecretKey;
+
+use crate::args::KeyVerb;
+use crate::context::Context;
+use crate::exit::CliError;
+
+/// Runs a verb on the keys of a cache.
+pub(super) async fn run(context: &Context, verb: KeyVerb) -> Result<(), CliError> {
+    let client = context.client()?;
+    let (view, changed) = match &verb {
+        KeyVerb::Show { cache } => (client.cache(cache).await?, false),
+        KeyVerb::Import { cache, file } => (
+            client.import_key(cache, &read_secret_key(file)?).await?,
+            true,
+        ),
+        KeyVerb::Rotate { cache } => (client.rotate_key(cache).await?, true),
+    };
+    context.ui.data(&view.public_key)?;
+    view.old_public_keys
+        .iter()
+        .try_for_each(|key| context.ui.data(key))?;
+    if changed {
+        let cache = &view.name;
+        context.ui.say(format_args!(
+            "✅ Paths in \"{cache}\" are signed with a new key"
+        ));
+        context.ui.say(format_args!(
+            "Let its users trust it: attic-node use {cache}"
+        ));
+    }
+    Ok(())
+}
+
+/// Reads a secret key from a file, or from standard input for `-`. It is well-formed.
+///
+/// **Errors**: [`CliError::File`]; the key itself is in no message.
+pub(super) fn read_secret_key(path: &Path) -> Result<KeyImport, CliError> {
+    let error = |source| CliError::File {
+        action: "read key",
+        path: path.to_owned(),
+        source,
+    };
+    let text = match path.to_str() {
+        Some("-") => io::read_to_string(io::stdin()),
+        _ => fs::read_to_string(path),
+    };
+    let text = text.map_err(error)?;
+    let secret_key = text.trim().to_owned();
+    let parsed = secret_key.parse::<SecretKey>();
+    parsed.map_err(|reason| error(io::Error::new(io::ErrorKind::InvalidData, reason)))?;
+    Ok(KeyImport { secret_key })
+}

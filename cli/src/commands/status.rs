@@ -1,0 +1,67 @@
+//! `status`
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use attic_node_core::api::Status;
+
+use crate::args::JsonArgs;
+use crate::commands::du;
+use crate::context::Context;
+use crate::exit::CliError;
+use crate::ui::{Ui, bytes};
+
+/// Shows how the node is doing.
+pub(super) async fn run(context: &Context, args: JsonArgs) -> Result<(), CliError> {
+    let status = context.client()?.status().await?;
+    if args.json {
+        return context.ui.json(&status);
+    }
+    print(&context.ui, &status)
+}
+
+fn print(ui: &Ui, status: &Status) -> Result<(), CliError> {
+    let hits = status.narinfo_hits as f64;
+    let ratio = 100.0 * hits / (hits + status.narinfo_misses as f64).max(1.0);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let lines = [
+        ("Version", status.version.clone()),
+        ("Peer", status.peer_id.clone()),
+        ("Data", status.data_dir.clone()),
+        ("Serving on", status.addresses.join(", ")),
+        ("Ready", if status.ready { "yes" } else { "no" }.to_owned()),
+        ("Running for", span(now.saturating_sub(status.started_at))),
+        (
+            "Memory",
+            status.rss_bytes.map_or_else(|| "unknown".to_owned(), bytes),
+        ),
+        ("Connections", status.connections.to_string()),
+        ("Push sessions", status.push_sessions.to_string()),
+        (
+            "Narinfo",
+            format!(
+                "{} found, {} not ({ratio:.1}% hits)",
+                status.narinfo_hits, status.narinfo_misses
+            ),
+        ),
+        ("Sent", bytes(status.nar_bytes_sent)),
+    ];
+    lines
+        .iter()
+        .try_for_each(|(name, value)| ui.data(format_args!("{name}: {value}")))?;
+    du::print_store(ui, &status.store)
+}
+
+/// A time span for people: its two largest units.
+fn span(seconds: u64) -> String {
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, seconds) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {seconds} s"),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}

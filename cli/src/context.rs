@@ -1,0 +1,147 @@
+//! What every verb needs before it begins: configuration, data directory, a way to the node.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use attic_node_core::config::{Config, Sources};
+use attic_node_core::data_dir::{DataDir, read_secret};
+
+use crate::args::GlobalArgs;
+use crate::client::{Client, Endpoint, Token};
+use crate::exit::CliError;
+use crate::ui::Ui;
+
+/// The surroundings of one invocation.
+#[derive(Debug)]
+pub struct Context {
+    /// Where the program speaks.
+    pub ui: Ui,
+    sources: Sources,
+    endpoint: Option<String>,
+}
+
+impl Context {
+    /// Takes flags and environment. Reads no file yet, so that verbs which need none cannot fail
+    /// for a bad one.
+    pub fn new(args: &GlobalArgs, ui: Ui) -> Context {
+        let mut flags = Vec::new();
+        if let Some(dir) = &args.data_dir {
+            flags.push(("data-dir", dir.to_string_lossy().into_owned()));
+        }
+        let env = std::env::vars_os().collect();
+        let sources = Sources {
+            file: args.config.clone(),
+            env,
+            flags,
+        };
+        Context {
+            ui,
+            sources,
+            endpoint: args.endpoint.clone(),
+        }
+    }
+
+    /// The same surroundings with one more key set on the command line.
+    pub fn with_flag(mut self, key: &'static str, value: String) -> Context {
+        self.sources.flags.push((key, value));
+        self
+    }
+
+    /// Where settings come from.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Whether the node was named by its address and may be on another machine.
+    pub fn names_endpoint(&self) -> bool {
+        self.endpoint.is_some()
+    }
+
+    /// The configuration.
+    ///
+    /// **Errors**: [`CliError::Config`].
+    pub fn config(&self) -> Result<Config, CliError> {
+        Ok(Config::load(&self.sources)?)
+    }
+
+    /// Where the node is: as told, else where the running node says, else where it would listen.
+    ///
+    /// **Errors**: [`CliError::Config`], [`CliError::Endpoint`].
+    pub fn endpoint(&self) -> Result<Endpoint, CliError> {
+        match &self.endpoint {
+            Some(text) => parse_endpoint(text),
+            None => local_endpoint(&self.config()?),
+        }
+    }
+
+    /// A client of the node, with its admin token if this user may read it.
+    ///
+    /// **Errors**: as [`Context::endpoint`]; [`CliError::DataFile`] and [`CliError::Token`] when
+    /// there is a token that cannot be used.
+    pub fn client(&self) -> Result<Client, CliError> {
+        let data = DataDir::new(self.config()?.data_dir);
+        Ok(Client::new(
+            self.endpoint()?,
+            read_token(&data.admin_token())?,
+        )?)
+    }
+}
+
+/// Where a node with this configuration is reached from the same machine.
+fn local_endpoint(config: &Config) -> Result<Endpoint, CliError> {
+    let running = fs::read_to_string(DataDir::new(&config.data_dir).address()).ok();
+    let address = running
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(config.http.listen);
+    endpoint_at(address)
+}
+
+/// The endpoint of a server on this machine that is bound to `address`.
+pub(crate) fn endpoint_at(address: SocketAddr) -> Result<Endpoint, CliError> {
+    parse_endpoint(&format!("http://{}", reachable(address)))
+}
+
+/// The user's own `nix.conf`.
+///
+/// **Errors**: [`CliError::Usage`] without a home directory.
+pub fn user_nix_conf() -> Result<PathBuf, CliError> {
+    let absolute = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute())
+    };
+    absolute("XDG_CONFIG_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".config")))
+        .map(|dir| dir.join("nix/nix.conf"))
+        .ok_or_else(|| CliError::Usage("neither XDG_CONFIG_HOME nor HOME is set".to_owned()))
+}
+
+fn read_token(path: &Path) -> Result<Option<Token>, CliError> {
+    let text = match read_secret(path) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        read => read?,
+    };
+    let token = text.parse().map_err(|source| CliError::Token {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Some(token))
+}
+
+fn parse_endpoint(text: &str) -> Result<Endpoint, CliError> {
+    text.parse().map_err(|source| CliError::Endpoint {
+        text: text.to_owned(),
+        source,
+    })
+}
+
+/// A server bound to every address is on the loopback one too.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

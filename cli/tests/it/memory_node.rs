@@ -1,0 +1,408 @@
+//! A node made of nothing but memory: the push API over HTTP/1.1, with faults on demand.
+//!
+//! It checks what a real node checks – chunk ids, possession proofs, NAR hashes – so that a push
+//! which ends well has really delivered.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use attic_node_cli::client::{Client, Endpoint};
+use attic_node_core::api::wire::{ChunkHeader, Possession, bitmap, parse_commit, parse_ids};
+use attic_node_core::api::{
+    ChunksReply, CommitOutcome, CommitPath, CommitReply, CommitResult, ErrorBody, PREFIX, PushPlan,
+    PushSession, SessionGrant,
+};
+use attic_store::frame::FrameDecoder;
+use attic_store::{ChunkId, NarHash, StorePath, StorePathHash};
+use data_encoding::HEXLOWER;
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// A running node; dropping it stops it.
+pub(crate) struct MemoryNode {
+    endpoint: Endpoint,
+    state: Arc<Mutex<State>>,
+    task: JoinHandle<()>,
+}
+
+/// All that it holds and has seen.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) chunks: HashMap<ChunkId, Vec<u8>>,
+    pub(crate) paths: BTreeMap<StorePathHash, NarHash>,
+    sessions: HashMap<String, Session>,
+    sessions_opened: u64,
+    /// Answered requests by the last segment of their path.
+    pub(crate) requests: BTreeMap<String, u64>,
+    /// How often each chunk arrived.
+    pub(crate) arrivals: HashMap<ChunkId, u64>,
+    /// Plain bytes of all chunks that arrived.
+    pub(crate) plain_bytes: u64,
+    /// Bytes of the frames they arrived in.
+    pub(crate) frame_bytes: u64,
+    pub(crate) longest_body: usize,
+    /// Names of paths that were published while something they refer to was not.
+    pub(crate) dangling: Vec<StorePath>,
+    pub(crate) faults: Faults,
+}
+
+#[derive(Default)]
+struct Session {
+    uploaded: HashSet<ChunkId>,
+}
+
+/// What goes wrong, and how often.
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// Of 100 requests, how many fail: refused, cut off before or after they are carried out.
+    pub(crate) percent: u64,
+    pub(crate) random: u64,
+    /// Sessions are forgotten when this many more commits have been asked for.
+    pub(crate) lose_sessions_at_commit: Option<u64>,
+    /// This many times, a commit finds that the first chunk of each path is gone.
+    pub(crate) lose_chunks: u64,
+    /// Paths that are never accepted.
+    pub(crate) reject: HashSet<StorePathHash>,
+    pub(crate) body_max: Option<u64>,
+}
+
+impl Faults {
+    fn next(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn draw(&mut self) -> Option<u64> {
+        (self.next() % 100 < self.percent).then(|| self.next() % 5)
+    }
+}
+
+impl MemoryNode {
+    pub(crate) async fn start(faults: Faults) -> MemoryNode {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let state = Arc::new(Mutex::new(State {
+            faults,
+            ..State::default()
+        }));
+        let for_task = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(converse(stream, Arc::clone(&for_task)));
+            }
+        });
+        MemoryNode {
+            endpoint,
+            state,
+            task,
+        }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.endpoint.clone(), None).unwrap()
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Drop for MemoryNode {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Request {
+    method: String,
+    path: String,
+    body: Vec<u8>,
+}
+
+type Answer = Result<Vec<u8>, (u16, &'static str)>;
+
+async fn converse(stream: TcpStream, state: Arc<Mutex<State>>) {
+    let mut stream = BufReader::new(stream);
+    while let Some((head, len)) = read_head(&mut stream).await {
+        let fault = state.lock().unwrap().faults.draw();
+        if fault == Some(0) {
+            return;
+        }
+        let mut body = vec![0; len];
+        if fault == Some(1) {
+            // Cut off in the middle: some of it may have arrived.
+            body.truncate(len / 2);
+        }
+        if stream.read_exact(&mut body).await.is_err() {
+            return;
+        }
+        let (method, path) = head;
+        let request = Request { method, path, body };
+        let answer = match fault {
+            Some(1) => {
+                let _ = state.lock().unwrap().answer(&request);
+                return;
+            }
+            Some(2) => Err((503, "Busy")),
+            Some(3) => {
+                let _ = state.lock().unwrap().answer(&request);
+                Err((500, "Internal"))
+            }
+            Some(_) => {
+                let _ = state.lock().unwrap().answer(&request);
+                return;
+            }
+            None => state.lock().unwrap().answer(&request),
+        };
+        let (status, body) = match answer {
+            Ok(body) => (200, body),
+            Err((code, error)) => {
+                let error = ErrorBody {
+                    code,
+                    error: error.into(),
+                    message: error.into(),
+                };
+                (code, json(&error).unwrap())
+            }
+        };
+        let head = format!(
+            "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        if stream
+            .write_all(&[head.as_bytes(), &body].concat())
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Method, path, and the length of the body.
+async fn read_head(stream: &mut BufReader<TcpStream>) -> Option<((String, String), usize)> {
+    let mut line = String::new();
+    stream
+        .read_line(&mut line)
+        .await
+        .ok()
+        .filter(|len| *len > 0)?;
+    let mut words = line.split(' ').map(str::to_owned);
+    let head = (words.next()?, words.next()?);
+    let mut len = 0;
+    loop {
+        let mut line = String::new();
+        stream
+            .read_line(&mut line)
+            .await
+            .ok()
+            .filter(|len| *len > 0)?;
+        match line.trim_end().split_once(": ") {
+            Some(("content-length", value)) => len = value.parse().unwrap(),
+            Some(_) => {}
+            None => return Some((head, len)),
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Answer {
+    Ok(serde_json::to_vec(value).unwrap())
+}
+
+impl State {
+    fn answer(&mut self, request: &Request) -> Answer {
+        let path = request
+            .path
+            .strip_prefix(PREFIX)
+            .expect("only this API is asked");
+        let segments: Vec<_> = path.split('/').collect();
+        *self
+            .requests
+            .entry((*segments.last().unwrap()).to_owned())
+            .or_default() += 1;
+        self.longest_body = self.longest_body.max(request.body.len());
+        if request.body.len() as u64 > self.faults.body_max.unwrap_or(u64::MAX) {
+            return Err((413, "TooLarge"));
+        }
+        match (&*request.method, &segments[..]) {
+            ("POST", ["push"]) => self.plan(&request.body),
+            (_, ["push", id, ..]) if !self.sessions.contains_key(*id) => {
+                Err((404, "NoSuchSession"))
+            }
+            ("POST", ["push", _, "missing"]) => {
+                let Ok(ids) = parse_ids(&request.body) else {
+                    return Err((400, "BadRequest"));
+                };
+                let missing: Vec<_> = ids.iter().map(|id| !self.chunks.contains_key(id)).collect();
+                Ok(bitmap(&missing))
+            }
+            ("PUT", ["push", id, "chunks"]) => self.take_chunks(id, &request.body),
+            ("POST", ["push", id, "commit"]) => self.commit(id, &request.body),
+            ("DELETE", ["push", id]) => {
+                self.sessions.remove(*id);
+                Ok(Vec::new())
+            }
+            _ => Err((404, "NotFound")),
+        }
+    }
+
+    fn plan(&mut self, body: &[u8]) -> Answer {
+        let Ok(plan) = serde_json::from_slice::<PushPlan>(body) else {
+            return Err((400, "BadRequest"));
+        };
+        let has = |hash| self.paths.get(hash);
+        let missing: Vec<_> = plan
+            .paths
+            .iter()
+            .filter(|path| has(&path.hash) != Some(&path.nar_hash))
+            .map(|path| path.hash)
+            .collect();
+        let session = (!missing.is_empty()).then(|| {
+            self.sessions_opened += 1;
+            let id = format!("{:032x}", self.sessions_opened);
+            self.sessions.insert(id.clone(), Session::default());
+            SessionGrant {
+                challenge: challenge(&id),
+                id,
+            }
+        });
+        json(&PushSession {
+            session,
+            missing,
+            skip_signed_by: Vec::new(),
+            cache_everything: false,
+            store_dir: "/nix/store".into(),
+            public_key: String::new(),
+            chunker_version: 1,
+            body_max: self.faults.body_max.unwrap_or(32 << 20),
+            requests_max: 16,
+            nar_size_max: 1 << 40,
+        })
+    }
+
+    /// Takes whole records only: a body may have been cut off.
+    fn take_chunks(&mut self, session: &str, body: &[u8]) -> Answer {
+        let mut rest = body;
+        let mut decoder = FrameDecoder::new();
+        let mut reply = ChunksReply { chunks: 0 };
+        while !rest.is_empty() {
+            let Ok((header, frame, after)) = ChunkHeader::split(rest) else {
+                return Err((400, "BadRequest"));
+            };
+            let plain = decoder.decode(frame, header.raw_len as usize).unwrap();
+            assert_eq!(ChunkId::of(&plain), header.id);
+            self.plain_bytes += plain.len() as u64;
+            self.frame_bytes += frame.len() as u64;
+            *self.arrivals.entry(header.id).or_default() += 1;
+            self.chunks.insert(header.id, plain);
+            let session = self.sessions.get_mut(session).unwrap();
+            session.uploaded.insert(header.id);
+            reply.chunks += 1;
+            rest = after;
+        }
+        json(&reply)
+    }
+
+    fn commit(&mut self, session: &str, body: &[u8]) -> Answer {
+        if let Some(left) = &mut self.faults.lose_sessions_at_commit {
+            *left = left.wrapping_sub(1);
+            if *left == u64::MAX {
+                self.faults.lose_sessions_at_commit = None;
+                self.sessions.clear();
+                return Err((404, "NoSuchSession"));
+            }
+        }
+        let Ok((commit, lists)) = parse_commit(body) else {
+            return Err((400, "BadRequest"));
+        };
+        if self.faults.lose_chunks > 0 {
+            self.faults.lose_chunks -= 1;
+            for list in &lists {
+                self.chunks.remove(&list[0]);
+            }
+        }
+        let names: HashSet<_> = commit
+            .paths
+            .iter()
+            .map(|path| *path.info.path.hash())
+            .collect();
+        let mut results = Vec::new();
+        for (path, ids) in commit.paths.iter().zip(&lists) {
+            let outcome = self.assemble(session, path, ids);
+            let info = &path.info;
+            if let CommitOutcome::Ok { .. } = outcome {
+                let known = |hash| self.paths.contains_key(hash) || names.contains(hash);
+                if !info
+                    .references
+                    .iter()
+                    .all(|reference| known(reference.hash()))
+                {
+                    self.dangling.push(info.path.clone());
+                }
+                self.paths.insert(*info.path.hash(), info.nar_hash);
+            }
+            results.push(CommitResult {
+                path: *info.path.hash(),
+                outcome,
+            });
+        }
+        json(&CommitReply { results })
+    }
+
+    fn assemble(&self, session: &str, path: &CommitPath, ids: &[ChunkId]) -> CommitOutcome {
+        let rejected = |message: &str| CommitOutcome::Rejected {
+            message: message.to_owned(),
+        };
+        if self.faults.reject.contains(path.info.path.hash()) {
+            return rejected("not this one");
+        }
+        let lacking = |at: &u32| !self.chunks.contains_key(&ids[*at as usize]);
+        let missing: Vec<_> = (0..ids.len() as u32).filter(lacking).collect();
+        if !missing.is_empty() {
+            return CommitOutcome::MissingChunks { missing };
+        }
+        let key = HEXLOWER
+            .decode(challenge(session).as_bytes())
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let mut possession = Possession::new(&key);
+        let mut owes_proof = false;
+        let mut nar = Vec::new();
+        for id in ids {
+            nar.extend_from_slice(&self.chunks[id]);
+            if !self.sessions[session].uploaded.contains(id) {
+                possession.update(&self.chunks[id]);
+                owes_proof = true;
+            }
+        }
+        if owes_proof
+            && !path
+                .proof
+                .as_ref()
+                .is_some_and(|proof| possession.matches(proof))
+        {
+            return rejected("possession is not proven");
+        }
+        if NarHash::of(&nar) != path.info.nar_hash {
+            return rejected("NarHash does not match");
+        }
+        CommitOutcome::Ok {
+            file_size: 1,
+            new_bytes: 0,
+        }
+    }
+}
+
+/// A key that differs for every session.
+fn challenge(session: &str) -> String {
+    HEXLOWER.encode(ChunkId::of(session.as_bytes()).as_bytes())
+}

@@ -1,0 +1,168 @@
+//! The program from outside: exit codes, streams, hints. No node is running.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A home of its own, so that nothing of the user's is read or written.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Home {
+        Home(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_attic-node"));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command
+            .env_clear()
+            .env("HOME", self.path())
+            .env("PATH", path);
+        // Nobody listens on the discard port of a loopback address.
+        command.env("ATTIC_NODE_HTTP_LISTEN", "127.0.0.1:9");
+        command.args(line.split_whitespace()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs, checks the exit code and what is said on stderr, and gives stdout.
+    fn check(&self, line: &str, code: i32, said: &str) -> String {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.command(line).output().unwrap();
+        let stderr = String::from_utf8_lossy(&stderr);
+        assert_eq!(status.code(), Some(code), "{line}: {stderr}");
+        assert!(
+            stderr.contains(said),
+            "{line} should say {said:?}: {stderr}"
+        );
+        assert!(
+            !stderr.contains('\x1b'),
+            "no colours without a terminal: {stderr}"
+        );
+        String::from_utf8(stdout).unwrap()
+    }
+}
+
+#[test]
+fn success_is_0() {
+    let home = Home::new();
+    assert!(
+        home.check("--help", 0, "")
+            .contains("Exit codes: 0 all done")
+    );
+    assert!(home.check("--version", 0, "").starts_with("attic-node "));
+    assert!(
+        home.check("config show --defaults", 0, "")
+            .contains("listen = \"127.0.0.1:7745\"")
+    );
+    assert!(
+        home.check("config show", 0, "")
+            .contains("listen = \"127.0.0.1:9\"")
+    );
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(
+            home.check(&format!("completions {shell}"), 0, "")
+                .contains("attic-node")
+        );
+    }
+    home.check("unuse main", 0, "\"main\" was not in use");
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let home = Home::new();
+    home.check("", 2, "Usage: attic-node");
+    home.check("pushh main x", 2, "'push'");
+    home.check("push main", 2, "--stdin");
+    home.check("status --endpoint https://x", 2, "https is not supported");
+    home.check("status --endpoint nonsense", 2, "http://host:port");
+    home.check("cache configure main", 2, "nothing to change");
+    home.check(
+        "pin add main x psz32zc269jz40cx0spbf4rz4k0q39dj",
+        2,
+        "name the path in full",
+    );
+}
+
+/// G16: unknown keys are refused with a suggestion, and the exit code says so.
+#[test]
+fn g16_config_check_refuses_unknown_keys_with_a_suggestion() {
+    let home = Home::new();
+    home.check("config check", 0, "the defaults are valid");
+    let file = home.path().join("config.toml");
+    fs::write(&file, "[http]\nlisten = '127.0.0.1:1'\n").unwrap();
+    let check = format!("config check --config {}", file.display());
+    home.check(&check, 0, "is valid");
+    fs::write(&file, "[http]\nlisen = '127.0.0.1:1'\n").unwrap();
+    home.check(&check, 2, "did you mean `http.listen`?");
+    home.check(
+        &format!("status --config {}", file.display()),
+        2,
+        "config.toml:2",
+    );
+    home.check("config check --config /nonexistent", 2, "/nonexistent");
+}
+
+#[test]
+fn failure_is_1_with_a_hint() {
+    let home = Home::new();
+    let hint = "hint: start a node with: attic-node up";
+    for verb in [
+        "status",
+        "cache list",
+        "ls main",
+        "gc",
+        "use main",
+        "key show main",
+    ] {
+        assert_eq!(home.check(verb, 1, hint), "", "stdout is data");
+    }
+    home.check("push main /nonexistent/path", 1, "read /nonexistent/path");
+    home.check("push main /etc/passwd", 1, "not in /nix/store");
+    home.check("key import main /nonexistent", 1, "read key /nonexistent");
+    home.check("verify", 1, "lock");
+}
+
+#[test]
+fn a_token_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    let token = home.path().join("admin-token");
+    fs::write(&token, "secret\n").unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    let line = format!("status --data-dir {}", home.path().display());
+    home.check(&line, 1, "hint: chmod 600");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    home.check(&line, 1, "hint: start a node");
+}
+
+#[test]
+fn pushing_nothing_is_success() {
+    let home = Home::new();
+    home.check("push main --stdin", 0, "🤷 Nothing selected.");
+}
+
+/// `attic-node … | head` must not complain.
+#[test]
+fn a_closed_pipe_is_success() {
+    let home = Home::new();
+    let mut child = home
+        .command("config show --defaults")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty());
+}
