@@ -1,0 +1,208 @@
+//! Garbage collection: what nothing needs goes, what something needs stays.
+
+use testnet::nix::NixClient;
+use testnet::node::TestNode;
+use testnet::program::is_root;
+use testnet::seed::Seed;
+use testnet::served::Served;
+use testnet::upload::Upload;
+
+/// Removing a path frees its own chunks and leaves those that another path needs.
+#[test]
+fn g6_only_unshared_chunks_are_reclaimed() {
+    // A dry run looks only into packs that are sealed.
+    let node = &TestNode::with_config("[store]\npack-size = \"1 MiB\"\n");
+    let mut seed = Seed::for_test("g6");
+    let (shared, own, other) = (
+        seed.bytes(6 << 20),
+        seed.bytes(6 << 20),
+        seed.bytes(6 << 20),
+    );
+    let doomed = Upload::file(&mut seed, "doomed", [shared.as_slice(), &own].concat());
+    let kept = Upload::file(&mut seed, "kept", [shared.as_slice(), &other].concat());
+    for upload in [&doomed, &kept] {
+        upload.publish(node.address(), "main", &node.token());
+    }
+    node.cli().run(&["rm", "main", &doomed.path()]).succeeds();
+    let before = node.pack_bytes();
+    assert_eq!(node.read(&doomed.path()), Served::Absent);
+
+    let dry = node.cli().json(&["gc", "--full", "--dry-run"]);
+    assert!(
+        dry["freed_bytes"]
+            .as_u64()
+            .is_some_and(|bytes| bytes > 5 << 20),
+        "{dry}"
+    );
+    assert_eq!(node.pack_bytes(), before, "a dry run changes nothing");
+
+    let done = node.cli().json(&["gc", "--full"]);
+    let freed = before - node.pack_bytes();
+    assert!(
+        (5 << 20..=7 << 20).contains(&freed),
+        "{freed} bytes were freed: {done}"
+    );
+    assert_eq!(node.read(&kept.path()), Served::Whole(kept.nar.clone()));
+    let again = node.cli().json(&["gc", "--full"]);
+    // The record of the removal itself may go only now, when nothing older is left.
+    assert!(
+        again["freed_bytes"]
+            .as_u64()
+            .is_some_and(|bytes| bytes < 4096),
+        "{again}"
+    );
+}
+
+/// A collection that finds files gone goes on: gone is gone.
+#[test]
+fn g6_a_collection_survives_files_that_are_gone() {
+    let node = &TestNode::with_config("[store]\npack-size = \"1 MiB\"\n");
+    let mut seed = Seed::for_test("g6_gone");
+    let uploads: Vec<Upload> = (0..30)
+        .map(|n| Upload::random(&mut seed, &format!("gone-{n}"), 400_000))
+        .collect();
+    uploads
+        .iter()
+        .for_each(|upload| upload.publish(node.address(), "main", &node.token()));
+    let packs = node.packs();
+    assert!(packs.len() > 5, "{packs:?}");
+    std::fs::remove_file(&packs[1]).expect("remove a pack");
+    let all: Vec<String> = uploads.iter().map(Upload::path).collect();
+    let args: Vec<&str> = ["rm", "main"]
+        .into_iter()
+        .chain(all.iter().map(String::as_str))
+        .collect();
+    node.cli().run(&args).succeeds();
+    node.cli().run(&["gc", "--full"]).succeeds();
+    let left = node.pack_bytes();
+    assert!(left < 64 << 10, "{left} bytes are left");
+}
+
+/// Collections and uploads of the same chunks at once: nothing that is acknowledged is lost.
+#[test]
+fn g6_collections_do_not_take_what_is_being_uploaded() {
+    let node = &TestNode::with_config("[store]\npack-size = \"1 MiB\"\n");
+    let (address, token) = (node.address(), node.token());
+    let mut seed = Seed::for_test("g6_race");
+    let shared = seed.bytes(2 << 20);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(node.api("gc", Some("{\"full\":true}")).status, 200);
+            }
+        });
+        for _ in 0..30 {
+            // Its chunks become garbage, and are wanted again a moment later.
+            let upload = Upload::file(&mut seed, "race", shared.as_slice());
+            upload.publish(address, "main", &token);
+            assert_eq!(node.read(&upload.path()), Served::Whole(upload.nar.clone()));
+            let body = format!("{{\"paths\":[\"{}\"]}}", upload.hash);
+            assert_eq!(node.api("caches/main/remove", Some(&body)).status, 200);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+/// A pin protects its path with everything that the path refers to.
+#[test]
+fn a_pin_protects_its_closure_from_removal_and_eviction() {
+    if !is_root("pins") {
+        return;
+    }
+    let node = &TestNode::with_config("[store]\nsize-cap = \"24 MiB\"\npack-size = \"1 MiB\"\n");
+    let expression = "let leaf = run \"pin-leaf\" ''head -c 1000000 /dev/urandom > $out''; \
+                      middle = run \"pin-middle\" ''echo ${leaf} > $out''; in \
+                      run \"pin-root\" ''echo ${middle} > $out''";
+    let host = NixClient::host();
+    let root = host.build(expression).remove(0);
+    let closure = host
+        .run("nix-store", &["--query", "--requisites", &root])
+        .succeeds();
+    let closure: Vec<&str> = closure.lines().collect();
+    assert_eq!(closure.len(), 3);
+    node.push(&[&root]).succeeds();
+    let cli = node.cli();
+    cli.run(&["pin", "add", "main", "keep-this", &root])
+        .succeeds();
+    cli.run(&["pin", "list", "main"])
+        .succeeds()
+        .says("keep-this");
+
+    let removed = cli.run(&["rm", "main", closure[0]]);
+    removed.fails().says("keep-this");
+    assert!(matches!(node.read(closure[0]), Served::Whole(_)));
+
+    let mut seed = Seed::for_test("pins");
+    for number in 0..40 {
+        let upload = Upload::random(&mut seed, &format!("filler-{number}"), 1 << 20);
+        upload.publish(node.address(), "main", &node.token());
+    }
+    cli.run(&["gc", "--full"]).succeeds();
+    for path in &closure {
+        assert!(
+            matches!(node.read(path), Served::Whole(_)),
+            "{path} was evicted"
+        );
+    }
+    cli.run(&["pin", "rm", "main", "keep-this"]).succeeds();
+    cli.run(&["rm", "main", &root]).succeeds();
+    assert_eq!(node.read(&root), Served::Absent);
+}
+
+/// Only the newest revisions of a pin are kept.
+#[test]
+fn a_pin_keeps_as_many_revisions_as_it_is_told() {
+    let node = &TestNode::start();
+    let mut seed = Seed::for_test("revisions");
+    let uploads: Vec<Upload> = (0..4)
+        .map(|n| Upload::random(&mut seed, &format!("revision-{n}"), 9000))
+        .collect();
+    for upload in &uploads {
+        upload.publish(node.address(), "main", &node.token());
+        node.cli()
+            .run(&["pin", "add", "main", "app", &upload.path(), "--keep", "2"])
+            .succeeds();
+    }
+    for (number, upload) in uploads.iter().enumerate() {
+        let outcome = node.cli().run(&["rm", "main", &upload.path()]);
+        assert_eq!(
+            outcome.status.success(),
+            number < 2,
+            "revision {number}: {outcome}"
+        );
+    }
+}
+
+/// Row G7: the cap is kept at every moment, and what was used longest ago goes first.
+#[test]
+fn g7_the_size_cap_is_never_exceeded_by_more_than_one_percent() {
+    const CAP: u64 = 64 << 20;
+    let node = &TestNode::with_config("[store]\nsize-cap = \"64 MiB\"\npack-size = \"4 MiB\"\n");
+    let mut seed = Seed::for_test("g7");
+    let mut highest = 0;
+    let mut uploads = Vec::new();
+    for number in 0..200 {
+        let upload = Upload::random(&mut seed, &format!("filler-{number}"), 1 << 20);
+        upload.publish(node.address(), "main", &node.token());
+        assert!(
+            matches!(node.read(&upload.path()), Served::Whole(_)),
+            "the newest is there"
+        );
+        highest = highest.max(node.disk_bytes());
+        uploads.push(upload.path());
+    }
+    assert!(highest <= CAP + CAP / 100, "{highest} bytes on disk");
+    let left = node.disk_bytes();
+    assert!(
+        left > CAP / 2,
+        "evicts no more than it must: {left} bytes are left"
+    );
+    // Times count in seconds, so the order is that of seconds too.
+    assert!(
+        uploads[..100]
+            .iter()
+            .all(|path| node.read(path) == Served::Absent),
+        "the oldest go"
+    );
+}

@@ -1,0 +1,79 @@
+//! Row G16: a wrong setting is found before it does harm. Row G11: the node says how it is.
+
+use std::fs;
+
+use testnet::node::TestNode;
+use testnet::program;
+
+#[test]
+fn g16_config_check_says_what_is_wrong_by_its_exit_code() {
+    let node = TestNode::start();
+    let dir = tempfile::TempDir::new().expect("make a directory");
+    let file = dir.path().join("config.toml");
+    let check = |text: &str| {
+        fs::write(&file, text).expect("write a configuration");
+        node.cli()
+            .run(&["config", "check", "--config", &file.display().to_string()])
+    };
+    check("").succeeds();
+    check("[http]\nlisten = \"127.0.0.1:0\"\n").succeeds();
+    check("[http]\nlisen = \"127.0.0.1:0\"\n")
+        .exits_with(2)
+        .says("did you mean `http.listen`");
+    check("[http]\nlisten = \"nowhere\"\n")
+        .exits_with(2)
+        .says("http.listen");
+    check("[http\n").exits_with(2).says("config.toml:1");
+    let defaults = node.cli().run(&["config", "show", "--defaults"]).succeeds();
+    check(&defaults.stdout).succeeds();
+}
+
+#[test]
+fn g16_a_node_with_a_wrong_configuration_does_not_start() {
+    let node = TestNode::start();
+    let mut up = node.up_command();
+    up.env("ATTIC_NODE_HTTP_LISTN", "127.0.0.1:0");
+    program::run(&mut up)
+        .exits_with(2)
+        .says("ATTIC_NODE_HTTP_LISTEN");
+}
+
+/// Two nodes on one data directory would destroy it.
+#[test]
+fn a_second_node_on_the_same_data_directory_does_not_start() {
+    let node = TestNode::start();
+    program::run(&mut node.up_command()).fails();
+    assert_eq!(node.get("/readyz").expect("an answer").status, 200);
+}
+
+#[test]
+fn g11_status_tells_a_program_what_it_tells_a_person() {
+    let node = TestNode::start();
+    let status = node.cli().json(&["status"]);
+    assert_eq!(status["ready"], true, "{status}");
+    assert_eq!(status["store"]["chunks"], 0, "{status}");
+    node.cli()
+        .run(&["status"])
+        .succeeds()
+        .says(&node.address().to_string());
+}
+
+#[test]
+fn verbs_without_a_node_say_how_to_start_one() {
+    let mut node = TestNode::start();
+    assert!(node.stop().success(), "{}", node.log());
+    node.cli()
+        .run(&["status"])
+        .fails()
+        .says("hint:")
+        .says("attic-node up");
+}
+
+#[test]
+fn completions_are_for_every_shell() {
+    let node = TestNode::start();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = node.cli().run(&["completions", shell]).succeeds();
+        assert!(script.stdout.contains("attic-node"), "{shell}");
+    }
+}

@@ -1,0 +1,103 @@
+//! Row P13: two words, and Nix substitutes from the node.
+
+use std::fs;
+
+use testnet::cli::Cli;
+use testnet::nix::NixClient;
+use testnet::node::TestNode;
+use testnet::program::is_root;
+
+fn nix_conf(cli: &Cli) -> Option<String> {
+    fs::read_to_string(cli.user_config().join("nix/nix.conf")).ok()
+}
+
+#[test]
+fn p13_use_makes_nix_substitute_from_the_node() {
+    if !is_root("p13") {
+        return;
+    }
+    let node = TestNode::start();
+    let path = NixClient::host()
+        .build("run \"p13\" ''echo x > $out''")
+        .remove(0);
+    node.push(&[&path]).succeeds();
+    node.cli().run(&["use", "main"]).succeeds();
+
+    // Nothing but the file that `use` wrote tells this Nix where to look and whom to trust.
+    let nix = NixClient::empty()
+        .unset("substituters")
+        .unset("trusted-public-keys");
+    let mut command = nix.command("nix-store", &["--realise", &path]);
+    command.env("XDG_CONFIG_HOME", node.cli().user_config());
+    testnet::program::run(&mut command).succeeds();
+    assert!(nix.has(&path));
+}
+
+#[test]
+fn p13_use_is_idempotent_and_unuse_restores_the_file() {
+    let node = TestNode::start();
+    for before in [
+        None,
+        Some("# mine\nmax-jobs = 2\n"),
+        Some("substituters = https://a.example\n"),
+    ] {
+        let cli = node.another_user();
+        let file = cli.user_config().join("nix/nix.conf");
+        if let Some(text) = before {
+            fs::create_dir_all(file.parent().expect("a directory")).expect("make a directory");
+            fs::write(&file, text).expect("write nix.conf");
+        }
+        cli.run(&["use", "main"]).succeeds();
+        let once = nix_conf(&cli).expect("use writes nix.conf");
+        assert!(once.contains(&node.url("main")), "{once}");
+        assert!(once.contains(&node.public_key("main")), "{once}");
+        before.iter().for_each(|text| {
+            text.lines()
+                .for_each(|line| assert!(once.contains(line), "{line} is lost: {once}"));
+        });
+        cli.run(&["use", "main"]).succeeds();
+        assert_eq!(
+            nix_conf(&cli).as_deref(),
+            Some(once.as_str()),
+            "use is idempotent"
+        );
+        cli.run(&["unuse", "main"]).succeeds();
+        let after = nix_conf(&cli).unwrap_or_default();
+        assert_eq!(
+            after,
+            before.unwrap_or_default(),
+            "unuse leaves what was there before"
+        );
+        cli.run(&["unuse", "main"]).succeeds();
+    }
+}
+
+#[test]
+fn p13_print_changes_nothing() {
+    let node = TestNode::start();
+    let cli = node.another_user();
+    let printed = cli.run(&["use", "main", "--print"]).succeeds();
+    let printed = printed
+        .says(&node.url("main"))
+        .says(&node.public_key("main"));
+    assert!(printed.stdout.contains("substituters"), "{printed}");
+    assert_eq!(nix_conf(&cli), None);
+}
+
+/// The first start prints the two lines that a `nix.conf` needs.
+#[test]
+fn p13_the_first_start_says_what_nix_conf_needs() {
+    let node = TestNode::start();
+    let log = node.log();
+    assert!(
+        log.contains(&format!("substituters = {}", node.url("main"))),
+        "{log}"
+    );
+    assert!(
+        log.contains(&format!(
+            "trusted-public-keys = {}",
+            node.public_key("main")
+        )),
+        "{log}"
+    );
+}

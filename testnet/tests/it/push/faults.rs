@@ -1,0 +1,130 @@
+//! Row P5: a push finishes over a bad network, and says what it could not do. Row P11: what it
+//! says is done can be read.
+
+use testnet::corpus::Closure;
+use testnet::nix::NixClient;
+use testnet::node::TestNode;
+use testnet::program::is_root;
+use testnet::proxy::{Fault, FaultProxy};
+use testnet::seed::Seed;
+use testnet::served::Served;
+
+#[test]
+fn p5_a_push_finishes_although_every_third_request_fails() {
+    if !is_root("p5 faults") {
+        return;
+    }
+    let node = TestNode::with_config("[push]\nbody-max = \"1 MiB\"\n");
+    let closure = Closure::load("S");
+    let proxy = FaultProxy::seeded(node.address(), Seed::for_test("p5"), 0.3);
+    node.cli_through(&proxy).push(&[&closure.root]).succeeds();
+    let log = proxy.log();
+    let faults = log
+        .iter()
+        .filter(|exchange| exchange.fault != Fault::None)
+        .count();
+    assert!(
+        faults * 5 > log.len(),
+        "{faults} of {} requests failed",
+        log.len()
+    );
+    for path in closure.all() {
+        assert!(matches!(node.read(path), Served::Whole(_)), "{path}");
+    }
+}
+
+/// Every request of a kind fails once, after the node did what was asked: doing it again is safe.
+#[test]
+fn p5_lost_answers_do_no_harm() {
+    if !is_root("p5 lost answers") {
+        return;
+    }
+    let node = TestNode::start();
+    let proxy = FaultProxy::new(node.address(), |head| match head.number % 2 {
+        0 => Fault::LoseAnswer,
+        _ => Fault::None,
+    });
+    let contents = Seed::new(55).bytes(3 << 20);
+    let path = NixClient::host().add_file("p5-lost-answers", &contents);
+    node.cli_through(&proxy).push(&[&path]).succeeds();
+    assert!(matches!(node.read(&path), Served::Whole(_)));
+}
+
+/// A node that is not there is said so, with a hint; nothing hangs.
+#[test]
+fn p5_a_push_to_nobody_fails_with_a_hint() {
+    if !is_root("p5 nobody") {
+        return;
+    }
+    let mut node = TestNode::start();
+    let path = NixClient::host().add_file("p5-nobody", b"x");
+    assert!(node.stop().success());
+    node.push(&[&path]).fails().says("hint:");
+}
+
+#[test]
+fn p5_exit_codes_say_all_some_or_misuse() {
+    if !is_root("p5 exit codes") {
+        return;
+    }
+    let node = TestNode::with_config("[store]\nnar-size-max = \"1 MiB\"\n");
+    let host = NixClient::host();
+    let small = host.add_file("p5-small", b"small");
+    let large = host.add_file("p5-large", &Seed::new(5).bytes(2 << 20));
+    node.push(&[&small]).exits_with(0);
+    node.push(&[&small, &large]).exits_with(1).says("p5-large");
+    assert!(matches!(node.read(&small), Served::Whole(_)));
+    assert_eq!(node.read(&large), Served::Absent);
+    let cli = node.cli();
+    cli.run(&["push"]).exits_with(2);
+    cli.run(&["push", "main", "--no-such-flag"]).exits_with(2);
+    cli.run(&["push", "no such cache!", &small]).exits_with(2);
+}
+
+/// One path that cannot be pushed does not keep the others from being pushed.
+#[test]
+fn p5_the_other_paths_of_a_push_become_visible() {
+    if !is_root("p5 partial") {
+        return;
+    }
+    let node = TestNode::with_config("[store]\nnar-size-max = \"1 MiB\"\n");
+    let host = NixClient::host();
+    let files: Vec<(String, Vec<u8>)> = (0..20)
+        .map(|n| {
+            (
+                format!("p5-partial-{n}"),
+                Seed::new(n).bytes(if n == 7 { 2 << 20 } else { 9000 }),
+            )
+        })
+        .collect();
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, contents)| (name.as_str(), contents.as_slice()))
+        .collect();
+    let paths = host.add_files(&files);
+    node.push(&paths).exits_with(1).says("p5-partial-7");
+    for path in &paths {
+        let whole = matches!(node.read(path), Served::Whole(_));
+        assert_eq!(whole, !path.ends_with("p5-partial-7"), "{path}");
+    }
+}
+
+#[test]
+fn p11_a_pushed_path_can_be_read_at_once() {
+    if !is_root("p11") {
+        return;
+    }
+    let node = TestNode::start();
+    let host = NixClient::host();
+    let nix = NixClient::fresh(&node, "main").set("narinfo-cache-negative-ttl", "0");
+    for number in 0..10 {
+        let path = host
+            .build(&format!("run \"p11-{number}\" ''echo {number} > $out''"))
+            .remove(0);
+        // Somebody asks too early: the node must not remember that it had nothing.
+        nix.run("nix-store", &["--realise", &path]).fails();
+        node.push(&[&path]).succeeds();
+        assert!(matches!(node.read(&path), Served::Whole(_)), "{path}");
+        nix.run("nix-store", &["--realise", &path]).succeeds();
+    }
+}
