@@ -14,6 +14,9 @@ use data_encoding::BASE64;
 use libp2p_identity::{DecodingError, KeyType, Keypair, PeerId};
 use thiserror::Error;
 
+use crate::ids::NodeId;
+use crate::signed::Signer;
+
 /// A node's key pair. `Debug` shows the public name only.
 #[derive(Clone)]
 pub struct Identity {
@@ -59,6 +62,44 @@ impl Identity {
     /// The key pair, for the transport that proves this identity to peers.
     pub fn keypair(&self) -> &Keypair {
         &self.keypair
+    }
+
+    /// The identity with this key pair; `None` unless it is an ed25519 one.
+    pub fn from_keypair(keypair: Keypair) -> Option<Identity> {
+        (keypair.key_type() == KeyType::Ed25519).then_some(Identity { keypair })
+    }
+
+    /// The identity that follows from `seed`, for tests and simulations.
+    pub fn from_seed(seed: [u8; 32]) -> Identity {
+        let keypair = Keypair::ed25519_from_bytes(seed).expect("every 32 bytes are a seed");
+        Identity { keypair }
+    }
+
+    /// The node's id in records.
+    pub fn node_id(&self) -> NodeId {
+        NodeId::from_peer_id(&self.peer_id()).expect("the key is an ed25519 one")
+    }
+
+    /// A secret of 32 bytes that follows from the key and `context`, for keys of other kinds.
+    ///
+    /// Whoever learns it learns nothing of the key. `context` is a constant of the program.
+    pub fn derive_secret(&self, context: &str) -> [u8; 32] {
+        let pair = self.keypair.clone().try_into_ed25519();
+        let secret = pair.expect("the key is an ed25519 one").secret();
+        blake3::derive_key(context, secret.as_ref())
+    }
+}
+
+impl Signer for Identity {
+    fn public(&self) -> NodeId {
+        self.node_id()
+    }
+
+    fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        let signature = self.keypair.sign(bytes).expect("ed25519 signs everything");
+        signature
+            .try_into()
+            .expect("ed25519 signatures are 64 bytes")
     }
 }
 

@@ -24,3 +24,5 @@
 //! ```
 
 pub mod identity;
+pub mod ids;
+pub mod signed;
