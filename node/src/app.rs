@@ -17,7 +17,6 @@ use crate::metrics::Metrics;
 use crate::narinfo_memory::NarinfoMemory;
 use crate::publish::Publisher;
 use crate::push::Sessions;
-use crate::shown_nars::ShownNars;
 
 /// The parts of a running node. Shared behind an `Arc`.
 pub(crate) struct App {
@@ -25,7 +24,6 @@ pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) caches: Caches,
     pub(crate) narinfos: Arc<NarinfoMemory>,
-    pub(crate) shown_nars: ShownNars,
     pub(crate) publisher: Publisher,
     pub(crate) sessions: Sessions,
     pub(crate) token: AdminToken,
@@ -72,7 +70,6 @@ impl App {
             },
             sessions: Sessions::new(config.push.sessions_max, config.push.session_idle),
             hosts: AllowedHosts::new(config.http.allowed_hosts.clone()),
-            shown_nars: ShownNars::default(),
             metrics: Metrics::new(),
             uploads: Semaphore::new(config.push.uploads_max),
             narinfo_uploads: Semaphore::new(NARINFO_UPLOADS_MAX),

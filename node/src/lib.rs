@@ -47,7 +47,6 @@ pub mod offline;
 mod publish;
 mod push;
 mod report;
-mod shown_nars;
 mod worker;
 
 pub use caches::CacheError;

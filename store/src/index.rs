@@ -89,6 +89,8 @@ struct Numbered<T> {
 pub(crate) struct Index {
     db: Db,
     paths: Tree,
+    /// Keys of `paths`, by cache and NAR: which NARs a cache shows.
+    nar_of: Tree,
     nars: Tree,
     blobs: Tree,
     pins: Tree,
@@ -116,8 +118,9 @@ impl Index {
             .flush_every_ms(Some(FLUSH_EVERY_MS))
             .open()?;
         let tree = |name: &str| db.open_tree(name);
-        Ok(Index {
+        let index = Index {
             paths: tree("paths")?,
+            nar_of: tree("nar_of")?,
             nars: tree("nars")?,
             blobs: tree("blobs")?,
             pins: tree("pins")?,
@@ -129,7 +132,21 @@ impl Index {
             bad_copies: tree("bad_copies")?,
             db,
             replacing_nar: Mutex::default(),
-        })
+        };
+        index.complete_nar_of()?;
+        Ok(index)
+    }
+
+    /// Makes `nar_of` from `paths`, unless it was made before: an index may be older than it.
+    fn complete_nar_of(&self) -> Result<(), StoreError> {
+        if self.nar_of.contains_key(COMPLETE)? {
+            return Ok(());
+        }
+        for row in self.all_paths() {
+            self.nar_of.insert(keys::nar_of(&row?), &[])?;
+        }
+        self.nar_of.insert(COMPLETE, &[])?;
+        Ok(())
     }
 
     /// Makes everything applied so far durable.
@@ -144,30 +161,15 @@ impl Index {
     pub(crate) fn apply(&self, row: &Row) -> Result<(), StoreError> {
         let seq = row.seq;
         match &row.change {
-            Change::Path(path) => {
-                let key = keys::path(&path.cache, path.info.path.hash());
-                if self.put(&self.paths, PATHS, &path.cache, key, seq, path)? {
-                    self.mark_published(&path.info.nar_hash)?;
-                }
-                Ok(())
-            }
-            Change::RemovePath(cache, hash) => {
-                if let Some(row) = self.path(cache, hash)? {
-                    self.mark_published(&row.info.nar_hash)?;
-                }
-                self.remove(&self.paths, PATHS, keys::path(cache, hash), seq)?;
-                self.accessed.remove(keys::path(cache, hash))?;
-                Ok(())
-            }
+            Change::Path(path) => self.put_path(path, seq),
+            Change::RemovePath(cache, hash) => self.remove_path(cache, hash, seq),
             Change::Blob(blob) => {
                 let key = keys::named(&blob.cache, &blob.key);
                 self.put(&self.blobs, BLOBS, &blob.cache, key, seq, blob)
-                    .map(drop)
             }
             Change::Pin(pin) => {
                 let key = keys::pin(&pin.cache, &pin.name, &pin.path);
                 self.put(&self.pins, PINS, &pin.cache, key, seq, pin)
-                    .map(drop)
             }
             Change::Unpin(cache, name, path) => {
                 self.remove(&self.pins, PINS, keys::pin(cache, name, path), seq)
@@ -175,10 +177,44 @@ impl Index {
             Change::UploadName(upload) => {
                 let key = keys::named(&upload.cache, &upload.file);
                 self.put(&self.uploads, UPLOADS, &upload.cache, key, seq, upload)
-                    .map(drop)
             }
             Change::PurgeCache(cache) => self.purge(cache, seq),
         }
+    }
+
+    /// `nar_of` changes before `paths`: a crash in between leaves an entry too few, which applying
+    /// the row again makes good, and none too many.
+    fn put_path(&self, path: &PathRow, seq: u64) -> Result<(), StoreError> {
+        let hash = path.info.path.hash();
+        let key = keys::path(&path.cache, hash);
+        if !self.is_newest(&self.paths, PATHS, &path.cache, &key, seq)? {
+            return Ok(());
+        }
+        if let Some(old) = self.path(&path.cache, hash)? {
+            self.nar_of.remove(keys::nar_of(&old))?;
+        }
+        self.paths
+            .insert(key, encode(&Numbered { seq, row: path }))?;
+        self.nar_of.insert(keys::nar_of(path), &[])?;
+        self.mark_published(&path.info.nar_hash)
+    }
+
+    fn remove_path(
+        &self,
+        cache: &CacheName,
+        hash: &StorePathHash,
+        seq: u64,
+    ) -> Result<(), StoreError> {
+        let key = keys::path(cache, hash);
+        if let Some(row) = self.path(cache, hash)? {
+            self.mark_published(&row.info.nar_hash)?;
+            if seq_of(self.paths.get(&key)?.as_deref()) <= Some(seq) {
+                self.nar_of.remove(keys::nar_of(&row))?;
+            }
+        }
+        self.remove(&self.paths, PATHS, key.clone(), seq)?;
+        self.accessed.remove(key)?;
+        Ok(())
     }
 
     /// Whether the index would change if the row were missing from the packs.
@@ -231,15 +267,26 @@ impl Index {
         key: Vec<u8>,
         seq: u64,
         row: &T,
-    ) -> Result<bool, StoreError> {
-        let newest = seq_of(tree.get(&key)?.as_deref())
-            .max(self.removal(prefix, &key)?)
-            .max(self.removal(CACHES, &keys::cache(cache))?);
-        if newest.is_some_and(|newest| newest > seq) {
-            return Ok(false);
+    ) -> Result<(), StoreError> {
+        if self.is_newest(tree, prefix, cache, &key, seq)? {
+            tree.insert(key, encode(&Numbered { seq, row }))?;
         }
-        tree.insert(key, encode(&Numbered { seq, row }))?;
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether nothing later than `seq` is known of a key.
+    fn is_newest(
+        &self,
+        tree: &Tree,
+        prefix: u8,
+        cache: &CacheName,
+        key: &[u8],
+        seq: u64,
+    ) -> Result<bool, StoreError> {
+        let newest = seq_of(tree.get(key)?.as_deref())
+            .max(self.removal(prefix, key)?)
+            .max(self.removal(CACHES, &keys::cache(cache))?);
+        Ok(newest.is_none_or(|newest| newest <= seq))
     }
 
     fn remove(&self, tree: &Tree, prefix: u8, key: Vec<u8>, seq: u64) -> Result<(), StoreError> {
@@ -268,7 +315,12 @@ impl Index {
         self.removed
             .insert(keys::removal(CACHES, &key), &seq.to_be_bytes())?;
         for row in self.paths(cache, None) {
-            self.mark_published(&row?.info.nar_hash)?;
+            let row = row?;
+            self.mark_published(&row.info.nar_hash)?;
+            let live = self.paths.get(keys::path(cache, row.info.path.hash()))?;
+            if seq_of(live.as_deref()) < Some(seq) {
+                self.nar_of.remove(keys::nar_of(&row))?;
+            }
         }
         for tree in [&self.paths, &self.blobs, &self.pins, &self.uploads] {
             for row in tree.scan_prefix(&key) {
@@ -325,6 +377,12 @@ impl Index {
         .map(|row| decode(&row?.1, "path"))
     }
 
+    /// Whether a path of the cache has this NAR.
+    pub(crate) fn shows_nar(&self, cache: &CacheName, nar: &NarHash) -> Result<bool, StoreError> {
+        let first = self.nar_of.scan_prefix(keys::nar(cache, nar)).next();
+        Ok(first.transpose()?.is_some())
+    }
+
     /// The paths of all caches, by cache and hash.
     pub(crate) fn all_paths(&self) -> impl Iterator<Item = Result<PathRow, StoreError>> {
         self.paths.iter().map(|row| decode(&row?.1, "path"))
@@ -367,6 +425,16 @@ impl Index {
             .get(keys::named(cache, file))?
             .map(|bytes| decode(&bytes, "upload"))
             .transpose()
+    }
+
+    /// The number of the row that [`Index::upload`] finds.
+    pub(crate) fn upload_seq(
+        &self,
+        cache: &CacheName,
+        file: &str,
+    ) -> Result<Option<u64>, StoreError> {
+        let row = self.uploads.get(keys::named(cache, file))?;
+        Ok(seq_of(row.as_deref()))
     }
 
     // NARs.
@@ -614,6 +682,9 @@ fn be_u64(bytes: &[u8]) -> Option<u64> {
 /// sled's page cache; what it keeps per key comes on top.
 const CACHE_BYTES: u64 = 32 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
+
+/// The key in `nar_of` that says it has every path; no cache's key is like it.
+const COMPLETE: [u8; 1] = [0];
 
 const PATHS: u8 = b'p';
 const BLOBS: u8 = b'b';

@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use attic_store::{BlockReader, NarHash, NarRow, StoreError};
+use attic_store::{BlockReader, NarHash, NarRow, Store, StoreError};
 use bytes::Bytes;
 use hyper::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
@@ -34,8 +34,8 @@ pub(crate) async fn get(
     file: NarFile,
     head: &Parts,
 ) -> Response<Body> {
-    let (for_lookup, in_cache) = (Arc::clone(app), Arc::clone(&cache));
-    let entry = joined(spawn_blocking(move || find(&for_lookup, &in_cache, &file)).await);
+    let (store, in_cache) = (app.store.clone(), Arc::clone(&cache));
+    let entry = joined(spawn_blocking(move || find(&store, &in_cache, &file)).await);
     let entry = match entry {
         Ok(Some(entry)) => entry,
         Ok(None) => return not_found(),
@@ -80,17 +80,16 @@ enum ServedForm {
 }
 
 /// Looks up a file of a cache: our own name for a NAR, or a name that one was uploaded under.
-fn find(app: &App, cache: &Cache, file: &NarFile) -> Result<Option<Entry>, StoreError> {
-    let store = &app.store;
+fn find(store: &Store, cache: &Cache, file: &NarFile) -> Result<Option<Entry>, StoreError> {
     let nar_hash = NarHash::from_bytes(file.hash);
-    if let Some(row) = visible_nar(app, cache, &nar_hash)? {
+    if let Some(row) = visible_nar(store, cache, &nar_hash)? {
         match file.suffix {
             NarSuffix::Zstd => return Ok(Some(frames_entry(nar_hash, &row))),
             NarSuffix::Plain => return Ok(Some(plain_entry(nar_hash, &row))),
             NarSuffix::Xz | NarSuffix::Bzip2 | NarSuffix::Br => {}
         }
     }
-    let Some(upload) = store.upload_name(&cache.name, &file.to_string())? else {
+    let Some(upload) = store.shown_upload(&cache.name, &file.to_string())? else {
         return Ok(None);
     };
     let Some(row) = store.nar(&upload.nar_hash)? else {
@@ -109,15 +108,13 @@ fn find(app: &App, cache: &Cache, file: &NarFile) -> Result<Option<Entry>, Store
     }))
 }
 
-/// The NAR, if this cache may show it.
-fn visible_nar(app: &App, cache: &Cache, hash: &NarHash) -> Result<Option<NarRow>, StoreError> {
-    let Some(row) = app.store.nar(hash)? else {
+/// The NAR, if a path of this cache has it. NARs are stored once for all caches: the hash of one
+/// that only another cache has, or that this one had, opens nothing here.
+fn visible_nar(store: &Store, cache: &Cache, hash: &NarHash) -> Result<Option<NarRow>, StoreError> {
+    let Some(row) = store.nar(hash)? else {
         return Ok(None);
     };
-    let may_show = app
-        .shown_nars
-        .may_show(&app.store, &app.caches, cache, hash)?;
-    Ok(may_show.then_some(row))
+    Ok(store.shows_nar(&cache.name, hash)?.then_some(row))
 }
 
 fn frames_entry(nar_hash: NarHash, row: &NarRow) -> Entry {

@@ -102,7 +102,6 @@ fn render(app: &App, cache: &Cache, row: PathRow) -> Result<Option<Rendered>, St
     let Some(nar) = app.store.nar(&row.info.nar_hash)? else {
         return Ok(None);
     };
-    app.shown_nars.note(cache, &row.info.nar_hash);
     let transport = offered(&nar.file_hash, nar.file_size);
     let narinfo = NarInfo {
         url: format!("nar/{}", NarFile::canonical(&row.info.nar_hash)),

@@ -1,6 +1,6 @@
 //! Who may do what, and what strangers learn: nothing.
 
-use attic_node_core::api::CacheView;
+use attic_node_core::api::{CacheView, RemoveReply};
 use hyper::Method;
 
 use crate::harness::{Reply, Sample, TestNode, store_path};
@@ -104,6 +104,92 @@ async fn p12_a_hash_is_no_key_to_another_caches_nar() {
         )
         .await;
     assert_eq!(put.status, 400, "nor does it put it into one");
+}
+
+/// P12: a NAR can be read through a cache as long as a path there has it, and no longer, though its
+/// bytes stay until they are collected.
+#[tokio::test]
+async fn p12_a_nar_is_shown_only_while_a_path_of_the_cache_has_it() {
+    let secret = Sample::noise("secret", 300_000);
+    let mut node = node_with_private(&secret).await;
+    let gone = Sample::noise("gone", 300_000);
+    node.publish("main", &gone).await;
+    let twin = Sample {
+        path: store_path("twin"),
+        ..gone.clone()
+    };
+    node.publish("main", &twin).await;
+    let remove = |sample: &Sample| serde_json::json!({ "paths": [sample.hash()] });
+    let removal = remove(&gone);
+    let _: RemoveReply = node
+        .api(Method::POST, "caches/main/remove")
+        .json(&removal)
+        .ok()
+        .await;
+    assert_eq!(statuses(&node, &gone).await, [200; 5], "its twin has it");
+    let removal = remove(&twin);
+    let _: RemoveReply = node
+        .api(Method::POST, "caches/main/remove")
+        .json(&removal)
+        .ok()
+        .await;
+    // From here on all caches are public, which changes nothing.
+    let _: CacheView = node.api(Method::DELETE, "caches/private").ok().await;
+    for _ in 0..2 {
+        for sample in [&secret, &gone] {
+            assert_eq!(statuses(&node, sample).await, [404; 5]);
+        }
+        node.restart().await;
+    }
+    node.publish("main", &gone).await;
+    assert_eq!(statuses(&node, &gone).await, [200; 5]);
+}
+
+/// What the names of a NAR are answered through the cache `main`.
+async fn statuses(node: &TestNode, sample: &Sample) -> [u16; 5] {
+    let digits = sample.nar_hash().nix32();
+    let zstd = format!("/main/nar/{digits}.nar.zst");
+    let plain = format!("/main/nar/{digits}.nar");
+    [
+        node.get(&zstd).await.status.as_u16(),
+        node.head(&zstd).await.status.as_u16(),
+        node.get(&plain).await.status.as_u16(),
+        node.head(&plain).await.status.as_u16(),
+        node.get(&format!("/main/{}", sample.url()))
+            .await
+            .status
+            .as_u16(),
+    ]
+}
+
+/// S1: whoever comes with a token that is wrong, old or no token at all reads a public cache as
+/// anybody does.
+#[tokio::test]
+async fn s1_a_bad_token_does_not_spoil_reading_a_public_cache() {
+    let sample = Sample::file("sample", b"contents");
+    let node = TestNode::start().await;
+    node.publish("main", &sample).await;
+    let absent = format!("/main/{}.narinfo", store_path("absent").hash());
+    let rows = [
+        ("/main/nix-cache-info".to_owned(), 200),
+        (format!("/main/{}", sample.narinfo_name()), 200),
+        (format!("/main/{}.ls", sample.hash()), 200),
+        (
+            format!("/main/nar/{}.nar.zst", sample.nar_hash().nix32()),
+            200,
+        ),
+        (absent, 404),
+    ];
+    for (target, status) in rows {
+        for token in ["Bearer wrong", "Basic ###", "Basic Og==", "Negotiate x", ""] {
+            let reply = node
+                .request(Method::GET, &target)
+                .header("authorization", token)
+                .send()
+                .await;
+            assert_eq!(reply.status, status, "{target} with {token:?}");
+        }
+    }
 }
 
 /// P12: writing is refused before anything is looked up.

@@ -4,7 +4,9 @@
 //! a prefix scan finds exactly one cache's rows.
 
 use crate::cache_name::CacheName;
+use crate::hash::NarHash;
 use crate::pack_id::PackId;
+use crate::record::PathRow;
 use crate::store_path::{StorePath, StorePathHash};
 
 /// The prefix of a cache's keys.
@@ -18,6 +20,20 @@ pub(super) fn cache(cache: &CacheName) -> Vec<u8> {
 pub(super) fn path(name: &CacheName, hash: &StorePathHash) -> Vec<u8> {
     let mut key = cache(name);
     key.extend(hash.as_bytes().iter().rev());
+    key
+}
+
+/// The prefix of the paths of a cache that have a NAR.
+pub(super) fn nar(name: &CacheName, nar: &NarHash) -> Vec<u8> {
+    let mut key = cache(name);
+    key.extend_from_slice(nar.as_bytes());
+    key
+}
+
+/// A path of a cache, by its NAR.
+pub(super) fn nar_of(path: &PathRow) -> Vec<u8> {
+    let mut key = nar(&path.cache, &path.info.nar_hash);
+    key.extend_from_slice(path.info.path.hash().as_bytes());
     key
 }
 

@@ -152,6 +152,39 @@ impl Store {
         Ok(self.nar(&upload.nar_hash)?.map(|_| upload))
     }
 
+    /// Whether a NAR may be read through a cache: one of its paths has it. Does not say whether the
+    /// NAR is here.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the index cannot be read.
+    pub fn shows_nar(&self, cache: &CacheName, nar: &NarHash) -> Result<bool, StoreError> {
+        self.inner.index.shows_nar(cache, nar)
+    }
+
+    /// What was uploaded to a cache under this file name and may be read through it: a path of the
+    /// cache has its NAR, or the narinfo that publishes it is still to come.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the index cannot be read.
+    pub fn shown_upload(
+        &self,
+        cache: &CacheName,
+        file: &str,
+    ) -> Result<Option<UploadName>, StoreError> {
+        let Some(upload) = self.inner.index.upload(cache, file)? else {
+            return Ok(None);
+        };
+        let Some(nar) = self.nar(&upload.nar_hash)? else {
+            return Ok(None);
+        };
+        // An upload's name is noted after its NAR. A NAR that was imported later, or published
+        // since, came some other way, or has left this cache again.
+        let noted = self.inner.index.upload_seq(cache, file)?;
+        let under_way = !nar.published && noted > Some(nar.seq);
+        let shown = under_way || self.shows_nar(cache, &upload.nar_hash)?;
+        Ok(shown.then_some(upload))
+    }
+
     /// Stores a small object of a cache: a log, a build trace. Durable when this returns.
     ///
     /// # Errors
