@@ -190,7 +190,8 @@ impl Index {
         if !self.is_newest(&self.paths, PATHS, &path.cache, &key, seq)? {
             return Ok(());
         }
-        if let Some(old) = self.path(&path.cache, hash)? {
+        let old = self.path(&path.cache, hash)?;
+        if let Some(old) = old.filter(|old| old.info.nar_hash != path.info.nar_hash) {
             self.nar_of.remove(keys::nar_of(&old))?;
         }
         self.paths
@@ -312,8 +313,6 @@ impl Index {
         {
             return Ok(());
         }
-        self.removed
-            .insert(keys::removal(CACHES, &key), &seq.to_be_bytes())?;
         for row in self.paths(cache, None) {
             let row = row?;
             self.mark_published(&row.info.nar_hash)?;
@@ -333,6 +332,9 @@ impl Index {
         for key in self.accessed.scan_prefix(&key).keys() {
             self.accessed.remove(key?)?;
         }
+        // Last: after a crash in between, applying the row again does the rest.
+        self.removed
+            .insert(keys::removal(CACHES, &key), &seq.to_be_bytes())?;
         Ok(())
     }
 

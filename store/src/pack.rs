@@ -16,7 +16,7 @@ mod writer;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -179,6 +179,13 @@ impl PackFile {
     /// The error of a read that failed.
     pub(crate) fn read_error(&self, error: io::Error) -> StoreError {
         StoreError::io("read pack", &self.path, error)
+    }
+
+    /// Bytes of the file, as long as it has a name; `None` once somebody deleted it.
+    pub(crate) fn len_if_named(&self) -> Result<Option<u64>, StoreError> {
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|error| StoreError::io("stat pack", &self.path, error))?;
+        Ok((metadata.nlink() > 0).then_some(metadata.len()))
     }
 
     /// Bytes of the file.

@@ -83,8 +83,16 @@ impl PackSet {
 
     /// Checks out a writer: an idle one, or a new pack.
     pub(crate) fn writer(&self) -> Result<PackWriter, StoreError> {
-        if let Some(writer) = self.state().idle.pop() {
-            return Ok(writer);
+        while let Some(writer) = self.idle_writer() {
+            if writer.file().len_if_named()?.is_some() {
+                return Ok(writer);
+            }
+            // Somebody deleted it: what goes on being written there is lost at the next start.
+            let id = writer.file().id;
+            tracing::error!(pack = %id, "a pack that was being written is gone");
+            let mut state = self.state();
+            state.open.remove(&id);
+            state.packs.remove(&id);
         }
         let (id, salt) = (PackId::from_bytes(random()), PackSalt::from_bytes(random()));
         let writer = PackWriter::create(&self.root, id, salt)?;
@@ -96,6 +104,10 @@ impl PackSet {
         state.packs.insert(id, writer.len());
         state.open.insert(id, open);
         Ok(writer)
+    }
+
+    fn idle_writer(&self) -> Option<PackWriter> {
+        self.state().idle.pop()
     }
 
     /// Records how far a writer has come, for the size of the store.
@@ -176,6 +188,18 @@ impl PackSet {
         }
         state.handles.push_back(Arc::clone(&file));
         Ok(Some(file))
+    }
+
+    /// Bytes of a pack on disk; `None` if its file is gone, whether or not it is open here.
+    pub(crate) fn len_on_disk(&self, id: PackId) -> Result<Option<u64>, StoreError> {
+        let Some(file) = self.file(id)? else {
+            return Ok(None);
+        };
+        let len = file.len_if_named()?;
+        if len.is_none() {
+            self.state().handles.retain(|file| file.id != id);
+        }
+        Ok(len)
     }
 
     /// Deletes a sealed pack. Open handles keep reading it.

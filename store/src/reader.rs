@@ -4,8 +4,13 @@
 //! [`BlockReader`]s yield blocks of about [`BLOCK_LEN`] bytes: chunks that lie side by side in a
 //! pack are one read. Every frame is checked against the manifest before it is handed out, so
 //! decayed bytes are never served: the block fails, the copy is quarantined, the NAR is hidden.
+//!
+//! What can be known before the first byte is looked at then: every chunk is located, and every pack
+//! that holds one is there and long enough. Bytes that decayed in place are met when their block is
+//! read. So a NAR that decays is cut short for those who read it at that moment, for one reader if
+//! nobody does, and is not here for everybody after.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +25,7 @@ use crate::lease::Lease;
 use crate::locator::Location;
 use crate::manifest::{Manifest, ManifestEntry};
 use crate::pack::{FooterEntry, PackFile, is_decay};
+use crate::pack_id::PackId;
 use crate::record::{HEADER_LEN, ImportedManifest, PackSalt, RecordHeader, RecordKind};
 use crate::store::{Inner, Store};
 
@@ -42,6 +48,28 @@ pub struct NarReader {
 pub(crate) struct Located {
     manifest: Manifest,
     at: Vec<Location>,
+    /// How long each pack must be at least.
+    packs: BTreeMap<PackId, u64>,
+}
+
+impl Located {
+    fn new(manifest: Manifest, at: Vec<Location>) -> Located {
+        let mut packs = BTreeMap::new();
+        for at in &at {
+            let end: &mut u64 = packs.entry(at.pack).or_default();
+            *end = record_end(at).max(*end);
+        }
+        Located {
+            manifest,
+            at,
+            packs,
+        }
+    }
+}
+
+/// Where the record of a chunk ends in its pack.
+fn record_end(at: &Location) -> u64 {
+    u64::from(at.offset) + HEADER_LEN as u64 + u64::from(at.frame_len)
 }
 
 /// What a [`BlockReader`] yields.
@@ -54,26 +82,32 @@ enum Form {
 }
 
 impl Store {
-    /// A reader of a NAR; `None` if it, or any of its chunks, is not here.
+    /// A reader of a NAR; `None` if it, or any of its chunks, is not here. All packs it needs are
+    /// there then, and as long as they must be.
     ///
     /// # Errors
     /// [`StoreError`] if index or packs cannot be read.
     pub fn open_nar(&self, hash: &NarHash) -> Result<Option<NarReader>, StoreError> {
-        let Some((row, nar)) = self.inner.find_nar(hash)? else {
-            return Ok(None);
-        };
-        let lease = self.lease();
-        for at in &nar.at {
-            // Not to be had means condemned: then its live chunks are being copied elsewhere, and
-            // the reader looks them up again when the pack is gone.
-            lease.pin(at.pack);
+        for _ in 0..COPIES_MAX {
+            let Some((row, nar)) = self.inner.find_nar(hash)? else {
+                return Ok(None);
+            };
+            let lease = self.lease();
+            for pack in nar.packs.keys() {
+                // Not to be had means condemned: then its live chunks are being copied elsewhere,
+                // and the reader looks them up again when the pack is gone.
+                lease.pin(*pack);
+            }
+            if !self.inner.forget_lost(&nar)? {
+                return Ok(Some(NarReader {
+                    store: Arc::clone(&self.inner),
+                    row,
+                    nar,
+                    _lease: lease,
+                }));
+            }
         }
-        Ok(Some(NarReader {
-            store: Arc::clone(&self.inner),
-            row,
-            nar,
-            _lease: lease,
-        }))
+        Ok(None)
     }
 }
 
@@ -205,9 +239,7 @@ impl BlockReader {
         let mut len = self.len_of(&entries[self.chunk]);
         while let Some(entry) = entries.get(end) {
             let (here, next) = (&at[end - 1], &at[end]);
-            let beside = here.pack == next.pack
-                && u64::from(here.offset) + HEADER_LEN as u64 + u64::from(here.frame_len)
-                    == u64::from(next.offset);
+            let beside = here.pack == next.pack && record_end(here) == u64::from(next.offset);
             let wanted = self.position + len < self.range.end;
             len += self.len_of(entry);
             if !(beside && wanted && len <= BLOCK_LEN as u64) {
@@ -366,6 +398,27 @@ impl Inner {
         Ok(None)
     }
 
+    /// Forgets the copies of a NAR's chunks that lie in packs which are gone, or behind the end of
+    /// packs that were cut; whether there were any. Other copies are found from then on, if any.
+    fn forget_lost(&self, nar: &Located) -> Result<bool, StoreError> {
+        let mut lost = false;
+        for (pack, end) in &nar.packs {
+            let len = self.packs.len_on_disk(*pack)?.unwrap_or(0);
+            if len >= *end {
+                continue;
+            }
+            lost = true;
+            let entries = nar.manifest.chunks().iter().zip(&nar.at);
+            entries
+                .filter(|(_, at)| at.pack == *pack && record_end(at) > len)
+                .for_each(|(entry, at)| self.locator.forget(&entry.id, at));
+        }
+        if lost {
+            self.nars.forget(nar.manifest.nar_hash());
+        }
+        Ok(lost)
+    }
+
     /// The manifest of a NAR; `None` if it is not here or damaged.
     pub(crate) fn manifest(&self, hash: &NarHash) -> Result<Option<Manifest>, StoreError> {
         match self.index.nar(hash)? {
@@ -409,7 +462,7 @@ impl Inner {
         let Some(at) = found.into_iter().collect::<Option<Vec<Location>>>() else {
             return Ok(None);
         };
-        let nar = Arc::new(Located { manifest, at });
+        let nar = Arc::new(Located::new(manifest, at));
         self.nars.keep(row.seq, Arc::clone(&nar));
         Ok(Some(nar))
     }

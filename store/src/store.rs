@@ -235,6 +235,7 @@ impl Inner {
         at: &Location,
     ) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
         let Some(pack) = self.packs.file(at.pack)? else {
+            self.locator.forget(id, at);
             return Ok(None);
         };
         match pack.read_record(&footer_entry(id, at)) {

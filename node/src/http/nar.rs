@@ -2,8 +2,12 @@
 //!
 //! `.nar.zst` is the stored frames one after the other, so a given range is the same bytes on every
 //! node that holds the NAR, today and after a restart: a download cut anywhere resumes anywhere.
-//! The first block is read, and thereby checked, before the status line; what is found damaged
-//! later breaks the connection, never ends it as if it were whole.
+//!
+//! Before the status line every chunk is located, every pack that holds one is there and long
+//! enough, and the first block is read, and thereby checked. Later blocks that turn out to have
+//! decayed on the disk break the connection, never end it as if it were whole: nothing wrong is
+//! sent, and from then on the NAR is a 404 until it is pushed again. So decay costs a truncated 200
+//! to those who are reading at that moment, and to nobody after.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -183,7 +187,11 @@ async fn serve(
                 Selection::Whole | Selection::Beyond => response,
             }
         }
-        Ok(None) => not_found(),
+        Ok(None) => {
+            // It was just looked up: found not to be whole, it is hidden, and so are its narinfos.
+            app.narinfos.clear();
+            not_found()
+        }
         Err(error) => {
             app.read_failed("nar", &error);
             not_found()

@@ -349,6 +349,40 @@ async fn s1_damaged_bytes_are_never_served_and_a_new_push_heals() {
     assert_eq!(zstd::decode_all(&nar.body[..]).unwrap(), sample.nar);
 }
 
+/// S3: a pack that is deleted or cut under a running node is noticed before the status line, in
+/// whatever pack of many it is, and a new upload brings back what it held.
+#[tokio::test]
+async fn s3_a_pack_lost_under_a_running_node_is_a_404_before_the_first_byte() {
+    let sample = Sample::noise("sample", 6_000_000);
+    let node = TestNode::with(&[("store.pack-size", "1 MiB")]).await;
+    for step in 0..6 {
+        node.publish("main", &sample).await;
+        let url = node.narinfo("main", &sample).await.url;
+        let whole = node.get(&format!("/main/{url}")).await;
+        assert_eq!(zstd::decode_all(&whole.body[..]).unwrap(), sample.nar);
+        let packs = files_below(&node.data_dir().join("store/packs"));
+        let large = |pack: &&std::path::PathBuf| fs::metadata(pack).unwrap().len() > 500_000;
+        let large: Vec<_> = packs.iter().filter(large).collect();
+        let pack = large[step % large.len()];
+        match step % 2 {
+            0 => fs::remove_file(pack).unwrap(),
+            _ => {
+                let file = fs::File::options().write(true).open(pack).unwrap();
+                file.set_len(200_000).unwrap();
+            }
+        }
+        let nar = format!("/main/nar/{}.nar", sample.nar_hash().nix32());
+        for target in [format!("/main/{url}"), nar] {
+            for method in [Method::GET, Method::HEAD] {
+                let reply = node.request(method, &target).send().await;
+                assert_eq!(reply.status, 404, "step {step}: {target}");
+            }
+        }
+        let narinfo = format!("/main/{}", sample.narinfo_name());
+        assert_eq!(node.get(&narinfo).await.status, 404, "step {step}");
+    }
+}
+
 /// S1: every miss is a plain 404, whatever was asked.
 #[tokio::test]
 async fn s1_misses_are_404() {

@@ -15,7 +15,7 @@ fn path_row(index: u8, published_at: u64) -> Change {
         cache: cache(),
         info: PathInfo {
             path: path.parse().expect("store path"),
-            nar_hash: NarHash::from_bytes([index; 32]),
+            nar_hash: NarHash::from_bytes([(published_at % 3) as u8; 32]),
             nar_size: 1,
             references: BTreeSet::new(),
             deriver: None,
@@ -31,10 +31,18 @@ fn state(rows: &[Row]) -> Vec<PathRow> {
     let index = Index::open(dir.path()).expect("opens");
     rows.iter()
         .for_each(|row| index.apply(row).expect("applies"));
-    index
+    let paths: Vec<PathRow> = index
         .paths(&cache(), None)
         .collect::<Result<_, _>>()
-        .expect("lists")
+        .expect("lists");
+    for nar in (0..3).map(|byte| NarHash::from_bytes([byte; 32])) {
+        assert_eq!(
+            index.shows_nar(&cache(), &nar).expect("reads"),
+            paths.iter().any(|row| row.info.nar_hash == nar),
+            "a NAR is shown while a path has it: {rows:?}"
+        );
+    }
+    paths
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -65,6 +73,20 @@ proptest! {
         twice.extend(rows.iter().step_by(2).cloned());
         prop_assert_eq!(state(&rows), state(&twice));
     }
+}
+
+/// An index made before it knew which NARs a cache shows learns it from its paths.
+#[test]
+fn an_older_index_learns_which_nars_its_caches_show() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let index = Index::open(dir.path()).expect("opens");
+    let change = path_row(1, 2);
+    index.apply(&Row { seq: 1, change }).expect("applies");
+    index.nar_of.clear().expect("clears");
+    drop(index);
+    let index = Index::open(dir.path()).expect("opens");
+    let shows = |byte| index.shows_nar(&cache(), &NarHash::from_bytes([byte; 32]));
+    assert!(shows(2).expect("reads") && !shows(1).expect("reads"));
 }
 
 #[test]
