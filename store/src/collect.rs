@@ -263,7 +263,10 @@ impl Inner {
         }
         let _alone = self.publishing.write().expect("no panic under this lock");
         let unreferenced = self.unreferenced_nars()?;
-        for hash in &unreferenced {
+        for (number, hash) in unreferenced.iter().enumerate() {
+            if number % DROPPED_AT_ONCE == 0 {
+                self.index.make_room_to_remove(DROPPED_LEN)?;
+            }
             self.index.remove_nar(hash)?;
             self.nars.forget(hash);
             self.damaged
@@ -297,5 +300,8 @@ impl Inner {
     }
 }
 
+/// NARs dropped between two looks at the space of the index, and what they may take of it.
+const DROPPED_AT_ONCE: usize = 256;
+const DROPPED_LEN: u64 = 16 << 10;
 /// Evictions estimate what a path frees; a few rounds make up for what it shared.
 const EVICTION_ROUNDS_MAX: usize = 16;

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::frame::FrameError;
 use crate::hash::{ChunkId, NarHash};
+use crate::locator::LocatorError;
 use crate::manifest::ManifestError;
 use crate::nar::NarError;
 
@@ -36,10 +37,10 @@ pub enum StoreError {
     },
     /// The chunk locator table failed; it can be rebuilt from the packs.
     #[error("chunk locator table")]
-    Locator(#[from] crate::locator::LocatorError),
+    Locator(#[source] crate::locator::LocatorError),
     /// The index failed; it can be rebuilt from the packs.
     #[error("index")]
-    Index(#[from] sled::Error),
+    Index(#[source] sled::Error),
     /// The index holds a row that does not decode; it can be rebuilt from the packs.
     #[error("index row {0} does not decode")]
     IndexRow(&'static str),
@@ -67,20 +68,48 @@ pub enum StoreError {
 impl StoreError {
     /// Wraps an I/O error, telling a full disk from the rest.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> StoreError {
-        match source.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => StoreError::NoSpace {
-                what: format!("{action} {}", path.display()),
-                source: Some(source),
-            },
-            _ => StoreError::Io {
-                action,
-                path: path.to_owned(),
-                source,
-            },
+        if is_full(&source) {
+            let what = format!("{action} {}", path.display());
+            let source = Some(source);
+            return StoreError::NoSpace { what, source };
+        }
+        StoreError::Io {
+            action,
+            path: path.to_owned(),
+            source,
         }
     }
+}
+
+impl From<LocatorError> for StoreError {
+    fn from(error: LocatorError) -> StoreError {
+        match error {
+            LocatorError::Write { path, source } if is_full(&source) => {
+                StoreError::io("write locator table", &path, source)
+            }
+            error => StoreError::Locator(error),
+        }
+    }
+}
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> StoreError {
+        match error {
+            sled::Error::Io(source) if is_full(&source) => StoreError::NoSpace {
+                what: "write index".to_owned(),
+                source: Some(source),
+            },
+            error => StoreError::Index(error),
+        }
+    }
+}
+
+/// Whether a write failed for want of space.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// A NAR, a frame or a chunk list was not taken.

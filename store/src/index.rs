@@ -8,6 +8,7 @@
 //! as [applied](Index::mark_applied), so a marked pack never needs to be read again.
 
 mod keys;
+mod reserve;
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -24,6 +25,8 @@ use crate::manifest::Manifest;
 use crate::pack_id::PackId;
 use crate::record::{BlobRow, Change, PathRow, Pin, Row, UploadName};
 use crate::store_path::StorePathHash;
+
+use reserve::Reserve;
 
 /// A NAR the store holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,14 +107,16 @@ pub(crate) struct Index {
     bad_copies: Tree,
     /// Held to read and replace a row of `nars`.
     replacing_nar: Mutex<()>,
+    reserve: Reserve,
 }
 
 impl Index {
-    /// Opens the index in `dir`, creating it if it is absent.
+    /// Opens the index in `dir`, creating it if it is absent, to hold `reserve` bytes of disk for
+    /// what it writes.
     ///
     /// # Errors
     /// [`StoreError::Index`]; the caller may delete `dir` and rebuild.
-    pub(crate) fn open(dir: &Path) -> Result<Index, StoreError> {
+    pub(crate) fn open(dir: &Path, reserve: u64) -> Result<Index, StoreError> {
         let db = sled::Config::new()
             .path(dir)
             .cache_capacity(CACHE_BYTES)
@@ -132,6 +137,7 @@ impl Index {
             bad_copies: tree("bad_copies")?,
             db,
             replacing_nar: Mutex::default(),
+            reserve: Reserve::open(dir.join("db"), reserve)?,
         };
         index.complete_nar_of()?;
         Ok(index)
@@ -147,6 +153,22 @@ impl Index {
         }
         self.nar_of.insert(COMPLETE, &[])?;
         Ok(())
+    }
+
+    /// Makes sure that rows of `len` bytes can be written: to be asked before they are.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`]; the index itself must never meet a full disk.
+    pub(crate) fn make_room(&self, len: u64) -> Result<(), StoreError> {
+        self.reserve.ensure(len * LOG_FACTOR)
+    }
+
+    /// As [`Index::make_room`], for what removes rows or makes others smaller.
+    ///
+    /// # Errors
+    /// As [`Index::make_room`].
+    pub(crate) fn make_room_to_remove(&self, len: u64) -> Result<(), StoreError> {
+        self.reserve.ensure_for_removal(len * LOG_FACTOR)
     }
 
     /// Makes everything applied so far durable.
@@ -684,6 +706,8 @@ fn be_u64(bytes: &[u8]) -> Option<u64> {
 /// sled's page cache; what it keeps per key comes on top.
 const CACHE_BYTES: u64 = 32 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
+/// Bytes of log that a byte of rows may cost: several trees, and pages written anew.
+const LOG_FACTOR: u64 = 4;
 
 /// The key in `nar_of` that says it has every path; no cache's key is like it.
 const COMPLETE: [u8; 1] = [0];

@@ -234,6 +234,31 @@ pub enum Change {
     PurgeCache(CacheName),
 }
 
+impl Change {
+    /// About how many bytes it takes in an index.
+    pub(crate) fn len_estimate(&self) -> u64 {
+        const KEYS: u64 = 256;
+        KEYS + match self {
+            Change::Path(row) => {
+                let (references, signatures) = (&row.info.references, &row.info.signatures);
+                256 + 64 * references.len() as u64 + 128 * signatures.len() as u64
+            }
+            Change::Blob(row) => row.key.len() as u64 + 40 * row.chunks.len() as u64,
+            Change::Pin(_) | Change::Unpin(..) | Change::RemovePath(..) => 128,
+            Change::UploadName(_) => 256,
+            Change::PurgeCache(_) => 64 << 10,
+        }
+    }
+
+    /// Whether it takes something away and adds nothing.
+    pub(crate) fn removes(&self) -> bool {
+        match self {
+            Change::RemovePath(..) | Change::Unpin(..) | Change::PurgeCache(_) => true,
+            Change::Path(_) | Change::Blob(_) | Change::Pin(_) | Change::UploadName(_) => false,
+        }
+    }
+}
+
 /// A path as a cache publishes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathRow {

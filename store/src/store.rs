@@ -109,7 +109,11 @@ impl Store {
         let lock = lock(dir)?;
         check_format(dir)?;
         let packs = PackSet::open(&dir.join("packs"), options.pack_len_target)?;
-        let index = open_index(&dir.join("index"))?;
+        let reserve = match options.size_cap {
+            Some(cap) => INDEX_RESERVE.min(cap / 32),
+            None => INDEX_RESERVE,
+        };
+        let index = open_index(&dir.join("index"), reserve)?;
         let locator = Locator::open(&dir.join("locator"), LocatorOptions::default())?;
         let inner = Inner {
             dir: dir.to_owned(),
@@ -130,6 +134,8 @@ impl Store {
             _lock: lock,
         };
         recover::run(&inner)?;
+        // What is full now may have space later.
+        let _ = inner.index.make_room(0);
         inner.size.measure(&inner);
         Ok(Store {
             inner: Arc::new(inner),
@@ -171,6 +177,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; what was not done is tried again by the next step.
     pub fn maintain(&self) -> Result<bool, StoreError> {
+        self.inner.index.make_room(0)?;
         self.inner.flush_touches()?;
         self.inner.size.measure(&self.inner);
         recover::locate_again(&self.inner)?;
@@ -343,12 +350,12 @@ pub(crate) fn write_durably(path: &Path, text: &str) -> Result<(), StoreError> {
     write().map_err(|error| StoreError::io("write", path, error))
 }
 
-fn open_index(dir: &Path) -> Result<Index, StoreError> {
-    match Index::open(dir) {
+fn open_index(dir: &Path, reserve: u64) -> Result<Index, StoreError> {
+    match Index::open(dir, reserve) {
         Err(StoreError::Index(error)) if is_damage(&error) => {
             tracing::warn!(%error, "index is damaged; rebuilding it from the packs");
             remove_dir(dir)?;
-            Index::open(dir)
+            Index::open(dir, reserve)
         }
         outcome => outcome,
     }
@@ -386,6 +393,8 @@ fn remove_dir(dir: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Disk held for the index, so that a full disk never fails it; less under a small cap.
+const INDEX_RESERVE: u64 = 2 << 20;
 const FORMAT: &str = "attic-node store 1";
 /// ENFILE and EMFILE.
 const OUT_OF_FILES: [i32; 2] = [23, 24];

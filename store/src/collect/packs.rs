@@ -226,6 +226,8 @@ impl Inner {
         // First the copies are durable, then the index points to them, then that is durable, and
         // only then the originals go: a crash in between finds the originals.
         self.sync()?;
+        self.index
+            .make_room_to_remove(moved.len() as u64 * MANIFEST_MOVED_LEN)?;
         moved
             .iter()
             .try_for_each(|(manifest, at)| self.index.put_nar(manifest, at))?;
@@ -303,5 +305,7 @@ impl Inner {
     }
 }
 
+/// Bytes that the index writes to note a manifest's new place.
+const MANIFEST_MOVED_LEN: u64 = 128;
 /// Small packs beyond this number are merged.
 const SMALL_PACKS_MAX: usize = 8;

@@ -28,7 +28,7 @@ fn path_row(index: u8, published_at: u64) -> Change {
 
 fn state(rows: &[Row]) -> Vec<PathRow> {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let index = Index::open(dir.path()).expect("opens");
+    let index = Index::open(dir.path(), 0).expect("opens");
     rows.iter()
         .for_each(|row| index.apply(row).expect("applies"));
     let paths: Vec<PathRow> = index
@@ -79,12 +79,12 @@ proptest! {
 #[test]
 fn an_older_index_learns_which_nars_its_caches_show() {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let index = Index::open(dir.path()).expect("opens");
+    let index = Index::open(dir.path(), 0).expect("opens");
     let change = path_row(1, 2);
     index.apply(&Row { seq: 1, change }).expect("applies");
     index.nar_of.clear().expect("clears");
     drop(index);
-    let index = Index::open(dir.path()).expect("opens");
+    let index = Index::open(dir.path(), 0).expect("opens");
     let shows = |byte| index.shows_nar(&cache(), &NarHash::from_bytes([byte; 32]));
     assert!(shows(2).expect("reads") && !shows(1).expect("reads"));
 }
@@ -92,7 +92,7 @@ fn an_older_index_learns_which_nars_its_caches_show() {
 #[test]
 fn caches_do_not_see_each_other() {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let index = Index::open(dir.path()).expect("opens");
+    let index = Index::open(dir.path(), 0).expect("opens");
     index
         .apply(&Row {
             seq: 1,

@@ -71,6 +71,7 @@ impl<'a> Appender<'a> {
         lease: &Lease,
         manifest: &Manifest,
     ) -> Result<(), StoreError> {
+        self.store.index.make_room(NAR_ROW_LEN)?;
         let (seq, imported_at) = (self.store.next_seq()?, now());
         let body = ImportedManifest {
             seq,
@@ -168,6 +169,9 @@ impl Drop for Appender<'_> {
         }
     }
 }
+
+/// Bytes that a NAR's row in the index may take.
+const NAR_ROW_LEN: u64 = 256;
 
 /// Whether a chunk was in the store already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,7 +54,8 @@ impl Inner {
     fn commit_together(&self, batches: Vec<Batch>) {
         // Chunks and manifests that the rows rely on first, then the rows.
         let mut appender = Appender::new(self);
-        let stored: Vec<Result<Vec<Row>, StoreError>> = match self.sync() {
+        let ready = self.make_room_for(&batches).and_then(|()| self.sync());
+        let stored: Vec<Result<Vec<Row>, StoreError>> = match ready {
             Ok(()) => batches
                 .iter()
                 .map(|batch| self.store_rows(&mut appender, batch))
@@ -72,6 +73,16 @@ impl Inner {
         }
         if let Err(error) = appender.seal_if_full() {
             tracing::warn!(%error, "sealing a pack failed; it is tried again later");
+        }
+    }
+
+    /// Makes sure that the index can take the rows once they are stored.
+    fn make_room_for(&self, batches: &[Batch]) -> Result<(), StoreError> {
+        let changes = || batches.iter().flat_map(|batch| &batch.changes);
+        let len = changes().map(Change::len_estimate).sum();
+        match changes().all(Change::removes) {
+            true => self.index.make_room_to_remove(len),
+            false => self.index.make_room(len),
         }
     }
 

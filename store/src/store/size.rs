@@ -1,6 +1,7 @@
 //! How much disk the store takes, and keeping it below its cap.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -106,8 +107,8 @@ impl Inner {
 }
 
 impl Inner {
-    /// Refuses chunks before the disk is quite full: the index must always be able to write, since
-    /// it fails for good when it cannot, and removing paths needs some room as well.
+    /// Refuses chunks before the disk is quite full: rows, and what removes them, need some room as
+    /// well.
     fn check_free_space(&self, len: u64) -> Result<(), StoreError> {
         let root = self.packs.root();
         let disk = statvfs(root).map_err(|error| StoreError::io("stat", root, error.into()))?;
@@ -135,7 +136,8 @@ fn dir_bytes(dir: &Path) -> u64 {
         .flatten()
         .map(|entry| match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => dir_bytes(&entry.path()),
-            Ok(metadata) => metadata.len(),
+            // Space may be held behind the end of a file.
+            Ok(metadata) => metadata.len().max(metadata.blocks() * 512),
             Err(_) => 0,
         })
         .sum()

@@ -1,5 +1,10 @@
 //! A disk without space.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::thread;
+
 use testnet::mount::Tmpfs;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
@@ -43,6 +48,90 @@ fn a_full_disk_refuses_writes_and_goes_on_reading() {
     after.publish(node.address(), "main", &node.token());
     for upload in [&after, &kept] {
         assert_eq!(node.read(&upload.path()), Served::Whole(upload.nar.clone()));
+    }
+}
+
+/// Somebody else fills the disk to the last byte, in the middle of uploads: reads are 200 or 404,
+/// writes 507, nothing acknowledged is lost, and when there is space again writes go on, all without
+/// a restart.
+#[test]
+fn s1_a_disk_that_others_fill_costs_writes_and_nothing_else() {
+    if !is_root("foreign full disk") {
+        return;
+    }
+    let disk = Tmpfs::new(96 << 20);
+    let node = &TestNode::at(
+        &disk.path().join("data"),
+        "[store]\npack-size = \"8 MiB\"\n",
+    );
+    let mut seed = Seed::for_test("foreign_full");
+    let kept = Upload::random(&mut seed, "kept", 4 << 20);
+    kept.publish(node.address(), "main", &node.token());
+    let large = NixClient::host().add_file("foreign-full-large", &Seed::new(78).bytes(1 << 20));
+    let foreign = disk.path().join("foreign");
+    for round in 0..4 {
+        let uploads: Vec<Upload> = (0..60)
+            .map(|n| Upload::random(&mut seed, &format!("meanwhile-{round}-{n}"), 20_000))
+            .collect();
+        let published = thread::scope(|scope| {
+            let publishing = scope.spawn(|| uploads.iter().map(|up| offer(node, up)).collect());
+            fill_to_the_last_byte(&foreign);
+            let published: Vec<bool> = publishing.join().expect("uploads end");
+            published
+        });
+        for upload in &uploads {
+            assert_eq!(
+                node.get(&upload.narinfo_target("absent"))
+                    .expect("answer")
+                    .status,
+                404
+            );
+        }
+        for (upload, published) in uploads.iter().zip(&published) {
+            match node.read(&upload.path()) {
+                Served::Whole(nar) => assert_eq!(nar, upload.nar),
+                other => assert!(!published, "{}: {other:?}", upload.name),
+            }
+        }
+        assert_eq!(node.read(&kept.path()), Served::Whole(kept.nar.clone()));
+        let late = Upload::random(&mut seed, "late", 1 << 20);
+        assert!(!offer(node, &late), "there is no space");
+        node.push(&[&large]).exits_with(1).says("space");
+        assert_eq!(node.get("/healthz").expect("an answer").status, 200);
+
+        std::fs::remove_file(&foreign).expect("make space");
+        late.publish(node.address(), "main", &node.token());
+        assert_eq!(node.read(&late.path()), Served::Whole(late.nar.clone()));
+        node.cli().run(&["rm", "main", &late.path()]).succeeds();
+        node.cli().run(&["gc", "--full"]).succeeds();
+    }
+    node.push(&[&large]).succeeds();
+    node.cli().run(&["verify"]).succeeds();
+}
+
+/// Publishes if the node takes it; whether it did. Refusals are 507.
+fn offer(node: &TestNode, upload: &Upload) -> bool {
+    let (address, token) = (node.address(), node.token());
+    let taken = |status: u16| {
+        assert!(matches!(status, 201 | 507), "{status}");
+        status == 201
+    };
+    let nar = upload.put_nar(address, "main", &token).expect("an answer");
+    taken(nar.status)
+        && taken(
+            upload
+                .put_narinfo(address, "main", &token, &upload.narinfo())
+                .expect("an answer")
+                .status,
+        )
+}
+
+/// Writes a file until not a byte more fits.
+fn fill_to_the_last_byte(path: &Path) {
+    let mut file = File::create(path).expect("create a file");
+    for len in [1 << 20, 4096, 1] {
+        let piece = vec![7; len];
+        while file.write(&piece).is_ok_and(|written| written > 0) {}
     }
 }
 
