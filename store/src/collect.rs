@@ -114,7 +114,45 @@ impl Inner {
         Ok(())
     }
 
+    /// What [`Inner::collect`] would do. Estimates evictions as the first round of them does.
+    fn foresee(&self, options: &CollectOptions) -> Result<CollectReport, StoreError> {
+        let bytes_before = self.packs.size_bytes();
+        let new_report = |dropped: &BTreeSet<NarHash>| CollectReport {
+            bytes_before,
+            dropped_nars: dropped.len() as u64,
+            ..CollectReport::default()
+        };
+        let dropped = self.unreferenced_nars(&HashSet::new())?;
+        let mut report = new_report(&dropped);
+        self.foresee_packs(options, &dropped, &mut report)?;
+        if let Some(pressure) = self.pressure() {
+            let left = self.size.total().saturating_sub(report.freed_bytes);
+            if left > pressure.start {
+                let doomed = self.eviction_plan(left - pressure.target)?;
+                let dropped = self.unreferenced_nars(&doomed)?;
+                report = new_report(&dropped);
+                report.evicted_paths = doomed.len() as u64;
+                let full = CollectOptions {
+                    full: true,
+                    ..*options
+                };
+                self.foresee_packs(&full, &dropped, &mut report)?;
+            }
+        }
+        report.bytes_after = bytes_before.saturating_sub(report.freed_bytes);
+        Ok(report)
+    }
+
+    fn pressure(&self) -> Option<Pressure> {
+        let pack_len = self.options.pack_len_target;
+        let cap = self.options.size_cap?;
+        Some(Pressure::below(cap, pack_len))
+    }
+
     fn collect(&self, options: &CollectOptions) -> Result<CollectReport, StoreError> {
+        if options.dry_run {
+            return self.foresee(options);
+        }
         self.flush_touches()?;
         self.size.measure(self);
         let bytes_before = self.packs.size_bytes();
@@ -122,21 +160,11 @@ impl Inner {
             bytes_before,
             ..CollectReport::default()
         };
-        let dropped = match options.dry_run {
-            true => self.unreferenced_nars()?,
-            false => self.drop_nars()?,
-        };
+        let dropped = self.drop_nars()?;
         report.dropped_nars = dropped.len() as u64;
-        if !options.dry_run {
-            self.seal_idle()?;
-        }
+        self.seal_idle()?;
         self.rewrite_packs(options, &dropped, None, &mut report)?;
-        let pack_len = self.options.pack_len_target;
-        let pressure = self
-            .options
-            .size_cap
-            .map(|cap| Pressure::below(cap, pack_len));
-        if let (Some(pressure), false) = (pressure, options.dry_run)
+        if let Some(pressure) = self.pressure()
             && self.size.total() > pressure.start
         {
             self.make_way(pressure, &mut report)?;
@@ -177,16 +205,8 @@ impl Inner {
     fn evict(&self, excess: u64) -> Result<u64, StoreError> {
         // What is published or pinned meanwhile waits, and is not evicted by an older plan.
         let _alone = self.publishing.write().expect("no panic under this lock");
-        let mut sum = 0;
         let mut gone: BTreeMap<CacheName, Vec<StorePathHash>> = BTreeMap::new();
-        let mut counted = HashSet::new();
-        for (cache, hash, nar) in self.eviction_order()? {
-            if sum >= excess {
-                break;
-            }
-            if counted.insert(nar) {
-                sum += self.index.nar(&nar)?.map_or(0, |row| row.file_size);
-            }
+        for (cache, hash) in self.eviction_plan(excess)? {
             gone.entry(cache).or_default().push(hash);
         }
         let mut count = 0;
@@ -196,6 +216,23 @@ impl Inner {
             self.commit(hashes.into_iter().map(remove).collect())?;
         }
         Ok(count)
+    }
+
+    /// The least recently used paths whose files add up to `excess` bytes.
+    fn eviction_plan(&self, excess: u64) -> Result<Doomed, StoreError> {
+        let mut sum = 0;
+        let mut doomed = HashSet::new();
+        let mut counted = HashSet::new();
+        for (cache, hash, nar) in self.eviction_order()? {
+            if sum >= excess {
+                break;
+            }
+            if counted.insert(nar) {
+                sum += self.index.nar(&nar)?.map_or(0, |row| row.file_size);
+            }
+            doomed.insert((cache, hash));
+        }
+        Ok(doomed)
     }
 
     /// All evictable paths of all caches, least recently used first.
@@ -237,11 +274,14 @@ impl Inner {
         Ok(all.into_iter().filter_map(nar).collect())
     }
 
-    /// NARs that no path refers to, no lease holds, and whose grace is over.
-    fn unreferenced_nars(&self) -> Result<BTreeSet<NarHash>, StoreError> {
+    /// NARs that no path refers to but the `doomed` ones, no lease holds, and whose grace is over.
+    fn unreferenced_nars(&self, doomed: &Doomed) -> Result<BTreeSet<NarHash>, StoreError> {
         let mut referenced = HashSet::new();
         for row in self.index.all_paths() {
-            referenced.insert(row?.info.nar_hash);
+            let row = row?;
+            if !doomed.contains(&(row.cache, *row.info.path.hash())) {
+                referenced.insert(row.info.nar_hash);
+            }
         }
         let now = now();
         let grace = self.options.upload_grace.as_secs();
@@ -258,11 +298,11 @@ impl Inner {
 
     /// Drops them. Publishing waits while the final look is taken.
     fn drop_nars(&self) -> Result<BTreeSet<NarHash>, StoreError> {
-        if self.unreferenced_nars()?.is_empty() {
+        if self.unreferenced_nars(&HashSet::new())?.is_empty() {
             return Ok(BTreeSet::new());
         }
         let _alone = self.publishing.write().expect("no panic under this lock");
-        let unreferenced = self.unreferenced_nars()?;
+        let unreferenced = self.unreferenced_nars(&HashSet::new())?;
         for (number, hash) in unreferenced.iter().enumerate() {
             if number % DROPPED_AT_ONCE == 0 {
                 self.index.make_room_to_remove(DROPPED_LEN)?;
@@ -299,6 +339,9 @@ impl Inner {
         Ok(live.seal())
     }
 }
+
+/// Paths to be evicted.
+type Doomed = HashSet<(CacheName, StorePathHash)>;
 
 /// NARs dropped between two looks at the space of the index, and what they may take of it.
 const DROPPED_AT_ONCE: usize = 256;

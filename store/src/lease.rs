@@ -116,6 +116,11 @@ impl LeaseTable {
         free
     }
 
+    /// Whether a lease pins the pack.
+    pub(crate) fn pins(&self, pack: &PackId) -> bool {
+        self.state().pins.contains_key(pack)
+    }
+
     /// Ends the condemnation of packs that are gone or stay after all.
     pub(crate) fn acquit<'a>(&self, packs: impl IntoIterator<Item = &'a PackId>) {
         let mut state = self.state();

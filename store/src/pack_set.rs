@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::StoreError;
 use crate::index::SeqRange;
-use crate::pack::{PackFile, PackWriter, pack_path};
+use crate::pack::{FooterEntry, PackFile, PackWriter, pack_path};
 use crate::pack_id::PackId;
 use crate::record::PackSalt;
 
@@ -124,6 +124,15 @@ impl PackSet {
     pub(crate) fn check_in(&self, writer: PackWriter) {
         self.grown(writer.file().id, writer.len());
         self.state().idle.push(writer);
+    }
+
+    /// The packs that nobody writes to just now, with their records: what [`PackSet::take_idle`]
+    /// would take.
+    pub(crate) fn idle(&self) -> Vec<(Arc<PackFile>, Vec<FooterEntry>)> {
+        let state = self.state();
+        let idle = state.idle.iter();
+        idle.map(|writer| (Arc::clone(writer.file()), writer.entries().to_vec()))
+            .collect()
     }
 
     /// Takes all idle writers, to seal them.

@@ -25,6 +25,18 @@ struct Judged {
     dead_bytes: u64,
 }
 
+impl Judged {
+    /// A pack in which nothing was found.
+    fn gone(pack: PackId, len: u64) -> Judged {
+        Judged {
+            pack,
+            len,
+            live_bytes: 0,
+            dead_bytes: 0,
+        }
+    }
+}
+
 /// How closely a chunk record is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scrutiny {
@@ -44,21 +56,34 @@ impl Inner {
         report: &mut CollectReport,
     ) -> Result<(), StoreError> {
         let victims = self.choose(options, dropped)?;
-        if options.dry_run {
-            report.rewritten_packs +=
-                victims.iter().filter(|pack| pack.live_bytes > 0).count() as u64;
-            report.deleted_packs +=
-                victims.iter().filter(|pack| pack.live_bytes == 0).count() as u64;
-            report.copied_bytes += victims.iter().map(|pack| pack.live_bytes).sum::<u64>();
-            report.freed_bytes += victims.iter().map(|pack| pack.dead_bytes).sum::<u64>();
-            return Ok(());
-        }
         let condemned = self.leases.condemn(victims.iter().map(|pack| pack.pack));
         report.leased_packs += (victims.len() - condemned.len()) as u64;
         let outcome = self.rewrite_condemned(&victims, &condemned, pressure, report);
         self.leases.acquit(&condemned);
         self.nars.clear();
         outcome
+    }
+
+    /// Notes what [`Inner::rewrite_packs`] would do, were `dropped` dropped and all packs sealed.
+    pub(super) fn foresee_packs(
+        &self,
+        options: &CollectOptions,
+        dropped: &BTreeSet<NarHash>,
+        report: &mut CollectReport,
+    ) -> Result<(), StoreError> {
+        for victim in self.choose(options, dropped)? {
+            if self.leases.pins(&victim.pack) {
+                report.leased_packs += 1;
+                continue;
+            }
+            match victim.live_bytes {
+                0 => report.deleted_packs += 1,
+                _ => report.rewritten_packs += 1,
+            }
+            report.copied_bytes += victim.live_bytes;
+            report.freed_bytes += victim.len.saturating_sub(victim.live_bytes);
+        }
+        Ok(())
     }
 
     fn rewrite_condemned(
@@ -113,7 +138,19 @@ impl Inner {
         };
         let mut judged = Vec::new();
         for (pack, len) in self.packs.sealed() {
-            judged.push(self.judge(pack, len, &live, scrutiny)?);
+            judged.push(match self.packs.file(pack)? {
+                Some(file) => {
+                    let entries = read_contents(&file)?.entries;
+                    self.judge(&file, len, &entries, &live, scrutiny)?
+                }
+                None => Judged::gone(pack, len),
+            });
+        }
+        if options.dry_run {
+            // A collection that is not dry seals these first.
+            for (file, entries) in self.packs.idle() {
+                judged.push(self.judge(&file, file.len()?, &entries, &live, scrutiny)?);
+            }
         }
         let small = judged.iter().filter(|pack| self.is_small(pack)).count();
         let worth = |pack: &Judged| {
@@ -133,23 +170,16 @@ impl Inner {
 
     fn judge(
         &self,
-        pack: PackId,
+        file: &PackFile,
         len: u64,
+        entries: &[FooterEntry],
         live: &LiveSet,
         scrutiny: Scrutiny,
     ) -> Result<Judged, StoreError> {
-        let mut judged = Judged {
-            pack,
-            len,
-            live_bytes: 0,
-            dead_bytes: 0,
-        };
-        let Some(file) = self.packs.file(pack)? else {
-            return Ok(judged);
-        };
-        let oldest_elsewhere = self.oldest_seq_outside(pack)?;
-        for entry in read_contents(&file)?.entries {
-            match self.is_live(&file, &entry, live, scrutiny, oldest_elsewhere)? {
+        let mut judged = Judged::gone(file.id, len);
+        let oldest_elsewhere = self.oldest_seq_outside(file.id)?;
+        for entry in entries {
+            match self.is_live(file, entry, live, scrutiny, oldest_elsewhere)? {
                 true => judged.live_bytes += entry.record_len(),
                 false => judged.dead_bytes += entry.record_len(),
             }

@@ -88,6 +88,11 @@ impl PackWriter {
         &self.file
     }
 
+    /// The records written so far.
+    pub(crate) fn entries(&self) -> &[FooterEntry] {
+        &self.entries
+    }
+
     /// Bytes written so far.
     pub(crate) fn len(&self) -> u64 {
         self.len

@@ -180,6 +180,60 @@ fn the_size_cap_evicts_the_least_recently_used() {
     fixture.verify_is_clean();
 }
 
+/// G6: a dry run foresees what the cap would evict, too.
+#[test]
+fn g6_a_dry_run_foresees_evictions() {
+    let mut fixture = Fixture::new();
+    for index in 0..20u8 {
+        fixture.publish(index, &nar_of(&noise(170 + u64::from(index), 300_000)), &[]);
+    }
+    fixture.options.size_cap = Some((4 << 20) + derived_allowance());
+    fixture.reopen();
+    let dry = CollectOptions {
+        dry_run: true,
+        full: true,
+    };
+    let before = pack_bytes(&fixture);
+    let foreseen = fixture.store().collect(&dry).expect("plans");
+    assert_eq!(pack_bytes(&fixture), before, "a dry run changes nothing");
+    assert_eq!(fixture.store().collect(&dry).expect("plans"), foreseen);
+    let done = fixture.store().collect(&FULL).expect("collects");
+    assert!(done.evicted_paths > 3, "{done:?}");
+    let near = |foreseen: u64, done: u64| foreseen.abs_diff(done) <= 1 + done / 5;
+    assert!(
+        near(foreseen.evicted_paths, done.evicted_paths)
+            && near(foreseen.dropped_nars, done.dropped_nars)
+            && near(foreseen.freed_bytes, done.freed_bytes),
+        "{foreseen:?} and {done:?}"
+    );
+}
+
+/// G7: what was used lately stays, with all it refers to, however long ago it was published.
+#[test]
+fn g7_a_path_in_use_outlives_younger_ones() {
+    let mut fixture = Fixture::with(Options {
+        pack_len_target: 256 << 10,
+        ..Options::default()
+    });
+    for index in 0..20u8 {
+        // Path 2 refers to path 1.
+        let references: &[u8] = if index == 2 { &[1] } else { &[] };
+        let nar = nar_of(&noise(190 + u64::from(index), 300_000));
+        fixture.publish(index, &nar, references);
+    }
+    fixture.store().touch(&cache(), path(2).hash(), 9_000);
+    fixture.store().close().expect("closes");
+    fixture.options.size_cap = Some((4 << 20) + derived_allowance());
+    fixture.reopen();
+    fixture.store().collect(&FULL).expect("collects");
+    let here = |index| {
+        let row = fixture.store().path(&cache(), path(index).hash());
+        row.expect("reads").is_some()
+    };
+    assert!(here(1) && here(2), "it and what it refers to are in use");
+    assert!(!here(0) && !here(3) && here(19), "the others go by age");
+}
+
 /// A fresh sled index takes some megabytes of disk by itself.
 fn derived_allowance() -> u64 {
     let fixture = Fixture::new();
