@@ -127,6 +127,9 @@ pub struct PushArgs {
     /// Push paths too that the cache says are signed by an upstream cache
     #[arg(long)]
     pub ignore_upstream_cache_filter: bool,
+    /// Have the node read again what it holds of these paths, and push what has decayed there
+    #[arg(long)]
+    pub recheck: bool,
     /// How many uploads to run at once
     #[arg(short, long, value_name = "N", default_value = "5")]
     pub jobs: NonZeroUsize,

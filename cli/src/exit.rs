@@ -168,7 +168,6 @@ impl CliError {
             | CliError::Stop(_)
             | CliError::NotInCache { .. }
             | CliError::Incomplete(_)
-            | CliError::Push(_)
             | CliError::Output(_) => None,
         }
     }

@@ -19,7 +19,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attic_node_core::api::{PLAN_PATHS_MAX, PlanPath, PushPlan, PushSession};
+use attic_node_core::api::{PLAN_PATHS_MAX, PlanPath, PushPlan, PushSession, SessionGrant};
 use attic_store::cache_name::CacheName;
 use attic_store::chunker::ChunkerParams;
 use attic_store::store_path::{StoreDir, StorePath};
@@ -60,6 +60,15 @@ pub enum Upstream {
     Skip,
     /// All.
     Send,
+}
+
+/// What to make of paths that the cache says it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// They are there.
+    Trust,
+    /// They are there if the node can read them back.
+    Recheck,
 }
 
 /// What happens to a path. Each begins, advances, and ends once; a path that is tried again begins
@@ -126,9 +135,6 @@ pub enum PushError {
     /// The node cuts chunks in a way this program does not know.
     #[error("node cuts chunks by rule {0}, which this program does not know")]
     Chunker(u32),
-    /// More paths than a plan may have.
-    #[error("{0} paths in one push, at most {PLAN_PATHS_MAX} are allowed")]
-    TooMany(usize),
 }
 
 /// What a push would do, decided and not yet done.
@@ -143,7 +149,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Asks the node about all paths of `closure`, in one request.
+    /// Asks the node about all paths of `closure`, in one request unless they are very many.
     ///
     /// Dropping it, or the plan, is safe: the session it opened at the node ends by itself.
     ///
@@ -153,12 +159,12 @@ impl Plan {
         cache: &CacheName,
         closure: Closure,
         upstream: Upstream,
+        held: Held,
     ) -> Result<Plan, PushError> {
-        if closure.paths.len() > PLAN_PATHS_MAX {
-            return Err(PushError::TooMany(closure.paths.len()));
-        }
         let client = client.clone();
-        let terms = client.plan(&request(cache, closure.paths.iter())).await?;
+        let mut request = request(cache, closure.paths.iter());
+        request.recheck = held == Held::Recheck;
+        let terms = ask(&client, &request).await?;
         if terms.store_dir != closure.store_dir.as_str() {
             let (theirs, ours) = (terms.store_dir, closure.store_dir);
             return Err(PushError::StoreDir {
@@ -258,10 +264,31 @@ fn request<'a>(cache: &CacheName, paths: impl Iterator<Item = &'a LocalPath>) ->
         hash: *path.info.path.hash(),
         nar_hash: path.info.nar_hash,
     };
-    PushPlan {
-        cache: cache.clone(),
-        paths: paths.map(path).collect(),
+    PushPlan::new(cache.clone(), paths.map(path).collect())
+}
+
+/// Asks the node about all paths of `plan`, in as many requests as that takes. They share one
+/// session.
+async fn ask(client: &Client, plan: &PushPlan) -> Result<PushSession, ClientError> {
+    let mut parts = plan.paths.chunks(PLAN_PATHS_MAX);
+    let part = |paths: &[PlanPath], session: Option<&SessionGrant>| PushPlan {
+        paths: paths.to_vec(),
+        session: session.map(|grant| grant.id.clone()),
+        ..PushPlan::new(plan.cache.clone(), Vec::new())
+    };
+    let recheck = |part: PushPlan| PushPlan {
+        recheck: plan.recheck,
+        ..part
+    };
+    let first = part(parts.next().unwrap_or_default(), None);
+    let mut terms = client.plan(&recheck(first)).await?;
+    for paths in parts {
+        let next = part(paths, terms.session.as_ref());
+        let more = client.plan(&recheck(next)).await?;
+        terms.session = more.session.or(terms.session);
+        terms.missing.extend(more.missing);
     }
+    Ok(terms)
 }
 
 fn cores() -> usize {

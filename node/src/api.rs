@@ -25,6 +25,7 @@
 //! POST   push                      PushPlan -> PushSession
 //! POST   push/{session}/missing    n × 32 bytes -> ⌈n/8⌉ bytes   see `wire`
 //! PUT    push/{session}/chunks     chunk records -> ChunksReply  see `wire`
+//! PUT    push/{session}/list/{hash}?from=<n>  m × 32 bytes -> 204  ids n..n+m of a path to commit
 //! POST   push/{session}/commit     commit body   -> CommitReply  see `wire`
 //! DELETE push/{session}            -> 204; releases what the session held
 //! ```
@@ -354,6 +355,26 @@ pub struct PushPlan {
     pub cache: CacheName,
     /// Closure, or part of one; at most [`PLAN_PATHS_MAX`].
     pub paths: Vec<PlanPath>,
+    /// Go on in this session, which an earlier part of the same closure opened. One that has ended
+    /// counts as none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Read again what the cache holds of these paths, before the answer: what has decayed unseen
+    /// is missing then. Takes as long as hashing their NARs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub recheck: bool,
+}
+
+impl PushPlan {
+    /// A plan that opens its own session and believes what the cache says.
+    pub fn new(cache: CacheName, paths: Vec<PlanPath>) -> PushPlan {
+        PushPlan {
+            cache,
+            paths,
+            session: None,
+            recheck: false,
+        }
+    }
 }
 
 /// One path of a plan.
@@ -423,7 +444,10 @@ pub struct CommitRequest {
 pub struct CommitPath {
     /// What it is, with the signatures the client's Nix has.
     pub info: PathInfo,
-    /// How many of the chunk ids that follow belong to it, in NAR order.
+    /// How many chunk ids at the beginning of its NAR were sent ahead with `list`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub listed: u32,
+    /// How many of the chunk ids that follow belong to it, after the listed ones, in NAR order.
     pub chunks: u32,
     /// Possession proof (64 hexadecimal digits, see [`wire::Possession`]) over the chunks which
     /// this session did not upload; absent when it uploaded all.
@@ -486,8 +510,11 @@ pub struct ErrorBody {
 pub const PATHS_PAGE_MAX: usize = 4096;
 /// Most hashes in one [`RemoveRequest`].
 pub const REMOVE_MAX: usize = 65_536;
-/// Most paths in one [`PushPlan`].
-pub const PLAN_PATHS_MAX: usize = 131_072;
+/// Most paths in one [`PushPlan`]: it stays below a MiB, the smallest `push.body-max`. A larger
+/// closure takes several.
+pub const PLAN_PATHS_MAX: usize = 8192;
+/// Most chunk ids that a session holds in lists of paths to commit.
+pub const LISTED_MAX: usize = attic_store::manifest::CHUNKS_MAX;
 /// Most paths in one [`CommitRequest`].
 pub const COMMIT_PATHS_MAX: usize = 4096;
 /// Most entries of [`VerifyReply::damaged`].
@@ -495,4 +522,12 @@ pub const DAMAGED_LISTED_MAX: usize = 1000;
 
 fn one() -> u32 {
     1
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }

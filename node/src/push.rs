@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use attic_store::{CacheName, ChunkId, Lease};
+use attic_store::{CacheName, ChunkId, Lease, StorePathHash};
 use data_encoding::HEXLOWER;
 use thiserror::Error;
 
+use crate::api::LISTED_MAX;
 use crate::auth::random;
 
-/// The open sessions. Bounded: at the limit, the one unused for longest ends.
+/// The open sessions. Bounded: at the limit, the one unused for longest ends, if nobody may be
+/// working in it any more; otherwise no other is opened for now.
 pub(crate) struct Sessions {
     max: usize,
     idle: Duration,
@@ -27,7 +29,16 @@ pub(crate) struct Session {
     pub(crate) lease: Lease,
     pub(crate) challenge: [u8; 32],
     uploads: Mutex<Uploads>,
+    lists: Mutex<Lists>,
     used_at: Mutex<Instant>,
+}
+
+/// Chunk ids of paths to be committed that were sent ahead, since one body may not hold them all.
+#[derive(Default)]
+struct Lists {
+    of: BTreeMap<StorePathHash, Vec<ChunkId>>,
+    /// Ids in all lists.
+    len: usize,
 }
 
 /// Chunks a session uploaded: the first 16 bytes of each id, with the length of its frame.
@@ -49,29 +60,37 @@ impl Sessions {
     }
 
     /// Opens a session. Its id is random: nobody else can name it.
+    ///
+    /// **Errors**: [`SessionError::Busy`].
     pub(crate) fn open(
         &self,
         cache: CacheName,
         lease: Lease,
         now: Instant,
-    ) -> (String, Arc<Session>) {
+    ) -> Result<(String, Arc<Session>), SessionError> {
         let id = HEXLOWER.encode(&random::<16>());
         let session = Arc::new(Session {
             cache,
             lease,
             challenge: random(),
             uploads: Mutex::default(),
+            lists: Mutex::default(),
             used_at: Mutex::new(now),
         });
         let mut open = self.lock();
         if open.len() >= self.max {
-            let oldest = open.iter().min_by_key(|(_, session)| session.used_at());
-            if let Some(oldest) = oldest.map(|(id, _)| id.clone()) {
-                open.remove(&oldest);
-            }
+            let abandoned = |session: &Session| {
+                now.saturating_duration_since(session.used_at()) >= ABANDONED_AFTER
+            };
+            let oldest = open
+                .iter()
+                .filter(|(_, session)| Arc::strong_count(session) == 1 && abandoned(session))
+                .min_by_key(|(_, session)| session.used_at())
+                .map(|(id, _)| id.clone());
+            open.remove(&oldest.ok_or(SessionError::Busy(self.max))?);
         }
         open.insert(id.as_str().into(), Arc::clone(&session));
-        (id, session)
+        Ok((id, session))
     }
 
     /// The session called `id`, which counts as used now.
@@ -131,6 +150,49 @@ impl Session {
         self.uploads().frames.get(&half(id)).copied()
     }
 
+    /// Notes the chunks `from..` of a path; what was there from that place on is replaced, so that
+    /// a repeated request is harmless.
+    ///
+    /// **Errors**: [`SessionError::Gap`], and [`SessionError::FullOfIds`] beyond [`LISTED_MAX`].
+    pub(crate) fn list(
+        &self,
+        path: StorePathHash,
+        from: usize,
+        ids: &[ChunkId],
+    ) -> Result<(), SessionError> {
+        let mut lists = self.lists();
+        let Lists { of, len } = &mut *lists;
+        let list = of.entry(path).or_default();
+        if from > list.len() {
+            return Err(SessionError::Gap(list.len()));
+        }
+        *len -= list.len() - from;
+        list.truncate(from);
+        if *len + ids.len() > LISTED_MAX {
+            return Err(SessionError::FullOfIds);
+        }
+        *len += ids.len();
+        list.extend_from_slice(ids);
+        Ok(())
+    }
+
+    /// The first `len` chunks listed for a path; `None` if fewer are.
+    pub(crate) fn listed(&self, path: &StorePathHash, len: usize) -> Option<Vec<ChunkId>> {
+        self.lists().of.get(path)?.get(..len).map(<[_]>::to_vec)
+    }
+
+    /// Forgets the list of a path.
+    pub(crate) fn unlist(&self, path: &StorePathHash) {
+        let mut lists = self.lists();
+        if let Some(list) = lists.of.remove(path) {
+            lists.len -= list.len();
+        }
+    }
+
+    fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock().expect("no panic under this lock")
+    }
+
     /// Notes that the session is in use.
     pub(crate) fn used(&self, now: Instant) {
         *self.used_at.lock().expect("no panic under this lock") = now;
@@ -149,6 +211,9 @@ fn half(id: &ChunkId) -> [u8; 16] {
     *id.as_bytes().first_chunk().expect("an id has 32 bytes")
 }
 
+/// A session unused for so long gives way to a new one. A client at work is never so slow between
+/// two requests.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 /// Most chunks one session may upload: 160 MB of memory for half a terabyte of NAR.
 const UPLOADS_MAX: usize = 1 << 22;
 
@@ -158,9 +223,18 @@ pub(crate) enum SessionError {
     /// There is none of this name.
     #[error("the push session does not exist or has ended")]
     Unknown,
+    /// As many are open as may be, and all are in use.
+    #[error("{0} push sessions are open; try again later")]
+    Busy(usize),
     /// Its list of uploads is full: commit what is there and open another.
     #[error("the push session holds {UPLOADS_MAX} chunks")]
     Full,
+    /// Its lists are full: commit their paths first.
+    #[error("the push session holds a list of {LISTED_MAX} chunks")]
+    FullOfIds,
+    /// A part of a list came before the parts in front of it.
+    #[error("the list of this path has {0} chunks so far")]
+    Gap(usize),
 }
 
 #[cfg(test)]
@@ -187,7 +261,8 @@ mod tests {
 
         fn open(&self, sessions: &Sessions, seconds: u64) -> String {
             let cache = "main".parse().unwrap();
-            sessions.open(cache, self.store.lease(), self.at(seconds)).0
+            let opened = sessions.open(cache, self.store.lease(), self.at(seconds));
+            opened.expect("there is room").0
         }
 
         fn at(&self, seconds: u64) -> Instant {
@@ -218,10 +293,13 @@ mod tests {
         let sessions = Sessions::new(2, Duration::from_secs(60));
         let (first, second) = (fixture.open(&sessions, 0), fixture.open(&sessions, 1));
         sessions.find(&first, fixture.at(2)).unwrap();
-        let third = fixture.open(&sessions, 3);
+        let (cache, lease) = ("main".parse().unwrap(), fixture.store.lease());
+        let busy = sessions.open(cache, lease, fixture.at(3)).err();
+        assert_eq!(busy, Some(SessionError::Busy(2)), "both are in use");
+        let third = fixture.open(&sessions, 61);
         assert_eq!(sessions.len(), 2);
         assert_eq!(
-            sessions.find(&second, fixture.at(3)).err(),
+            sessions.find(&second, fixture.at(61)).err(),
             Some(SessionError::Unknown)
         );
         sessions.close(&first).unwrap();
@@ -239,5 +317,28 @@ mod tests {
         assert_eq!(session.upload_of(&chunk), None);
         session.uploaded(&chunk, 7).unwrap();
         assert_eq!(session.upload_of(&chunk), Some(7));
+    }
+
+    #[test]
+    fn lists_grow_in_parts_and_are_bounded() {
+        let fixture = Fixture::new();
+        let sessions = Sessions::new(2, Duration::from_secs(60));
+        let id = fixture.open(&sessions, 0);
+        let session = sessions.find(&id, fixture.at(0)).unwrap();
+        let path = StorePathHash::from_bytes([1; 20]);
+        let ids: Vec<_> = (0..10u8).map(|n| ChunkId::of(&[n])).collect();
+        assert_eq!(session.listed(&path, 1), None);
+        assert_eq!(session.list(path, 1, &ids), Err(SessionError::Gap(0)));
+        session.list(path, 0, &ids[..4]).unwrap();
+        for _ in 0..2 {
+            session.list(path, 4, &ids[4..]).unwrap();
+        }
+        assert_eq!(session.listed(&path, 10), Some(ids.clone()));
+        assert_eq!(session.listed(&path, 11), None);
+        let many = vec![ids[0]; LISTED_MAX];
+        let other = StorePathHash::from_bytes([2; 20]);
+        assert_eq!(session.list(other, 0, &many), Err(SessionError::FullOfIds));
+        session.unlist(&path);
+        session.list(other, 0, &many).unwrap();
     }
 }

@@ -34,8 +34,8 @@ use crate::chunker::{CHUNK_LEN_MAX, ChunkerParams};
 use crate::frame::{Codec, frame_len_max};
 use crate::hash::{ChunkId, FileHash, NarHash};
 
-/// The most chunks a NAR can have: 128 GiB at the average chunk length.
-pub const CHUNKS_MAX: usize = 1 << 20;
+/// The most chunks a NAR can have: 256 GiB at the average chunk length.
+pub const CHUNKS_MAX: usize = 1 << 21;
 
 /// One chunk of a NAR, as a manifest names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

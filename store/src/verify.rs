@@ -107,6 +107,25 @@ impl Store {
         Ok(report)
     }
 
+    /// Whether a NAR is here and reads back with its hash. One that does not is hidden until it is
+    /// pushed again.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be read at all.
+    pub fn recheck(&self, hash: &NarHash) -> Result<bool, StoreError> {
+        // A collection may move it while it is read: then it is looked for again.
+        while let Some(row) = self.nar(hash)? {
+            if self.inner.reads_back(hash, &row)? {
+                return Ok(true);
+            }
+            if self.inner.index.nar(hash)?.as_ref() == Some(&row) {
+                self.inner.set_damaged(hash, true)?;
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether a NAR reads back with its hash.
     fn verify_nar(
         &self,

@@ -162,10 +162,34 @@ impl Client {
         self.json(call.silence_max(None)).await
     }
 
-    /// `POST push`
+    /// `POST push`. With `recheck` it answers when all NARs have been read, however long that takes.
     pub async fn plan(&self, plan: &PushPlan) -> Result<PushSession, ClientError> {
-        self.json(Call::new(Method::POST, "push").payload(json(plan)?))
-            .await
+        let call = Call::new(Method::POST, "push").payload(json(plan)?);
+        let call = match plan.recheck {
+            true => call.silence_max(None),
+            false => call,
+        };
+        self.json(call).await
+    }
+
+    /// `PUT push/{session}/list/{hash}`: all chunk ids of a path, in bodies of at most `body_max`
+    /// bytes.
+    pub async fn list(
+        &self,
+        session: &str,
+        path: &StorePathHash,
+        ids: &[ChunkId],
+        body_max: usize,
+    ) -> Result<(), ClientError> {
+        let part_len = (body_max / 32).max(1);
+        for (number, part) in ids.chunks(part_len).enumerate() {
+            let from = number * part_len;
+            let route = format!("push/{session}/list/{path}?from={from}");
+            let body = Payload::Binary(vec![ids_body(part).into()]);
+            let call = Call::new(Method::PUT, route).payload(body);
+            self.call(&call).await?;
+        }
+        Ok(())
     }
 
     /// `POST push/{session}/missing`: for each id, whether the node wants its bytes.

@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::exit::CliError;
 use crate::nix::{Closure, Extent, LocalPath, LocalStore, NixError};
 use crate::push::plan::{Planned, Tally, Verdict};
-use crate::push::{Event, Observer, Options, Plan, Upstream};
+use crate::push::{Event, Held, Observer, Options, Plan, Upstream};
 use crate::ui::progress::{Bars, JsonLines};
 use crate::ui::{Ui, bytes, count};
 
@@ -45,7 +45,12 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
     } else {
         Upstream::Skip
     };
-    let plan = Plan::make(&client, &args.cache, closure, upstream).await?;
+    let held = if args.recheck {
+        Held::Recheck
+    } else {
+        Held::Trust
+    };
+    let plan = Plan::make(&client, &args.cache, closure, upstream, held).await?;
     let tally = plan.tally();
     if args.dry_run {
         explain(ui, &args, &plan)?;

@@ -129,8 +129,9 @@ const BUNDLED_NAR_LEN_MAX: u64 = 2 << 20;
 /// Bytes of NAR in one bundle: what a worker reads again when something goes wrong.
 const BUNDLE_NAR_LEN_MAX: u64 = 8 << 20;
 const BUNDLE_PATHS_MAX: usize = 64;
-/// References are names of up to 244 bytes in the head of a commit, which has a limit.
-const BUNDLE_REFERENCES_MAX: usize = 16_384;
+/// References are names of up to 244 bytes in the head of a commit, whose body may be as short as a
+/// MiB.
+const BUNDLE_REFERENCES_MAX: usize = 2048;
 
 #[cfg(test)]
 mod tests {

@@ -124,7 +124,7 @@ impl Sessions {
     }
 
     async fn open(&self, generation: u64) -> Result<Option<Arc<Session>>, ClientError> {
-        let granted = self.client.plan(&self.plan).await?.session;
+        let granted = super::ask(&self.client, &self.plan).await?.session;
         let Some(grant) = granted else {
             return Ok(None);
         };

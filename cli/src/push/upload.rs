@@ -272,15 +272,17 @@ impl Upload {
         todo: &[usize],
         drafts: &[Draft],
     ) -> Result<Vec<CommitOutcome>, Trouble> {
+        self.list(session, todo, drafts).await?;
         let path = |(&at, draft): (&usize, &Draft)| CommitPath {
             info: self.paths[at].info.clone(),
-            chunks: draft.chunks.len() as u32,
+            listed: draft.listed().len() as u32,
+            chunks: draft.inline().len() as u32,
             proof: draft.proof.as_ref().map(Possession::finish),
         };
         let request = CommitRequest {
             paths: todo.iter().zip(drafts).map(path).collect(),
         };
-        let ids = drafts.iter().flat_map(|draft| &draft.chunks);
+        let ids = drafts.iter().flat_map(Draft::inline);
         let nar_bytes = drafts.iter().map(|draft| draft.read_bytes).sum();
         let _permit = self.permit().await;
         let reply = self
@@ -292,6 +294,25 @@ impl Upload {
             .into_iter()
             .map(|result| result.outcome)
             .collect())
+    }
+
+    /// Sends the chunk lists ahead that are too long for the body of a commit.
+    async fn list(
+        &self,
+        session: &Session,
+        todo: &[usize],
+        drafts: &[Draft],
+    ) -> Result<(), Trouble> {
+        for (&at, draft) in todo.iter().zip(drafts) {
+            if !draft.listed().is_empty() {
+                let path = self.paths[at].info.path.hash();
+                let _permit = self.permit().await;
+                self.client
+                    .list(&session.id, path, draft.listed(), self.body_max)
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// Fails the paths that would refer to one that failed.
@@ -366,6 +387,22 @@ impl Draft {
             took: Duration::ZERO,
         }
     }
+
+    /// The chunks that are listed ahead of the commit: all, or none.
+    fn listed(&self) -> &[ChunkId] {
+        match self.chunks.len() {
+            0..=INLINE_MAX => &[],
+            _ => &self.chunks,
+        }
+    }
+
+    /// The chunks that the commit itself names.
+    fn inline(&self) -> &[ChunkId] {
+        match self.chunks.len() {
+            0..=INLINE_MAX => &self.chunks,
+            _ => &[],
+        }
+    }
 }
 
 /// Why a round ended early.
@@ -423,6 +460,8 @@ fn reach(error: &ClientError) -> Reach {
     }
 }
 
+/// Chunks of a path that a commit names itself: 128 KiB, about half a GiB of NAR.
+const INLINE_MAX: usize = 4096;
 /// Attempts at a batch; each already repeats its requests.
 const ROUNDS_MAX: u32 = 5;
 /// Windows of one batch that are compressed or sent while the next one is read.

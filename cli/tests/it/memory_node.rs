@@ -51,6 +51,7 @@ pub(crate) struct State {
 #[derive(Default)]
 struct Session {
     uploaded: HashSet<ChunkId>,
+    lists: HashMap<StorePathHash, Vec<ChunkId>>,
 }
 
 /// What goes wrong, and how often.
@@ -245,6 +246,7 @@ impl State {
                 Ok(bitmap(&missing))
             }
             ("PUT", ["push", id, "chunks"]) => self.take_chunks(id, &request.body),
+            ("PUT", ["push", id, "list", list]) => self.list(id, list, &request.body),
             ("POST", ["push", id, "commit"]) => self.commit(id, &request.body),
             ("DELETE", ["push", id]) => {
                 self.sessions.remove(*id);
@@ -265,10 +267,15 @@ impl State {
             .filter(|path| has(&path.hash) != Some(&path.nar_hash))
             .map(|path| path.hash)
             .collect();
+        let known = |id: &String| self.sessions.contains_key(id);
+        let opened = plan.session.filter(known);
         let session = (!missing.is_empty()).then(|| {
-            self.sessions_opened += 1;
-            let id = format!("{:032x}", self.sessions_opened);
-            self.sessions.insert(id.clone(), Session::default());
+            let id = opened.unwrap_or_else(|| {
+                self.sessions_opened += 1;
+                let id = format!("{:032x}", self.sessions_opened);
+                self.sessions.insert(id.clone(), Session::default());
+                id
+            });
             SessionGrant {
                 challenge: challenge(&id),
                 id,
@@ -311,6 +318,24 @@ impl State {
         json(&reply)
     }
 
+    pub(crate) fn listed(&self, session: &str, path: &StorePathHash) -> &[ChunkId] {
+        &self.sessions[session].lists[path]
+    }
+
+    /// `list` is `<hash>?from=<n>`.
+    fn list(&mut self, session: &str, list: &str, body: &[u8]) -> Answer {
+        let (Some((path, from)), Ok(ids)) = (list.split_once("?from="), parse_ids(body)) else {
+            return Err((400, "BadRequest"));
+        };
+        let session = self.sessions.get_mut(session).unwrap();
+        let list = session.lists.entry(path.parse().unwrap()).or_default();
+        let from: usize = from.parse().unwrap();
+        assert!(from <= list.len());
+        list.truncate(from);
+        list.extend(ids);
+        Ok(Vec::new())
+    }
+
     fn commit(&mut self, session: &str, body: &[u8]) -> Answer {
         if let Some(left) = &mut self.faults.lose_sessions_at_commit {
             *left = left.wrapping_sub(1);
@@ -320,9 +345,16 @@ impl State {
                 return Err((404, "NoSuchSession"));
             }
         }
-        let Ok((commit, lists)) = parse_commit(body) else {
+        let Ok((commit, mut lists)) = parse_commit(body) else {
             return Err((400, "BadRequest"));
         };
+        for (path, list) in commit.paths.iter().zip(&mut lists) {
+            if path.listed > 0 {
+                let listed = &self.sessions[session].lists[path.info.path.hash()];
+                let inline = std::mem::replace(list, listed[..path.listed as usize].to_vec());
+                list.extend(inline);
+            }
+        }
         if self.faults.lose_chunks > 0 {
             self.faults.lose_chunks -= 1;
             for list in &lists {

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use attic_node_cli::dump::dump;
 use attic_node_cli::nix::{Closure, LocalPath};
-use attic_node_cli::push::{Event, Observer, Options, Plan, Upstream};
+use attic_node_cli::push::{Event, Held, Observer, Options, Plan, Upstream};
+use attic_node_core::api::{PlanPath, PushPlan};
 use attic_store::store_path::StoreDir;
-use attic_store::{NarHash, PathInfo, StorePath, StorePathHash};
+use attic_store::{ChunkId, NarHash, PathInfo, StorePath, StorePathHash};
 use tempfile::TempDir;
 
 use crate::memory_node::{Faults, MemoryNode};
@@ -115,9 +116,15 @@ impl Observer for Ends {
 
 async fn plan(node: &MemoryNode, paths: &Paths) -> Plan {
     let cache = "main".parse().unwrap();
-    Plan::make(&node.client(), &cache, paths.closure(), Upstream::Skip)
-        .await
-        .unwrap()
+    Plan::make(
+        &node.client(),
+        &cache,
+        paths.closure(),
+        Upstream::Skip,
+        Held::Trust,
+    )
+    .await
+    .unwrap()
 }
 
 /// Pushes, and gives the failures; every path of the plan must have ended exactly once.
@@ -408,4 +415,51 @@ async fn p3_a_stopped_push_is_resumed_by_the_next() {
         "{twice} of {}",
         state.arrivals.len()
     );
+}
+
+/// P3: a closure of more paths than one plan may have is planned in parts, in one session, and a
+/// chunk list that is longer than a body is sent in parts.
+#[tokio::test]
+async fn p3_neither_closure_nor_chunk_list_is_limited_by_a_body() {
+    let node = MemoryNode::start(Faults::default()).await;
+    let mut template = Paths::new();
+    template.add_file(&[], b"x");
+    let mut closure = template.closure();
+    let one = closure.paths.remove(0);
+    closure.paths = (0..20_000u32)
+        .map(|n| {
+            let mut path = one.clone();
+            let digest = NarHash::of(&n.to_le_bytes());
+            let hash = StorePathHash::from_bytes(*digest.as_bytes().first_chunk().unwrap());
+            path.info.path = StorePath::new(hash, "p").unwrap();
+            path
+        })
+        .collect();
+    let cache = "main".parse().unwrap();
+    let plan = Plan::make(&node.client(), &cache, closure, Upstream::Skip, Held::Trust)
+        .await
+        .unwrap();
+    assert_eq!(plan.tally().send, 20_000);
+    assert_eq!(node.state().requests["push"], 3);
+    plan.abandon().await.unwrap();
+
+    let grant = node.client().plan(&one_path_plan(&one)).await.unwrap();
+    let session = grant.session.unwrap().id;
+    let ids: Vec<_> = (0..1000u32)
+        .map(|n| ChunkId::of(&n.to_le_bytes()))
+        .collect();
+    let path = one.info.path.hash();
+    for _ in 0..2 {
+        let client = node.client();
+        client.list(&session, path, &ids, 7000).await.unwrap();
+    }
+    assert_eq!(node.state().listed(&session, path), ids);
+}
+
+fn one_path_plan(path: &LocalPath) -> PushPlan {
+    let planned = PlanPath {
+        hash: *path.info.path.hash(),
+        nar_hash: path.info.nar_hash,
+    };
+    PushPlan::new("main".parse().unwrap(), vec![planned])
 }

@@ -175,8 +175,8 @@ pub const KEYS: &[Key] = &[
     Key {
         section: "push",
         name: "sessions-max",
-        default: Default::Text("256"),
-        doc: "Push sessions open at once. Above it, the one unused for longest ends.",
+        default: Default::Text("1024"),
+        doc: "Push sessions open at once. Above it, one unused for a minute ends, or a new one waits.",
     },
     Key {
         section: "push",

@@ -7,7 +7,7 @@ use std::fmt::{Display, Write};
 
 use attic_store::{ImportError, StoreError};
 use axum::response::IntoResponse;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 
 use crate::api::ErrorBody;
@@ -43,6 +43,7 @@ pub(crate) enum Kind {
     Unsupported,
     Misdirected,
     Internal,
+    Busy,
     DiskFull,
 }
 
@@ -61,6 +62,7 @@ impl Kind {
             Kind::Unsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Kind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Kind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -80,6 +82,7 @@ impl Kind {
             Kind::Unsupported => "Unsupported",
             Kind::Misdirected => "Misdirected",
             Kind::Internal => "Internal",
+            Kind::Busy => "Busy",
             Kind::DiskFull => "DiskFull",
         }
     }
@@ -156,6 +159,9 @@ impl Failure {
         let headers = response.headers_mut();
         if self.kind.closes() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.kind == Kind::Busy {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.kind == Kind::Unauthorized {
             let basic = HeaderValue::from_static("Basic realm=\"attic-node\"");
@@ -266,7 +272,9 @@ impl From<SessionError> for Failure {
     fn from(error: SessionError) -> Failure {
         match error {
             SessionError::Unknown => Failure::new(Kind::NotFound, error),
-            SessionError::Full => Failure::new(Kind::TooLarge, error),
+            SessionError::Busy(_) => Failure::new(Kind::Busy, error),
+            SessionError::Full | SessionError::FullOfIds => Failure::new(Kind::TooLarge, error),
+            SessionError::Gap(_) => Failure::new(Kind::Conflict, error),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! bodies of chunks, and commits. Every body is bounded, everything but the commit is idempotent,
 //! and a commit is too: whoever lost an answer sends the request again.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -11,13 +12,14 @@ use std::time::Instant;
 
 use attic_store::chunker::{CHUNK_LEN_MAX, ChunkerParams};
 use attic_store::frame::frame_len_max;
-use attic_store::{Assembled, ChunkId, ImportError, StoreError};
+use attic_store::{Assembled, ChunkId, ImportError, StoreError, StorePathHash};
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::routing::{delete, post, put};
 use axum::{Json, Router};
 use data_encoding::HEXLOWER;
 use hyper::StatusCode;
+use serde::Deserialize;
 
 use crate::api::wire::{
     CHUNK_HEADER_LEN, ChunkHeader, IDS_MAX, Possession, bitmap, parse_commit, parse_ids,
@@ -41,6 +43,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/push/{session}", delete(close))
         .route("/push/{session}/missing", post(missing))
         .route("/push/{session}/chunks", put(chunks))
+        .route("/push/{session}/list/{path}", put(list))
         .route("/push/{session}/commit", post(commit))
 }
 
@@ -51,22 +54,18 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
         return Err(Failure::new(Kind::TooLarge, message));
     }
     let cache = find_cache(&app, &plan.cache)?;
-    let (for_lookup, name) = (Arc::clone(&app), plan.cache.clone());
-    let missing = blocking(move || {
-        let absent = |path: &PlanPath| -> Result<bool, StoreError> {
-            let row = for_lookup.store.path(&name, &path.hash)?;
-            Ok(row.is_none_or(|row| row.info.nar_hash != path.nar_hash))
-        };
-        let mut missing = Vec::new();
-        for path in &plan.paths {
-            if absent(path)? {
-                missing.push(path.hash);
-            }
-        }
-        Ok(missing)
-    });
-    let missing = missing.await?;
-    let session = (!missing.is_empty()).then(|| grant(&app, &cache));
+    let opened = plan.session.clone();
+    // What is read again is as much work as a commit.
+    let _permit = match plan.recheck {
+        true => Some(app.commits.acquire().await.expect("it stays open")),
+        false => None,
+    };
+    let for_lookup = Arc::clone(&app);
+    let missing = blocking(move || Ok(absent_paths(&for_lookup, &plan)?)).await?;
+    let session = match missing.is_empty() {
+        true => None,
+        false => Some(grant(&app, &cache, opened.as_deref())?),
+    };
     let view = cache.view();
     Ok(Json(PushSession {
         session,
@@ -82,14 +81,38 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
     }))
 }
 
-fn grant(app: &App, cache: &Cache) -> SessionGrant {
-    let (id, session) = app
-        .sessions
-        .open(cache.name.clone(), app.store.lease(), Instant::now());
-    SessionGrant {
+/// The paths of a plan that the cache lacks, or holds with another NAR.
+fn absent_paths(app: &App, plan: &PushPlan) -> Result<Vec<StorePathHash>, StoreError> {
+    let mut absent = Vec::new();
+    for PlanPath { hash, nar_hash } in &plan.paths {
+        let row = app.store.path(&plan.cache, hash)?;
+        if row.is_none_or(|row| row.info.nar_hash != *nar_hash) {
+            absent.push(*hash);
+        } else if plan.recheck && !app.store.recheck(nar_hash)? {
+            app.narinfos.clear();
+            absent.push(*hash);
+        }
+    }
+    Ok(absent)
+}
+
+/// The session called `opened`, if it is one of this cache and has not ended; a new one otherwise.
+fn grant(app: &App, cache: &Cache, opened: Option<&str>) -> Result<SessionGrant, Failure> {
+    let now = Instant::now();
+    let found = opened.and_then(|id| Some((id.to_owned(), app.sessions.find(id, now).ok()?)));
+    let found = found.filter(|(_, session)| session.cache == cache.name);
+    let open = || {
+        app.sessions
+            .open(cache.name.clone(), app.store.lease(), now)
+    };
+    let (id, session) = match found {
+        Some(found) => found,
+        None => open()?,
+    };
+    Ok(SessionGrant {
         id,
         challenge: HEXLOWER.encode(&session.challenge),
-    }
+    })
 }
 
 async fn close(
@@ -116,6 +139,26 @@ async fn missing(
     let known = missing.iter().filter(|missing| !**missing).count();
     app.metrics.push.chunks_known.inc_by(known as u64);
     Ok(bitmap(&missing))
+}
+
+/// Which part of a list.
+#[derive(Deserialize)]
+struct ListQuery {
+    from: usize,
+}
+
+async fn list(
+    State(app): State<Arc<App>>,
+    Path((session, path)): Path<(String, String)>,
+    Query(part): Query<ListQuery>,
+    request: Request,
+) -> Result<StatusCode, Failure> {
+    let session = app.sessions.find(&session, Instant::now())?;
+    let path: StorePathHash = path.parse().map_err(Failure::bad_request)?;
+    check_framed(request.headers())?;
+    let body = read_small(request.into_body(), limits(&app, app.config.push.body_max)).await?;
+    session.list(path, part.from, &parse_ids(&body)?)?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn limits(app: &App, len_max: u64) -> Limits {
@@ -256,7 +299,10 @@ fn commit_all(
     let mut results = Vec::with_capacity(paths.len());
     let (mut infos, mut places) = (Vec::new(), Vec::new());
     for (path, chunks) in paths.into_iter().zip(chunk_lists) {
-        let outcome = assemble(app, session, &path, chunks)?;
+        let outcome = match with_listed(session, &path, chunks) {
+            Some(chunks) => assemble(app, session, &path, &chunks)?,
+            None => rejected(format!("{} chunks of it were not listed", path.listed)),
+        };
         if let CommitOutcome::Ok { .. } = outcome {
             places.push(results.len());
             infos.push(path.info.clone());
@@ -272,6 +318,7 @@ fn commit_all(
         let result: &mut CommitResult = &mut results[place];
         match (published, &result.outcome) {
             (Ok(()), CommitOutcome::Ok { new_bytes, .. }) => {
+                session.unlist(&result.path);
                 app.metrics.push.paths.inc();
                 app.metrics.push.nar_bytes.inc_by(nar_size);
                 app.metrics.push.new_bytes.inc_by(*new_bytes);
@@ -289,6 +336,20 @@ fn commit_all(
         .count();
     app.metrics.push.paths_refused.inc_by(refused as u64);
     Ok(results)
+}
+
+/// All chunks of a path: the listed ones, then those of the commit. `None` if too few are listed.
+fn with_listed<'a>(
+    session: &Session,
+    path: &CommitPath,
+    chunks: &'a [ChunkId],
+) -> Option<Cow<'a, [ChunkId]>> {
+    if path.listed == 0 {
+        return Some(Cow::Borrowed(chunks));
+    }
+    let mut all = session.listed(path.info.path.hash(), path.listed as usize)?;
+    all.extend_from_slice(chunks);
+    Some(Cow::Owned(all))
 }
 
 fn is_rejected(outcome: &CommitOutcome) -> bool {

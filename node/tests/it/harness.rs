@@ -284,6 +284,7 @@ pub(crate) struct Sample {
     pub(crate) path: StorePath,
     pub(crate) nar: Vec<u8>,
     pub(crate) references: BTreeSet<StorePath>,
+    pub(crate) deriver: Option<StorePath>,
 }
 
 impl Sample {
@@ -293,6 +294,7 @@ impl Sample {
             path: store_path(name),
             nar: nar(contents),
             references: BTreeSet::new(),
+            deriver: None,
         }
     }
 
@@ -325,7 +327,7 @@ impl Sample {
             nar_hash: self.nar_hash(),
             nar_size: self.nar.len() as u64,
             references: self.references.clone(),
-            deriver: None,
+            deriver: self.deriver.clone(),
             ca: None,
             signatures: Vec::new(),
         }

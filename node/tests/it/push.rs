@@ -2,16 +2,17 @@
 
 use attic_node_core::api::wire::{ChunkHeader, Possession, commit_body, ids_body, parse_bitmap};
 use attic_node_core::api::{
-    CacheView, ChunksReply, CommitOutcome, CommitPath, CommitReply, CommitRequest, PlanPath,
-    PushPlan, PushSession, SessionGrant,
+    CacheView, ChunksReply, CommitOutcome, CommitPath, CommitReply, CommitRequest, GcReply,
+    PLAN_PATHS_MAX, PlanPath, PushPlan, PushSession, SessionGrant,
 };
 use attic_store::chunker::{Chunker, ChunkerParams};
 use attic_store::frame::FrameEncoder;
-use attic_store::{ChunkId, NarHash};
+use attic_store::{ChunkId, FileHash, NarHash, StorePathHash};
 use data_encoding::HEXLOWER;
 use hyper::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Reply, Sample, TestNode};
+use crate::harness::{Reply, Sample, TestNode, all, files_below};
 
 /// The chunks of a NAR, in order.
 fn chunks(nar: &[u8]) -> Vec<Vec<u8>> {
@@ -98,11 +99,32 @@ impl<'a> Push<'a> {
             .collect()
     }
 
+    async fn list(&self, sample: &Sample, from: usize, ids: &[ChunkId]) {
+        let part = format!("/list/{}?from={from}", sample.hash());
+        let call = self.call(Method::PUT, &part).body(ids_body(ids));
+        let reply = call.send().await;
+        assert_eq!(reply.status, 204, "{}", reply.text());
+    }
+
+    /// Commits a path all of whose chunks were listed and sent.
+    async fn commit_listed(&self, sample: &Sample, listed: usize) -> CommitOutcome {
+        let path = CommitPath {
+            info: sample.info(),
+            listed: listed as u32,
+            chunks: 0,
+            proof: None,
+        };
+        let body = commit_body(&CommitRequest { paths: vec![path] }, []).unwrap();
+        let reply: CommitReply = self.call(Method::POST, "/commit").body(body).ok().await;
+        reply.results.into_iter().next().unwrap().outcome
+    }
+
     async fn commit_raw(&self, paths: &[Committed<'_>]) -> Reply {
         let request = CommitRequest {
             paths: paths
                 .iter()
                 .map(|(sample, chunks, proof)| CommitPath {
+                    listed: 0,
                     info: sample.info(),
                     chunks: chunks.len() as u32,
                     proof: proof.clone(),
@@ -123,10 +145,7 @@ async fn plan(node: &TestNode, cache: &str, samples: &[&Sample]) -> PushSession 
         hash: s.hash(),
         nar_hash: s.nar_hash(),
     });
-    let plan = PushPlan {
-        cache: cache.parse().unwrap(),
-        paths: paths.collect(),
-    };
+    let plan = PushPlan::new(cache.parse().unwrap(), paths.collect());
     node.api(Method::POST, "push").json(&plan).ok().await
 }
 
@@ -293,6 +312,298 @@ async fn p3_bodies_are_bounded() {
     );
 }
 
+/// P3, G10: the limit of a body limits neither the closure nor the NAR that is pushed.
+#[tokio::test]
+async fn p3_large_closures_and_chunk_lists_travel_in_parts() {
+    let node = TestNode::with(&[("push.body-max", "1 MiB")]).await;
+    let sample = Sample::noise("sample", 300_000);
+    let hash = |n: u32| FileHash::of(&n.to_le_bytes());
+    let paths: Vec<_> = (0..12_000)
+        .map(|n| PlanPath {
+            hash: StorePathHash::from_bytes(*hash(n).as_bytes().first_chunk().unwrap()),
+            nar_hash: NarHash::from_bytes(*hash(n).as_bytes()),
+        })
+        .collect();
+    let mut opened: Option<SessionGrant> = None;
+    for part in paths.chunks(PLAN_PATHS_MAX) {
+        let mut plan = PushPlan::new("main".parse().unwrap(), part.to_vec());
+        plan.session = opened.as_ref().map(|grant| grant.id.clone());
+        let reply: PushSession = node.api(Method::POST, "push").json(&plan).ok().await;
+        assert_eq!(reply.missing.len(), part.len());
+        let grant = reply.session.unwrap();
+        assert!(opened.is_none_or(|opened| opened == grant));
+        opened = Some(grant);
+    }
+    assert_eq!(node.metric("attic_node_push_sessions").await, 1.0);
+    let push = Push {
+        node: &node,
+        grant: opened.unwrap(),
+    };
+
+    // More chunks than fit into a body, none of which the node has.
+    let ids: Vec<_> = (0..40_000u32)
+        .map(|n| ChunkId::of(&n.to_le_bytes()))
+        .collect();
+    for _ in 0..2 {
+        push.list(&sample, 0, &ids[..30_000]).await;
+        push.list(&sample, 30_000, &ids[30_000..]).await;
+    }
+    let outcome = push.commit_listed(&sample, 40_000).await;
+    let all: Vec<u32> = (0..40_000).collect();
+    assert_eq!(outcome, CommitOutcome::MissingChunks { missing: all });
+
+    let cut = chunks(&sample.nar);
+    assert_eq!(push.send(&cut).await.status, 200);
+    let ids: Vec<_> = cut.iter().map(|chunk| ChunkId::of(chunk)).collect();
+    push.list(&sample, 0, &ids).await;
+    let short = push.commit_listed(&sample, ids.len() + 1).await;
+    assert!(is_rejected(&short, "listed"), "{short:?}");
+    let outcome = push.commit_listed(&sample, ids.len()).await;
+    assert!(matches!(outcome, CommitOutcome::Ok { .. }), "{outcome:?}");
+    assert!(visible(&node, &sample).await);
+    let again = push.commit_listed(&sample, ids.len()).await;
+    assert!(
+        is_rejected(&again, "listed"),
+        "a list is forgotten with its commit"
+    );
+    let gap = push
+        .call(Method::PUT, &format!("/list/{}?from=1", sample.hash()))
+        .body(ids_body(&ids));
+    assert_eq!(gap.send().await.status, 409);
+}
+
+/// G8: what has decayed unseen is found by a push that asks for it, and healed by that push.
+#[tokio::test]
+async fn g8_a_push_that_rechecks_heals_what_nobody_has_read() {
+    let sample = Sample::noise("sample", 600_000);
+    let mut node = TestNode::start().await;
+    node.publish("main", &sample).await;
+    node.stop().await;
+    for file in files_below(&node.data_dir().join("store/packs")) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        if bytes.len() > 300_000 {
+            bytes[300_000] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+        }
+    }
+    node.boot().await;
+    let believed = plan(&node, "main", &[&sample]).await;
+    assert!(
+        believed.missing.is_empty(),
+        "nothing is read for this answer"
+    );
+    let paths = vec![PlanPath {
+        hash: sample.hash(),
+        nar_hash: sample.nar_hash(),
+    }];
+    let mut plan = PushPlan::new("main".parse().unwrap(), paths);
+    plan.recheck = true;
+    let session: PushSession = node.api(Method::POST, "push").json(&plan).ok().await;
+    assert_eq!(session.missing, [sample.hash()]);
+    assert!(!visible(&node, &sample).await);
+    let push = Push {
+        node: &node,
+        grant: session.session.unwrap(),
+    };
+    let cut = chunks(&sample.nar);
+    let proof = proof(&push.grant, &cut);
+    let outcome = push.commit(&[(&sample, &cut, Some(proof))]).await.remove(0);
+    let CommitOutcome::MissingChunks { missing } = outcome else {
+        panic!("{outcome:?}")
+    };
+    let (sent, kept): (Vec<_>, Vec<_>) = (0..cut.len() as u32).partition(|at| missing.contains(at));
+    let pick =
+        |at: &Vec<u32>| -> Vec<Vec<u8>> { at.iter().map(|at| cut[*at as usize].clone()).collect() };
+    assert_eq!(push.send(&pick(&sent)).await.status, 200);
+    let proof = crate::push::proof(&push.grant, &pick(&kept));
+    let outcome = push.commit(&[(&sample, &cut, Some(proof))]).await.remove(0);
+    assert!(matches!(outcome, CommitOutcome::Ok { .. }), "{outcome:?}");
+    let url = node.narinfo("main", &sample).await.url;
+    let nar = node.get(&format!("/main/{url}")).await;
+    assert_eq!(zstd::decode_all(&nar.body[..]).unwrap(), sample.nar);
+    let session: PushSession = node.api(Method::POST, "push").json(&plan).ok().await;
+    assert!(session.missing.is_empty());
+}
+
+/// A session that has every chunk of a path: target and body of the commit that is still to come.
+pub(crate) async fn ready_to_commit(node: &TestNode, sample: &Sample) -> (String, Vec<u8>) {
+    let cut = chunks(&sample.nar);
+    let push = Push::begin(node, &[sample]).await;
+    assert_eq!(push.send(&cut).await.status, 200);
+    let path = CommitPath {
+        info: sample.info(),
+        listed: 0,
+        chunks: cut.len() as u32,
+        proof: None,
+    };
+    let ids: Vec<_> = cut.iter().map(|chunk| ChunkId::of(chunk)).collect();
+    let body = commit_body(&CommitRequest { paths: vec![path] }, &ids).unwrap();
+    (format!("/_node/v1/push/{}/commit", push.grant.id), body)
+}
+
+/// G9: five hundred pushes at once, each in a session of its own, and none fails.
+#[tokio::test]
+async fn g9_five_hundred_concurrent_pushes() {
+    let node = TestNode::start().await;
+    let samples: Vec<_> = (0..500)
+        .map(|index| Sample::noise(&format!("sample-{index}"), 2000))
+        .collect();
+    let pushes = all(samples.iter().map(|sample| begin_one(&node, sample)));
+    let pushes = pushes.await;
+    let cut: Vec<_> = samples.iter().map(|sample| chunks(&sample.nar)).collect();
+    let sent = all(pushes.iter().zip(&cut).map(|(push, cut)| push.send(cut))).await;
+    assert!(sent.iter().all(|reply| reply.status == 200));
+    let commit = async |push: &Push<'_>, sample: &Sample, cut: &[Vec<u8>]| {
+        push.commit(&[(sample, cut, None)]).await.remove(0)
+    };
+    let commits = pushes.iter().zip(&samples).zip(&cut);
+    let commits = commits.map(|((push, sample), cut)| commit(push, sample, cut));
+    for outcome in all(commits).await {
+        assert!(matches!(outcome, CommitOutcome::Ok { .. }), "{outcome:?}");
+    }
+    for sample in &samples {
+        assert!(visible(&node, sample).await);
+    }
+}
+
+async fn begin_one<'a>(node: &'a TestNode, sample: &Sample) -> Push<'a> {
+    Push::begin(node, &[sample]).await
+}
+
+/// Sessions that are in use are not ended for the sake of others: those come again later.
+#[tokio::test]
+async fn at_the_limit_of_sessions_others_are_told_to_come_again() {
+    let node = TestNode::with(&[("push.sessions-max", "2")]).await;
+    let samples = [1, 2, 3].map(|n| Sample::noise(&format!("s{n}"), 100_000));
+    let first = Push::begin(&node, &[&samples[0]]).await;
+    let second = Push::begin(&node, &[&samples[1]]).await;
+    let path = PlanPath {
+        hash: samples[2].hash(),
+        nar_hash: samples[2].nar_hash(),
+    };
+    let third = PushPlan::new("main".parse().unwrap(), vec![path]);
+    let reply = node.api(Method::POST, "push").json(&third).send().await;
+    assert_eq!(reply.status, 503);
+    assert_ne!(reply.header("retry-after"), "");
+    for (push, sample) in [(&first, &samples[0]), (&second, &samples[1])] {
+        let cut = chunks(&sample.nar);
+        assert_eq!(push.send(&cut).await.status, 200);
+        let outcome = push.commit(&[(sample, &cut, None)]).await.remove(0);
+        assert!(matches!(outcome, CommitOutcome::Ok { .. }), "{outcome:?}");
+    }
+    assert_eq!(first.call(Method::DELETE, "").send().await.status, 204);
+    Push::begin(&node, &[&samples[2]]).await;
+}
+
+/// What was sent and never published is garbage once its session has ended, whatever it was.
+#[tokio::test]
+async fn nothing_leaks_after_the_lease() {
+    let node =
+        TestNode::with(&[("push.session-idle", "200ms"), ("store.upload-grace", "0s")]).await;
+    let kept = Sample::noise("kept", 300_000);
+    node.publish("main", &kept).await;
+    let before = collected_bytes(&node).await;
+
+    // Never committed.
+    let abandoned = Sample::noise("abandoned", 2_000_000);
+    let push = Push::begin(&node, &[&abandoned]).await;
+    assert_eq!(push.send(&chunks(&abandoned.nar)).await.status, 200);
+    // Committed, and refused.
+    let lying = Sample::noise("lying", 2_000_000);
+    let other = chunks(&Sample::noise("x", 2_000_000).nar);
+    let push = Push::begin(&node, &[&lying]).await;
+    assert_eq!(push.send(&other).await.status, 200);
+    let outcome = push.commit(&[(&lying, &other, None)]).await.remove(0);
+    assert!(is_rejected(&outcome, "NarHash"), "{outcome:?}");
+    // A NAR whose narinfo never comes.
+    let orphan = Sample::noise("orphan", 2_000_000);
+    let target = format!("/main/{}", orphan.url());
+    let put = node.put(&target, orphan.nar.clone());
+    assert_eq!(put.await.status, 201);
+    // An upload whose client goes away.
+    let cut = Sample::noise("cut", 2_000_000);
+    let head = format!(
+        "PUT /main/{} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\nContent-Length: {}\r\n\r\n",
+        cut.url(),
+        node.bearer(),
+        cut.nar.len()
+    );
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(&cut.nar[..1_500_000]);
+    let mut stream = tokio::net::TcpStream::connect(node.address())
+        .await
+        .unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while node.metric("attic_node_push_sessions").await > 0.0 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the sessions never end"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let after = collected_bytes(&node).await;
+    assert!(after < before + (64 << 10), "{before} bytes, then {after}");
+    assert!(visible(&node, &kept).await);
+}
+
+/// Bytes of packs after a full collection.
+async fn collected_bytes(node: &TestNode) -> u64 {
+    let full = serde_json::json!({ "full": true });
+    let gc: GcReply = node.api(Method::POST, "gc").json(&full).ok().await;
+    gc.bytes_after
+}
+
+/// No body beyond its limit is taken, on any route, and its answer says why.
+#[tokio::test]
+async fn oversized_bodies_are_refused() {
+    let node = TestNode::with(&[("push.body-max", "1 MiB"), ("store.nar-size-max", "1 MiB")]).await;
+    let sample = Sample::noise("sample", 300_000);
+    let push = Push::begin(&node, &[&sample]).await;
+    let large = Sample::noise("large", 3_000_000);
+    let absent = crate::harness::store_path("a.drv");
+    let mib2 = vec![b' '; 2 << 20];
+    let puts = [
+        (format!("/main/{}", large.url()), large.nar.clone()),
+        (format!("/main/log/{absent}"), vec![b'x'; (64 << 20) + 1]),
+        (
+            format!("/main/{}.ls", sample.hash()),
+            vec![b' '; (64 << 20) + 1],
+        ),
+        (format!("/main/debuginfo/{}", "0f".repeat(20)), mib2.clone()),
+        (
+            format!("/main/build-trace-v2/{absent}/out.doi"),
+            mib2.clone(),
+        ),
+        (format!("/main/{}", sample.narinfo_name()), mib2.clone()),
+    ];
+    for (target, body) in puts {
+        let reply = node.put(&target, body).await;
+        assert_eq!(reply.status, 413, "{target}: {}", reply.text());
+        assert_eq!(node.get(&target).await.status, 404, "{target}");
+    }
+    for call in [
+        node.api(Method::POST, "push"),
+        push.call(Method::POST, "/commit"),
+        push.call(Method::PUT, &format!("/list/{}?from=0", sample.hash())),
+        push.call(Method::PUT, "/chunks"),
+        push.call(Method::POST, "/missing"),
+        node.api(Method::POST, "gc"),
+    ] {
+        let reply = call.body(mib2.clone()).send().await;
+        assert!(
+            matches!(reply.status.as_u16(), 400 | 413),
+            "{}",
+            reply.status
+        );
+        assert!(reply.text().contains("error"), "{}", reply.text());
+    }
+    assert_eq!(node.get("/healthz").await.status, 200);
+}
+
 /// P5: each path has its own outcome.
 #[tokio::test]
 async fn p5_one_bad_path_does_not_spoil_the_others() {
@@ -435,10 +746,7 @@ async fn p7_the_plan_carries_the_policy() {
         .await;
     let session = plan(&node, "main", &[&sample]).await;
     assert!(session.cache_everything && session.skip_signed_by.is_empty());
-    let unknown = PushPlan {
-        cache: "absent".parse().unwrap(),
-        paths: Vec::new(),
-    };
+    let unknown = PushPlan::new("absent".parse().unwrap(), Vec::new());
     assert_eq!(
         node.api(Method::POST, "push")
             .json(&unknown)

@@ -51,10 +51,7 @@ impl Pusher<'_> {
             hash: *info.path.hash(),
             nar_hash: info.nar_hash,
         };
-        let plan = PushPlan {
-            cache: cache.parse().expect("a name"),
-            paths: vec![path],
-        };
+        let plan = PushPlan::new(cache.parse().expect("a name"), vec![path]);
         let session: PushSession = self.json("push", &plan);
         assert_eq!(session.missing, [*info.path.hash()]);
         session.session.expect("something is missing")
@@ -69,6 +66,7 @@ impl Pusher<'_> {
     ) -> CommitOutcome {
         let chunks = u32::try_from(ids.len()).expect("few chunks");
         let path = CommitPath {
+            listed: 0,
             info: info(upload),
             chunks,
             proof,
