@@ -41,3 +41,38 @@ async fn metrics(
 }
 
 const CONTENT_TYPE_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use attic_store::{Options, Store};
+
+    use super::*;
+    use crate::app::Parts;
+    use crate::auth::AdminToken;
+    use crate::caches::Caches;
+    use crate::config::{Config, Sources};
+    use crate::data_dir::DataDir;
+
+    /// G11: ready is who listens and is not about to stop.
+    #[tokio::test]
+    async fn g11_readyz_says_no_before_listening_and_while_stopping() {
+        let tmp = tempfile::tempdir().unwrap();
+        let data = DataDir::new(tmp.path());
+        data.create().unwrap();
+        let flag = ("data-dir", tmp.path().display().to_string());
+        let app = Arc::new(App::new(Parts {
+            config: Config::load(&Sources::only(vec![flag])).unwrap(),
+            store: Store::open(&data.store(), Options::default()).unwrap(),
+            caches: Caches::load(data.clone()).unwrap(),
+            token: AdminToken::load_or_create(&data.admin_token()).unwrap(),
+            peer_id: String::new(),
+            started_at: 0,
+        }));
+        let status = async || ready(State(Arc::clone(&app))).await.0;
+        assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+        app.addresses.set(vec!["somewhere".to_owned()]).unwrap();
+        assert_eq!(status().await, StatusCode::OK);
+        app.stop();
+        assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

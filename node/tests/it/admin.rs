@@ -309,15 +309,17 @@ async fn p15_paths_are_listed_and_removed_unless_pinned() {
     assert_eq!(reply.status, 404);
 }
 
+/// G6, P15: what was removed is gone, under the URL of its NAR too, and so are its bytes.
 #[tokio::test]
 async fn collection_gives_back_what_was_removed() {
-    let node = TestNode::start().await;
+    let mut node = TestNode::start().await;
     let (kept, doomed) = (
         Sample::noise("kept", 2_000_000),
         Sample::noise("doomed", 3_000_000),
     );
     node.publish("main", &kept).await;
     node.publish("main", &doomed).await;
+    let doomed_url = node.narinfo("main", &doomed).await.url;
     let remove = json!({ "paths": [doomed.hash()] });
     let _: RemoveReply = node
         .api(Method::POST, "caches/main/remove")
@@ -342,6 +344,22 @@ async fn collection_gives_back_what_was_removed() {
     assert!(after.store.disk_bytes + 2_900_000 < before.store.disk_bytes);
     let verify: VerifyReply = node.api(Method::POST, "verify").json(&json!({})).ok().await;
     assert_eq!((verify.damaged_records, verify.damaged_nars), (0, 0));
+    assert!(dry.freed_bytes.abs_diff(gc.freed_bytes) < gc.freed_bytes / 10);
+    assert_eq!(node.metric("attic_node_gc_runs_total").await, 1.0);
+    assert_eq!(node.metric("attic_node_gc_dropped_nars_total").await, 1.0);
+    let freed = node.metric("attic_node_gc_freed_bytes_total").await;
+    assert_eq!(freed, gc.freed_bytes as f64);
+    for _ in 0..2 {
+        for target in [
+            doomed_url.clone(),
+            doomed_url.replace(".zst", ""),
+            doomed.url(),
+        ] {
+            assert_eq!(node.get(&format!("/main/{target}")).await.status, 404);
+            assert_eq!(node.head(&format!("/main/{target}")).await.status, 404);
+        }
+        node.restart().await;
+    }
     let url = node.narinfo("main", &kept).await.url;
     assert_eq!(
         zstd::decode_all(&node.get(&format!("/main/{url}")).await.body[..]).unwrap(),

@@ -111,6 +111,79 @@ async fn a_shutdown_finishes_downloads_and_closes_idle_connections() {
     );
 }
 
+/// An upload that was under way at the stop is taken in, and there after the next start.
+#[tokio::test]
+async fn a_shutdown_finishes_an_upload() {
+    let mut node = TestNode::start().await;
+    let sample = Sample::noise("sample", 3_000_000);
+    let target = format!("/main/{}", sample.url());
+    let mut upload = half_sent(&node, "PUT", &target, &sample.nar).await;
+    let stopping = stopping(node).await;
+    upload
+        .write_all(&sample.nar[sample.nar.len() / 2..])
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    upload.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    node = stopping.await.unwrap();
+    node.boot().await;
+    assert_eq!(node.head(&target).await.status, 200);
+    let narinfo = format!("/main/{}", sample.narinfo_name());
+    assert_eq!(node.put(&narinfo, sample.narinfo()).await.status, 201);
+}
+
+/// So is a commit, whose chunks came before.
+#[tokio::test]
+async fn a_shutdown_finishes_a_commit() {
+    let mut node = TestNode::start().await;
+    let sample = Sample::noise("sample", 3_000_000);
+    let (target, body) = crate::push::ready_to_commit(&node, &sample).await;
+    let mut commit = half_sent(&node, "POST", &target, &body).await;
+    let stopping = stopping(node).await;
+    commit.write_all(&body[body.len() / 2..]).await.unwrap();
+    let mut answer = String::new();
+    commit.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("\"status\":\"ok\""), "{answer}");
+    node = stopping.await.unwrap();
+    node.boot().await;
+    let url = node.narinfo("main", &sample).await.url;
+    let nar = node.get(&format!("/main/{url}")).await;
+    assert_eq!(zstd::decode_all(&nar.body[..]).unwrap(), sample.nar);
+}
+
+/// A request whose body has been sent to its half, and which the node has begun to read.
+async fn half_sent(node: &TestNode, method: &str, target: &str, body: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(node.address()).await.unwrap();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\n\
+         Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        node.bearer(),
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Sent when the body is first asked for.
+    let mut interim = [0; 25];
+    stream.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(&body[..body.len() / 2]).await.unwrap();
+    stream
+}
+
+/// Stops the node meanwhile; returns once it takes no connections any more.
+async fn stopping(mut node: TestNode) -> tokio::task::JoinHandle<TestNode> {
+    let address = node.address();
+    let stopping = tokio::spawn(async move {
+        node.stop().await;
+        node
+    });
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    stopping
+}
+
 /// A client that never finishes cannot keep the node from stopping.
 #[tokio::test]
 async fn a_shutdown_is_bounded() {

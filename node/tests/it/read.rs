@@ -56,6 +56,55 @@ async fn s6_narinfo_is_complete_and_signed() {
     assert!(key.verify(fingerprint.as_ref(), &narinfo.info.signatures[0]));
 }
 
+/// S6: what a path was pushed with comes back, each field once and well-formed, as the strictest
+/// reader wants it.
+#[tokio::test]
+async fn s6_every_field_comes_back_as_it_was_pushed() {
+    let (other, third) = (Sample::file("other", b"x"), Sample::file("third", b"y"));
+    let mut sample = Sample::file("sample", b"contents").referring_to(&[&other, &third]);
+    sample.references.insert(sample.path.clone());
+    sample.deriver = Some(store_path("sample.drv"));
+    let node = node_with(&sample).await;
+    let narinfo = node.narinfo("main", &sample).await;
+    let mut info = narinfo.info.clone();
+    info.signatures.clear();
+    assert_eq!(info, sample.info());
+    let text = node
+        .get(&format!("/main/{}", sample.narinfo_name()))
+        .await
+        .text();
+    let lines: Vec<(&str, &str)> = text
+        .lines()
+        .map(|line| line.split_once(": ").unwrap())
+        .collect();
+    let keys: Vec<&str> = lines.iter().map(|(key, _)| *key).collect();
+    let wanted = [
+        "StorePath",
+        "URL",
+        "Compression",
+        "FileHash",
+        "FileSize",
+        "NarHash",
+        "NarSize",
+        "References",
+        "Deriver",
+        "Sig",
+    ];
+    assert_eq!(keys, wanted, "each once, none empty");
+    let value = |key| lines.iter().find(|(name, _)| *name == key).unwrap().1;
+    for key in ["FileHash", "NarHash"] {
+        let digits = value(key).strip_prefix("sha256:").unwrap();
+        assert_eq!(digits.len(), 52, "{key}");
+    }
+    for key in ["FileSize", "NarSize"] {
+        assert!(value(key).parse::<u64>().unwrap() > 0, "{key}");
+    }
+    assert_eq!(value("Deriver"), sample.deriver.unwrap().to_string());
+    let mut references: Vec<String> = sample.references.iter().map(|r| r.to_string()).collect();
+    references.sort();
+    assert_eq!(value("References"), references.join(" "));
+}
+
 /// S5: the URL of a NAR is keyed by its hash.
 #[tokio::test]
 async fn s5_nar_url_is_keyed_by_content() {
