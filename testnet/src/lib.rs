@@ -35,6 +35,7 @@ pub mod corpus;
 pub mod http;
 pub mod mount;
 pub mod nar;
+pub mod native;
 pub mod nginx;
 pub mod nix;
 pub mod node;

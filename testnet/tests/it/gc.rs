@@ -1,5 +1,10 @@
 //! Garbage collection: what nothing needs goes, what something needs stays.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use testnet::native;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
 use testnet::program::is_root;
@@ -93,10 +98,10 @@ fn g6_collections_do_not_take_what_is_being_uploaded() {
     let (address, token) = (node.address(), node.token());
     let mut seed = Seed::for_test("g6_race");
     let shared = seed.bytes(2 << 20);
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
         scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 assert_eq!(node.api("gc", Some("{\"full\":true}")).status, 200);
             }
         });
@@ -108,7 +113,7 @@ fn g6_collections_do_not_take_what_is_being_uploaded() {
             let body = format!("{{\"paths\":[\"{}\"]}}", upload.hash);
             assert_eq!(node.api("caches/main/remove", Some(&body)).status, 200);
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
     });
 }
 
@@ -180,6 +185,60 @@ fn a_pin_keeps_as_many_revisions_as_it_is_told() {
             "revision {number}: {outcome}"
         );
     }
+}
+
+/// Row G7: the cap holds while many upload at once and what was evicted is collected.
+#[test]
+fn g7_the_size_cap_holds_at_every_moment_under_concurrent_uploads() {
+    const CAP: u64 = 64 << 20;
+    let node = &TestNode::with_config("[store]\nsize-cap = \"64 MiB\"\npack-size = \"4 MiB\"\n");
+    let (address, token) = (node.address(), &node.token());
+    let done = AtomicBool::new(false);
+    let highest = thread::scope(|scope| {
+        let sampling = scope.spawn(|| {
+            let mut highest = 0;
+            while !done.load(Ordering::Relaxed) {
+                highest = node.disk_bytes().max(highest);
+                thread::sleep(Duration::from_millis(3));
+            }
+            highest
+        });
+        let uploading: Vec<_> = (0..4)
+            .map(|worker| {
+                scope.spawn(move || {
+                    let mut refusals = Vec::new();
+                    for number in 0..25 {
+                        let mut seed = Seed::new(worker * 1000 + number);
+                        let len = if number == 12 { 8 << 20 } else { 1 << 20 };
+                        let upload = Upload::random(&mut seed, "filler", len);
+                        if let Err(refusal) = native::push(address, token, &upload) {
+                            refusals.push(refusal.to_string());
+                        }
+                    }
+                    refusals
+                })
+            })
+            .collect();
+        let refusals: Vec<_> = uploading.into_iter().map(|worker| worker.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        for refusals in refusals {
+            let refusals = refusals.expect("a worker ends");
+            // What uploads under way hold cannot be evicted: then there is no space for a moment.
+            assert!(
+                refusals.iter().all(|refusal| refusal.contains("space")) && refusals.len() < 5,
+                "{refusals:?}"
+            );
+        }
+        sampling.join().expect("sampling ends")
+    });
+    assert!(
+        highest > CAP / 2 && highest <= CAP + CAP / 100,
+        "{highest} bytes on disk"
+    );
+    assert!(
+        node.metric("attic_node_store_bytes")
+            .is_some_and(|bytes| bytes <= CAP as f64)
+    );
 }
 
 /// Row G7: the cap is kept at every moment, and what was used longest ago goes first.

@@ -1,5 +1,6 @@
 //! Reads: statuses, headers, ranges.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -288,6 +289,8 @@ fn s5_replacing_a_path_never_changes_what_an_old_url_gives() {
         answer.status == 404 || answer.body == old_body,
         "the old URL gives other bytes"
     );
+    node.cli().run(&["gc", "--full"]).succeeds();
+    assert_eq!(filled.get(&old_target).status, 404, "P15: gone");
 }
 
 /// S1: whatever is asked, a substituter says 200 or 404, and soon.
@@ -336,6 +339,58 @@ fn s1_reads_are_answered_200_or_404_at_once() {
         );
         assert!(response.complete, "{target}");
     }
+}
+
+/// S1: 99 of 100 narinfos are answered within half a second, hits and misses, while the node takes in
+/// uploads, collects and verifies.
+#[test]
+fn s1_narinfo_p99_is_below_500_ms_while_the_node_works() {
+    let filled = &Filled::new("s1_p99");
+    let (address, token) = (filled.node.address(), &filled.node.token());
+    let hit = &filled.upload.narinfo_target("main");
+    let done = &AtomicBool::new(false);
+    let working = || !done.load(Ordering::Relaxed);
+    let mut times: Vec<Duration> = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut seed = Seed::new(17);
+            while working() {
+                Upload::random(&mut seed, "busy", 4 << 20).publish(address, "main", token);
+            }
+        });
+        scope.spawn(|| {
+            while working() {
+                assert_eq!(filled.node.api("gc", Some("{\"full\":true}")).status, 200);
+                assert_eq!(filled.node.api("verify", Some("{}")).status, 200);
+            }
+        });
+        let readers: Vec<_> = (0..4u64)
+            .map(|reader| scope.spawn(move || timed_narinfos(filled, hit, &mut Seed::new(reader))))
+            .collect();
+        let times = readers
+            .into_iter()
+            .flat_map(|reader| reader.join().expect("a reader ends"));
+        let times = times.collect();
+        done.store(true, Ordering::Relaxed);
+        times
+    });
+    times.sort();
+    let p99 = times[times.len() * 99 / 100];
+    assert!(p99 <= Duration::from_millis(500), "p99 is {p99:?}");
+}
+
+/// How long each of 500 narinfos took, of which half are there.
+fn timed_narinfos(filled: &Filled, hit: &str, seed: &mut Seed) -> Vec<Duration> {
+    let ask = |number: u64| {
+        let absent = attic_store::nixbase32::encode(&seed.bytes(20));
+        let (target, status) = match number % 2 {
+            0 => (hit.to_owned(), 200),
+            _ => (format!("/main/{absent}.narinfo"), 404),
+        };
+        let started = Instant::now();
+        assert_eq!(filled.get(&target).status, status, "{target}");
+        started.elapsed()
+    };
+    (0..500).map(ask).collect()
 }
 
 /// S1: a substituter that lost its disk is a substituter that has nothing.

@@ -1,11 +1,14 @@
 //! Row G8: flipped bytes are found, never served, and healed by the next push.
 
+use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::Value;
+use testnet::nix::NixClient;
 use testnet::node::TestNode;
+use testnet::program::is_root;
 use testnet::seed::Seed;
 use testnet::served::Served;
 use testnet::upload::Upload;
@@ -126,6 +129,108 @@ fn g8_verify_finds_what_is_damaged_and_what_was_healed() {
     // The damaged copies are garbage now.
     cli.run(&["gc", "--full"]).succeeds();
     cli.run(&["verify"]).succeeds();
+}
+
+/// Row G8 with the node's own push: what has decayed and was read by nobody is found and healed by a
+/// push that rechecks.
+#[test]
+fn g8_a_native_push_heals_undiscovered_damage() {
+    if !is_root("g8 native") {
+        return;
+    }
+    let mut node = TestNode::start();
+    let contents = Seed::new(81).bytes(6 << 20);
+    let path = NixClient::host().add_file("g8-native", &contents);
+    node.push(&[&path]).succeeds();
+    for round in 0..3 {
+        node.kill();
+        let mut seed = Seed::new(round);
+        node.packs()
+            .iter()
+            .for_each(|pack| flip(pack, 2, &mut seed));
+        node.start_again();
+        let args = ["push", "main", &path, "--recheck"];
+        node.cli().run(&args).succeeds();
+        assert!(
+            matches!(node.read(&path), Served::Whole(_)),
+            "round {round}"
+        );
+        // Read, and found damaged, by somebody: the next push heals without being told to look.
+        node.kill();
+        node.packs()
+            .iter()
+            .for_each(|pack| flip(pack, 2, &mut seed));
+        node.start_again();
+        let _ = node.read(&path);
+        node.push(&[&path]).succeeds();
+        assert!(
+            matches!(node.read(&path), Served::Whole(_)),
+            "round {round}"
+        );
+    }
+}
+
+/// Row S3: whatever happens to a pack, a NAR is whole or 404. A pack that is deleted or cut is
+/// noticed before the status line. Only bytes that rot in place can cut a body short, once: after
+/// that the NAR is 404 until it is pushed again.
+///
+/// `ATTIC_NODE_TEST_DAMAGES` sets how often it is damaged; 30 without it.
+#[test]
+fn s3_a_large_nar_is_whole_or_404_and_cut_at_most_once() {
+    let damages = env::var("ATTIC_NODE_TEST_DAMAGES").map_or(30, |text| {
+        text.parse().expect("ATTIC_NODE_TEST_DAMAGES is a number")
+    });
+    let mut seed = Seed::for_test("s3_large");
+    let mut node = TestNode::with_config("[store]\npack-size = \"1 MiB\"\n");
+    let uploads: Vec<Upload> = (0..3)
+        .map(|n| Upload::random(&mut seed, &format!("large-{n}"), 4 << 20))
+        .collect();
+    let (mut reads, mut cuts, mut absent) = (0, 0, 0);
+    for round in 0..damages {
+        for upload in &uploads {
+            upload.publish(node.address(), "main", &node.token());
+            let whole = Served::Whole(upload.nar.clone());
+            assert_eq!(
+                node.read(&upload.path()),
+                whole,
+                "round {round}: a push heals"
+            );
+        }
+        let restart = seed.below(2) == 0;
+        let rot = seed.below(3) == 0;
+        if restart {
+            node.kill();
+        }
+        let packs = node.packs();
+        let pack = &packs[seed.below(packs.len() as u64) as usize];
+        if rot {
+            flip(pack, 1, &mut seed);
+        } else if seed.below(2) == 0 {
+            fs::remove_file(pack).expect("remove a pack");
+        } else {
+            let len = fs::metadata(pack).expect("a pack").len();
+            let file = File::options().write(true).open(pack).expect("open a pack");
+            file.set_len(seed.below(len)).expect("cut it");
+        }
+        if restart {
+            node.start_again();
+        }
+        for upload in &uploads {
+            let what = format!("round {round}: restart {restart}, rot {rot}");
+            match node.read(&upload.path()) {
+                Served::Whole(nar) => assert_eq!(nar, upload.nar),
+                Served::Absent => absent += 1,
+                Served::Cut => {
+                    assert!(rot, "{what}");
+                    cuts += 1;
+                }
+            }
+            assert_ne!(node.read(&upload.path()), Served::Cut, "{what}");
+            reads += 1;
+        }
+    }
+    println!("{reads} first reads: {absent} absent, {cuts} cut");
+    assert!(absent > 0, "nothing was ever hit");
 }
 
 /// Packs alone are the truth: everything else can be lost.

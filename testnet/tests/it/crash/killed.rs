@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use testnet::http::Request;
+use testnet::native;
 use testnet::node::TestNode;
 use testnet::seed::Seed;
 use testnet::served::Served;
@@ -170,6 +171,11 @@ impl Wire {
                 .is_ok_and(|narinfo| ok(narinfo.status))
     }
 
+    /// Whether the node said that it took the path by its own push.
+    fn push(&self, upload: &Upload) -> bool {
+        native::push(self.address, &self.token, upload).unwrap_or(false)
+    }
+
     /// Whether the node said that the path is removed.
     fn remove(&self, upload: &Upload) -> bool {
         let body = format!("{{\"paths\":[\"{}\"]}}", upload.hash);
@@ -201,6 +207,33 @@ fn g9_kills_during_uploads_lose_nothing_acknowledged() {
                 .iter()
                 .take_while(|upload| wire.publish(upload))
                 .collect();
+        });
+        witness.promise(Promise::There, published);
+        witness.check();
+    }
+    witness.check_that_nothing_leaked();
+}
+
+/// Sessions, chunks and commits of the node's own push, several at once.
+#[test]
+fn g9_kills_during_native_pushes_lose_nothing_acknowledged() {
+    let mut witness = Witness::new("g9_native");
+    for _ in 0..kills() {
+        let uploads = witness.more_uploads();
+        let mut published = Vec::new();
+        witness.kill_during(Duration::from_millis(400), |wire| {
+            thread::scope(|scope| {
+                let workers: Vec<_> = uploads
+                    .chunks(ROUND / 3)
+                    .map(|some| {
+                        let pushed = move || some.iter().take_while(|up| wire.push(up));
+                        scope.spawn(move || pushed().collect::<Vec<_>>())
+                    })
+                    .collect();
+                for worker in workers {
+                    published.extend(worker.join().expect("a worker ends"));
+                }
+            });
         });
         witness.promise(Promise::There, published);
         witness.check();
