@@ -136,6 +136,9 @@ pub struct PushArgs {
     /// Threads that compress [default: one per processor]
     #[arg(long, value_name = "N")]
     pub compress_threads: Option<NonZeroUsize>,
+    /// Do not push the build logs of the paths
+    #[arg(long)]
+    pub no_logs: bool,
     /// Push from the chroot store in this directory, as `nix --store` names it
     #[arg(long, value_name = "ROOT")]
     pub store: Option<PathBuf>,

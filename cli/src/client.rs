@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use attic_node_core::api::PREFIX;
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response};
 use tokio::time::sleep;
 
@@ -107,7 +107,7 @@ impl Client {
 
     async fn attempt(&self, call: &Call) -> Result<Bytes, ClientError> {
         let pulse = Pulse::new();
-        let url = format!("{}{PREFIX}{}", self.endpoint, call.path);
+        let url = format!("{}{}{}", self.endpoint, call.prefix, call.path);
         let mut request = self.http.request(call.method.clone(), url);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token.header());
@@ -115,6 +115,9 @@ impl Client {
         if let Some(kind) = call.payload.content_type() {
             let body = reqwest::Body::wrap(Paced::new(call.payload.segments(), pulse.clone()));
             request = request.header(CONTENT_TYPE, kind).body(body);
+            if let Some(encoding) = call.payload.content_encoding() {
+                request = request.header(CONTENT_ENCODING, encoding);
+            }
         }
         let exchange = async {
             let response = request
@@ -185,7 +188,8 @@ impl Client {
 #[derive(Clone, Debug)]
 pub struct Call {
     method: Method,
-    /// Below [`PREFIX`].
+    /// [`PREFIX`], or `/` for an object of a cache.
+    prefix: &'static str,
     path: String,
     payload: Payload,
     /// Whether carrying it out twice is as good as once.
@@ -198,10 +202,19 @@ impl Call {
     pub fn new(method: Method, path: impl Into<String>) -> Call {
         Call {
             method,
+            prefix: PREFIX,
             path: path.into(),
             payload: Payload::None,
             repeatable: true,
             silence_max: Some(SILENCE_MAX),
+        }
+    }
+
+    /// A repeatable `PUT` of an object of a cache, as Nix itself makes it.
+    pub fn put_object(path: impl Into<String>, payload: Payload) -> Call {
+        Call {
+            prefix: "/",
+            ..Call::new(Method::PUT, path).payload(payload)
         }
     }
 
@@ -240,6 +253,8 @@ pub enum Payload {
     Json([Bytes; 1]),
     /// One of the binary bodies, in segments.
     Binary(Vec<Bytes>),
+    /// Text, as a zstd frame.
+    ZstdText([Bytes; 1]),
 }
 
 impl Payload {
@@ -248,13 +263,21 @@ impl Payload {
             Payload::None => None,
             Payload::Json(_) => Some(HeaderValue::from_static("application/json")),
             Payload::Binary(_) => Some(HeaderValue::from_static("application/octet-stream")),
+            Payload::ZstdText(_) => Some(HeaderValue::from_static("text/plain; charset=utf-8")),
+        }
+    }
+
+    fn content_encoding(&self) -> Option<HeaderValue> {
+        match self {
+            Payload::ZstdText(_) => Some(HeaderValue::from_static("zstd")),
+            Payload::None | Payload::Json(_) | Payload::Binary(_) => None,
         }
     }
 
     fn segments(&self) -> &[Bytes] {
         match self {
             Payload::None => &[],
-            Payload::Json(text) => text,
+            Payload::Json(text) | Payload::ZstdText(text) => text,
             Payload::Binary(segments) => segments,
         }
     }

@@ -13,8 +13,10 @@ use attic_store::narinfo::PathInfo;
 use attic_store::store_path::{StoreDir, StorePath, StorePathError};
 use thiserror::Error;
 
+use self::build_log::BuildLogs;
 use self::path_info::{Answer, PathInfoError};
 
+pub mod build_log;
 pub mod path_info;
 
 /// A valid path of the local store, and where its files are.
@@ -106,6 +108,14 @@ impl LocalStore {
             root: Some(root),
             ..LocalStore::default()
         })
+    }
+
+    /// The logs of what was built in it.
+    pub fn build_logs(&self) -> BuildLogs {
+        match &self.root {
+            Some(root) => BuildLogs::chroot(root),
+            None => BuildLogs::system(),
+        }
     }
 
     /// The store path that `argument` is, lies in, or links to.

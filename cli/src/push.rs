@@ -14,6 +14,7 @@
 //! | `encode` | chunks into request bodies, on bounded threads |
 //! | `upload` | one batch: rounds, commits |
 //! | `board` | what the workers know of each other |
+//! | `objects` | build logs, and where debug information is (found by `debug_info`) |
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -28,29 +29,35 @@ use tokio::sync::Semaphore;
 
 use self::board::Board;
 use self::encode::Encoders;
+use self::objects::Objects;
 use self::plan::{Filter, Planned, Tally, Verdict, decide};
 use self::session::{Session, Sessions, bad_challenge};
 use self::upload::Upload;
 pub use self::window::ReadError;
 use self::window::WindowPool;
 use crate::client::{Client, ClientError, Patience};
+use crate::nix::build_log::BuildLogs;
 use crate::nix::{Closure, LocalPath};
 
 pub mod batch;
 mod board;
+mod debug_info;
 mod encode;
+mod objects;
 pub mod plan;
 mod session;
 mod upload;
 mod window;
 
 /// How to send.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Batches under way at once; more than [`JOBS_MAX`] are that many.
     pub jobs: NonZeroUsize,
     /// Threads that compress; `None` is one per processor.
     pub compress_threads: Option<NonZeroUsize>,
+    /// Where the build logs of the paths are; `None` sends none.
+    pub logs: Option<BuildLogs>,
 }
 
 /// Which of the missing paths to send.
@@ -104,6 +111,13 @@ pub enum Event<'a> {
     Failed {
         /// Which.
         path: &'a StorePath,
+        /// Why.
+        reason: &'a str,
+    },
+    /// Something small that goes along with the paths could not be sent. No path fails for it.
+    ObjectFailed {
+        /// Its name in the cache, as `log/<derivation>`.
+        object: &'a str,
         /// Why.
         reason: &'a str,
     },
@@ -231,6 +245,10 @@ impl Plan {
         }
         let first = Session::new(grant, 0).ok_or_else(bad_challenge)?;
         let client = self.client.with_patience(Patience::STEADY);
+        let logs = options.logs.as_ref();
+        Objects::of(&paths, logs, client.clone(), self.cache.clone())
+            .send(&*observer)
+            .await;
         let plan = request(&self.cache, paths.iter().map(Arc::as_ref));
         let jobs = options.jobs.get().min(JOBS_MAX);
         let batches = batch::batches(&paths.iter().map(|path| &path.info).collect::<Vec<_>>());

@@ -9,8 +9,8 @@ use attic_node_core::api::{
     RemoveRequest, Status, UsageReply, VerifyReply, VerifyRequest,
 };
 use attic_store::cache_name::CacheName;
-use attic_store::hash::ChunkId;
-use attic_store::store_path::StorePathHash;
+use attic_store::hash::{ChunkId, NarHash};
+use attic_store::store_path::{StorePath, StorePathHash};
 use bytes::Bytes;
 use reqwest::Method;
 use serde::Serialize;
@@ -242,6 +242,35 @@ impl Client {
     pub async fn end_session(&self, session: &str) -> Result<(), ClientError> {
         let path = format!("push/{session}");
         self.call(&Call::new(Method::DELETE, path)).await.map(drop)
+    }
+
+    /// `PUT /{cache}/log/{derivation}`: a build log as a zstd frame.
+    pub async fn put_log(
+        &self,
+        cache: &CacheName,
+        derivation: &StorePath,
+        log: Vec<u8>,
+    ) -> Result<(), ClientError> {
+        let name = format!("log/{}", segment(&derivation.to_string()));
+        let path = format!("{}/{name}", segment(cache.as_str()));
+        let call = Call::put_object(path, Payload::ZstdText([log.into()]));
+        self.call(&call).await.map(drop)
+    }
+
+    /// `PUT /{cache}/debuginfo/{id}.debug`: which `member` of which NAR holds the debug information
+    /// of a build id.
+    pub async fn put_debug_info(
+        &self,
+        cache: &CacheName,
+        build_id: &str,
+        nar_hash: &NarHash,
+        member: &str,
+    ) -> Result<(), ClientError> {
+        let path = format!("{}/debuginfo/{build_id}.debug", segment(cache.as_str()));
+        // The node names NARs by their hash, so this holds before the path is there.
+        let archive = format!("../nar/{}.nar.zst", nar_hash.nix32());
+        let body = json(&serde_json::json!({ "archive": archive, "member": member }))?;
+        self.call(&Call::put_object(path, body)).await.map(drop)
     }
 
     async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {

@@ -35,7 +35,12 @@ pub(super) async fn run(context: &Context, args: PushArgs) -> Result<(), CliErro
 async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
     let ui = &context.ui;
     let client = context.client()?;
-    let closure = read_closure(&args).await?;
+    let store = match &args.store {
+        Some(root) => LocalStore::chroot(root)?,
+        None => LocalStore::system(),
+    };
+    let logs = (!args.no_logs).then(|| store.build_logs());
+    let closure = read_closure(&args, store).await?;
     if closure.paths.is_empty() {
         ui.say("🤷 Nothing selected.");
         return Ok(());
@@ -68,6 +73,7 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
     let options = Options {
         jobs: args.jobs,
         compress_threads: args.compress_threads,
+        logs,
     };
     let mut failed = plan.push(&options, observer).await?;
     failed.extend(too_large);
@@ -75,11 +81,7 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
 }
 
 /// The paths that are named, with what they refer to unless that is not wanted.
-async fn read_closure(args: &PushArgs) -> Result<Closure, CliError> {
-    let store = match &args.store {
-        Some(root) => LocalStore::chroot(root)?,
-        None => LocalStore::system(),
-    };
+async fn read_closure(args: &PushArgs, store: LocalStore) -> Result<Closure, CliError> {
     let arguments = args.paths.clone();
     let from_stdin = args.stdin;
     let extent = if args.no_closure {

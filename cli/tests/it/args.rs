@@ -20,7 +20,7 @@ fn lines_that_are_taken() {
         "push main /nix/store/x",
         "push main --stdin",
         "push main a b --stdin --no-closure -j 3 --dry-run --json --compress-threads 1",
-        "push main --ignore-upstream-cache-filter --store /root a",
+        "push main --ignore-upstream-cache-filter --store /root --no-logs a",
         "use main",
         "use main --print",
         "use main --nixos",

@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) longest_body: usize,
     /// Names of paths that were published while something they refer to was not.
     pub(crate) dangling: Vec<StorePath>,
+    /// Bodies of the objects beside paths, by the path of their URL.
+    pub(crate) objects: BTreeMap<String, Vec<u8>>,
     pub(crate) faults: Faults,
 }
 
@@ -67,6 +69,8 @@ pub(crate) struct Faults {
     /// Paths that are never accepted.
     pub(crate) reject: HashSet<StorePathHash>,
     pub(crate) body_max: Option<u64>,
+    /// No object beside paths is taken.
+    pub(crate) refuse_objects: bool,
 }
 
 impl Faults {
@@ -220,10 +224,9 @@ fn json(value: &impl Serialize) -> Answer {
 
 impl State {
     fn answer(&mut self, request: &Request) -> Answer {
-        let path = request
-            .path
-            .strip_prefix(PREFIX)
-            .expect("only this API is asked");
+        let Some(path) = request.path.strip_prefix(PREFIX) else {
+            return self.take_object(request);
+        };
         let segments: Vec<_> = path.split('/').collect();
         *self
             .requests
@@ -254,6 +257,16 @@ impl State {
             }
             _ => Err((404, "NotFound")),
         }
+    }
+
+    fn take_object(&mut self, request: &Request) -> Answer {
+        assert_eq!(request.method, "PUT");
+        if self.faults.refuse_objects {
+            return Err((507, "DiskFull"));
+        }
+        let (path, body) = (request.path.clone(), request.body.clone());
+        self.objects.insert(path, body);
+        Ok(Vec::new())
     }
 
     fn plan(&mut self, body: &[u8]) -> Answer {

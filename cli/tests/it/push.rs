@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use attic_node_cli::dump::dump;
+use attic_node_cli::nix::build_log::BuildLogs;
 use attic_node_cli::nix::{Closure, LocalPath};
 use attic_node_cli::push::{Event, Held, Observer, Options, Plan, Upstream};
 use attic_node_core::api::{PlanPath, PushPlan};
@@ -97,9 +98,12 @@ fn path(number: usize) -> StorePath {
     StorePath::new(StorePathHash::from_bytes(hash), "path").unwrap()
 }
 
-/// Remembers how each path ended.
+/// Remembers how each path ended, and which objects failed.
 #[derive(Default)]
-struct Ends(Mutex<Vec<(StorePath, Result<u64, String>)>>);
+struct Ends(
+    Mutex<Vec<(StorePath, Result<u64, String>)>>,
+    Mutex<Vec<String>>,
+);
 
 impl Observer for Ends {
     fn event(&self, event: &Event<'_>) {
@@ -109,6 +113,10 @@ impl Observer for Ends {
             } => (path, Ok(sent_bytes)),
             Event::Failed { path, reason } => (path, Err(reason.to_owned())),
             Event::Started { .. } | Event::Advanced { .. } => return,
+            Event::ObjectFailed { object, reason } => {
+                self.1.lock().unwrap().push(format!("{object}: {reason}"));
+                return;
+            }
         };
         self.0.lock().unwrap().push((path.clone(), end));
     }
@@ -135,6 +143,7 @@ async fn push(node: &MemoryNode, paths: &Paths) -> Vec<(StorePath, String)> {
     let options = Options {
         jobs: NonZeroUsize::new(5).unwrap(),
         compress_threads: None,
+        logs: None,
     };
     let failed = plan
         .push(&options, Arc::<Ends>::clone(&ends))
@@ -200,6 +209,7 @@ async fn p4_chunks_travel_compressed() {
     let options = Options {
         jobs: NonZeroUsize::MIN,
         compress_threads: Some(NonZeroUsize::MIN),
+        logs: None,
     };
     let pushed = plan(&node, &paths)
         .await
@@ -391,6 +401,7 @@ async fn p3_a_stopped_push_is_resumed_by_the_next() {
     let options = Options {
         jobs: NonZeroUsize::MIN,
         compress_threads: None,
+        logs: None,
     };
     let push_some = async {
         while node
@@ -462,4 +473,81 @@ fn one_path_plan(path: &LocalPath) -> PushPlan {
         nar_hash: path.info.nar_hash,
     };
     PushPlan::new("main".parse().unwrap(), vec![planned])
+}
+
+/// A path whose deriver was built here, and which holds debug information; its references none.
+fn with_log_and_debug_info(dir: &Path) -> (Paths, BuildLogs) {
+    let mut paths = Paths::new();
+    let id = format!("lib/debug/.build-id/ab/{}.debug", "0".repeat(38));
+    paths.add(&[], |root| file(root, &id, b"symbols"));
+    paths.add_file(&[], b"another output of the same build");
+    paths.add_file(&[], b"built elsewhere");
+    let derivers = ["a", "a", "b"].map(|name| format!("{name}?=.drv"));
+    for (path, name) in paths.paths.iter_mut().zip(derivers) {
+        path.info.deriver =
+            Some(StorePath::new(StorePathHash::from_bytes([0; 20]), &name).unwrap());
+    }
+    let logs = dir.join("drvs/00");
+    fs::create_dir_all(&logs).unwrap();
+    fs::write(logs.join(format!("{}-a?=.drv", "0".repeat(30))), "the log").unwrap();
+    (paths, BuildLogs::at(dir))
+}
+
+async fn push_with(node: &MemoryNode, paths: &Paths, logs: Option<BuildLogs>) -> Vec<String> {
+    let options = Options {
+        jobs: NonZeroUsize::MIN,
+        compress_threads: None,
+        logs,
+    };
+    let ends = Arc::new(Ends::default());
+    let pushed = plan(node, paths)
+        .await
+        .push(&options, Arc::<Ends>::clone(&ends));
+    assert_eq!(pushed.await.unwrap(), []);
+    assert_complete(node, paths);
+    let objects = ends.1.lock().unwrap();
+    objects.clone()
+}
+
+/// S12: one log per derivation goes along, compressed, and an index of debug information.
+#[tokio::test(flavor = "multi_thread")]
+async fn s12_logs_and_debug_info_go_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let (paths, logs) = with_log_and_debug_info(dir.path());
+    let debug_info = format!("/main/debuginfo/ab{}.debug", "0".repeat(38));
+    let log = format!("/main/log/{}-a%3F%3D.drv", "0".repeat(32));
+    for (logs, wanted) in [
+        (Some(logs), vec![&debug_info, &log]),
+        (None, vec![&debug_info]),
+    ] {
+        let node = MemoryNode::start(Faults::default()).await;
+        assert_eq!(push_with(&node, &paths, logs).await, [""; 0]);
+        let objects = node.state().objects.clone();
+        assert_eq!(Vec::from_iter(objects.keys()), wanted);
+        if let Some(log) = objects.get(&log) {
+            assert_eq!(zstd::decode_all(&log[..]).unwrap(), b"the log");
+        }
+        let archive = paths.paths[0].info.nar_hash.nix32();
+        let index = format!(
+            "{{\"archive\":\"../nar/{archive}.nar.zst\",\"member\":\"lib/debug/.build-id/ab/{}.debug\"}}",
+            "0".repeat(38)
+        );
+        assert_eq!(String::from_utf8_lossy(&objects[&debug_info]), index);
+    }
+}
+
+/// S12: a log that the node does not take is said once, and costs no path.
+#[tokio::test(flavor = "multi_thread")]
+async fn s12_a_refused_log_fails_no_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let (paths, logs) = with_log_and_debug_info(dir.path());
+    let refuse_objects = true;
+    let node = MemoryNode::start(Faults {
+        refuse_objects,
+        ..Faults::default()
+    })
+    .await;
+    let failed = push_with(&node, &paths, Some(logs)).await;
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].ends_with("DiskFull"), "{failed:?}");
 }
