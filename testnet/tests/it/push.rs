@@ -2,6 +2,7 @@
 
 mod economy;
 mod faults;
+mod logs;
 mod policy;
 mod possession;
 mod words;
