@@ -39,7 +39,7 @@ pub struct GlobalArgs {
     /// [default: $XDG_DATA_HOME/attic-node]
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Address of the node to talk to [default: that of the node on the data directory]
+    /// Address of the node to talk to, `http://host:port` or `unix:/path` [default: that of the node on the data directory]
     #[arg(
         long,
         global = true,

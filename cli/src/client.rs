@@ -43,6 +43,9 @@ impl Client {
         if endpoint.is_loopback() {
             builder = builder.no_proxy();
         }
+        if let Some(socket) = endpoint.unix_socket() {
+            builder = builder.unix_socket(socket);
+        }
         let http = builder.build().map_err(ClientError::Setup)?;
         Ok(Client {
             http,
@@ -107,7 +110,7 @@ impl Client {
 
     async fn attempt(&self, call: &Call) -> Result<Bytes, ClientError> {
         let pulse = Pulse::new();
-        let url = format!("{}{}{}", self.endpoint, call.prefix, call.path);
+        let url = format!("{}{}{}", self.endpoint.base_url(), call.prefix, call.path);
         let mut request = self.http.request(call.method.clone(), url);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token.header());

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Debug, Display, Formatter};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use attic_store::cache_name::CacheName;
@@ -9,29 +10,57 @@ use reqwest::Url;
 use reqwest::header::HeaderValue;
 use thiserror::Error;
 
-/// Where a node is: `http://host[:port]`, without a trailing slash.
+/// Where a node is: `http://host[:port]`, without a trailing slash, or `unix:/path`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Endpoint(Url);
+pub struct Endpoint(Place);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Place {
+    Http(Url),
+    /// A socket of this machine; an absolute path.
+    Unix(PathBuf),
+}
 
 impl Endpoint {
-    /// The substituter URL of one of its caches.
-    pub fn cache_url(&self, cache: &CacheName) -> String {
-        format!("{self}/{cache}")
+    /// The substituter URL of one of its caches; `None` where Nix cannot connect to.
+    pub fn cache_url(&self, cache: &CacheName) -> Option<String> {
+        match &self.0 {
+            Place::Http(_) => Some(format!("{self}/{cache}")),
+            Place::Unix(_) => None,
+        }
+    }
+
+    /// What URLs of its routes begin with, without a trailing slash.
+    pub(super) fn base_url(&self) -> &str {
+        match &self.0 {
+            Place::Http(url) => url.as_str().trim_end_matches('/'),
+            Place::Unix(_) => "http://localhost",
+        }
+    }
+
+    /// The socket to connect to, if it is one.
+    pub(super) fn unix_socket(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::Http(_) => None,
+            Place::Unix(path) => Some(path),
+        }
     }
 
     /// Whether it can only be this machine.
     pub fn is_loopback(&self) -> bool {
-        let host = self.0.host_str().unwrap_or_default();
+        let Place::Http(url) = &self.0 else {
+            return true;
+        };
+        let host = url.host_str().unwrap_or_default();
         let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
         host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     }
 
     /// What messages call the node: `local` on this machine, else its host.
     pub fn display_name(&self) -> &str {
-        if self.is_loopback() {
-            "local"
-        } else {
-            self.0.host_str().unwrap_or("node")
+        match &self.0 {
+            Place::Http(url) if !self.is_loopback() => url.host_str().unwrap_or("node"),
+            Place::Http(_) | Place::Unix(_) => "local",
         }
     }
 }
@@ -40,6 +69,10 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Endpoint, EndpointError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let absolute = path.starts_with('/').then(|| Place::Unix(path.into()));
+            return absolute.map(Endpoint).ok_or(EndpointError::Shape);
+        }
         let url = Url::parse(text).map_err(|_| EndpointError::Shape)?;
         match url.scheme() {
             "http" => {}
@@ -49,7 +82,7 @@ impl FromStr for Endpoint {
         let bare = url.username().is_empty() && url.password().is_none();
         let plain = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
         if bare && plain && url.has_host() {
-            Ok(Endpoint(url))
+            Ok(Endpoint(Place::Http(url)))
         } else {
             Err(EndpointError::Shape)
         }
@@ -58,7 +91,10 @@ impl FromStr for Endpoint {
 
 impl Display for Endpoint {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str().trim_end_matches('/'))
+        match &self.0 {
+            Place::Http(_) => f.write_str(self.base_url()),
+            Place::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 
@@ -71,8 +107,8 @@ impl Debug for Endpoint {
 /// What is wrong with the text of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum EndpointError {
-    /// Not `http://host[:port]`.
-    #[error("not of the form http://host:port")]
+    /// Neither `http://host[:port]` nor `unix:/path`.
+    #[error("not of the form http://host:port or unix:/path")]
     Shape,
     /// TLS is not built in.
     #[error("https is not supported; use http, or a tunnel")]

@@ -66,9 +66,9 @@ async fn info(context: &Context, cache: &CacheName, json: JsonArgs) -> Result<()
     if json.json {
         return context.ui.json(&view);
     }
-    context
-        .ui
-        .data(format_args!("URL: {}", client.endpoint().cache_url(cache)))?;
+    if let Some(url) = client.endpoint().cache_url(cache) {
+        context.ui.data(format_args!("URL: {url}"))?;
+    }
     show(&context.ui, &view)
 }
 

@@ -40,7 +40,9 @@ pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), CliError> 
 
 /// Says how to use what the first start made.
 fn welcome(ui: &Ui, node: &Node, first: &FirstStart, data_dir: &str) -> Result<(), CliError> {
-    let url = endpoint_at(node.tcp_address())?.cache_url(&first.cache);
+    let Some(url) = endpoint_at(node.tcp_address())?.cache_url(&first.cache) else {
+        return Ok(());
+    };
     let substituter = Substituter {
         url,
         public_keys: vec![first.public_key.clone()],

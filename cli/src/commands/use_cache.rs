@@ -10,7 +10,12 @@ pub(super) async fn run(context: &Context, args: &UseArgs) -> Result<(), CliErro
     let ui = &context.ui;
     let client = context.client()?;
     let cache = client.cache(&args.cache).await?;
-    let url = client.endpoint().cache_url(&cache.name);
+    let url = client.endpoint().cache_url(&cache.name).ok_or_else(|| {
+        let endpoint = client.endpoint();
+        CliError::Usage(format!(
+            "Nix cannot substitute over {endpoint}; give an http:// endpoint"
+        ))
+    })?;
     let public = cache.public;
     let mut public_keys = vec![cache.public_key];
     public_keys.extend(cache.old_public_keys);

@@ -2,8 +2,12 @@
 
 use std::fs;
 
+use serde_json::Value;
+use testnet::nix::NixClient;
 use testnet::node::TestNode;
-use testnet::program;
+use testnet::program::{self, is_root};
+use testnet::seed::Seed;
+use testnet::served::Served;
 
 #[test]
 fn g16_config_check_says_what_is_wrong_by_its_exit_code() {
@@ -56,6 +60,42 @@ fn g11_status_tells_a_program_what_it_tells_a_person() {
         .run(&["status"])
         .succeeds()
         .says(&node.address().to_string());
+}
+
+/// Over the unix socket the command line reaches the node without its address.
+#[test]
+fn the_command_line_speaks_over_the_unix_socket() {
+    let node = TestNode::start();
+    let socket = node.data_dir().join("node.sock");
+    let endpoint = format!("unix:{}", socket.display());
+    let over = |args: &[&str]| node.cli().run(&[args, &["--endpoint", &endpoint]].concat());
+    let status = over(&["status", "--json"]).succeeds();
+    let status: Value = serde_json::from_str(&status.stdout).expect("JSON");
+    assert_eq!(status["ready"], true, "{status}");
+    over(&["cache", "create", "second", "--priority", "9"]).succeeds();
+    let info = over(&["cache", "info", "second"])
+        .succeeds()
+        .says("Priority: 9");
+    assert!(!info.stdout.contains("URL:"), "{info}");
+    over(&["use", "main"])
+        .exits_with(2)
+        .says("Nix cannot substitute over unix:");
+    if is_root("push over the unix socket") {
+        let contents = Seed::new(71).bytes(20 << 20);
+        let path = NixClient::host().add_file("unix-socket", &contents);
+        over(&["push", "main", &path])
+            .succeeds()
+            .says("on \"local\"");
+        assert!(matches!(node.read(&path), Served::Whole(_)));
+    }
+    fs::remove_file(&socket).expect("remove the socket");
+    over(&["status"])
+        .exits_with(1)
+        .says(&format!("connect to {endpoint}"));
+    node.cli()
+        .run(&["status", "--endpoint", "unix:relative"])
+        .exits_with(2)
+        .says("not of the form http://host:port or unix:/path");
 }
 
 #[test]
