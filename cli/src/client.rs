@@ -76,7 +76,9 @@ impl Client {
     pub async fn call(&self, call: &Call) -> Result<Bytes, ClientError> {
         let mut failed = 0;
         loop {
-            let error = match self.attempt(call).await {
+            // The first attempt is made without asking.
+            let question = call.asks_first.as_deref().filter(|_| failed > 0);
+            let error = match self.attempt_after(question, call).await {
                 Ok(body) => return Ok(body),
                 Err(error) => error,
             };
@@ -106,6 +108,17 @@ impl Client {
             ClientError::Broken { .. } | ClientError::Silent { .. } => 1,
             ClientError::Setup(_) | ClientError::Unintelligible { .. } => 1,
         }
+    }
+
+    async fn attempt_after(
+        &self,
+        question: Option<&Call>,
+        call: &Call,
+    ) -> Result<Bytes, ClientError> {
+        if let Some(question) = question {
+            self.attempt(question).await?;
+        }
+        self.attempt(call).await
     }
 
     async fn attempt(&self, call: &Call) -> Result<Bytes, ClientError> {
@@ -198,6 +211,9 @@ pub struct Call {
     /// Whether carrying it out twice is as good as once.
     repeatable: bool,
     silence_max: Option<Duration>,
+    /// A small request that is made before each repetition: while it fails, the large one is not
+    /// sent in vain.
+    asks_first: Option<Box<Call>>,
 }
 
 impl Call {
@@ -210,6 +226,7 @@ impl Call {
             payload: Payload::None,
             repeatable: true,
             silence_max: Some(SILENCE_MAX),
+            asks_first: None,
         }
     }
 
@@ -230,6 +247,14 @@ impl Call {
     pub fn once(self) -> Call {
         Call {
             repeatable: false,
+            ..self
+        }
+    }
+
+    /// To be repeated only after asking `question`.
+    pub fn asks_first(self, question: Call) -> Call {
+        Call {
+            asks_first: Some(Box::new(question)),
             ..self
         }
     }

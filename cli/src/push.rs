@@ -315,5 +315,10 @@ fn cores() -> usize {
 
 /// Most batches under way at once.
 pub const JOBS_MAX: usize = 64;
+/// Plain bytes of one batch that are sent and not yet answered: what is sent again, at most, when
+/// either side dies while a single large path is pushed.
+pub const BATCH_UNANSWERED_LEN_MAX: usize = upload::SENDING_MAX * window::WINDOW_LEN;
+/// The same for all batches together.
+pub const UNANSWERED_LEN_MAX: usize = window::WINDOWS_MAX * window::WINDOW_LEN;
 /// A request body that is filled by two windows at most, so that a lost one costs little.
 const BODY_LEN_MAX: usize = 8 << 20;

@@ -194,8 +194,7 @@ impl Client {
 
     /// `POST push/{session}/missing`: for each id, whether the node wants its bytes.
     pub async fn missing(&self, session: &str, ids: &[ChunkId]) -> Result<Vec<bool>, ClientError> {
-        let call = Call::new(Method::POST, format!("push/{session}/missing"))
-            .payload(Payload::Binary(vec![ids_body(ids).into()]));
+        let call = missing(session, ids);
         let bitmap = self.call(&call).await?;
         parse_bitmap(&bitmap, ids.len()).map_err(|error| unintelligible(&call, error))
     }
@@ -206,9 +205,11 @@ impl Client {
         session: &str,
         records: Vec<Bytes>,
     ) -> Result<ChunksReply, ClientError> {
-        let path = format!("push/{session}/chunks");
-        self.json(Call::new(Method::PUT, path).payload(Payload::Binary(records)))
-            .await
+        let call = Call::new(Method::PUT, format!("push/{session}/chunks"));
+        let call = call.payload(Payload::Binary(records));
+        // About a chunk that nobody has: is the session still there?
+        let question = missing(session, &[ChunkId::from_bytes([0; 32])]);
+        self.json(call.asks_first(question)).await
     }
 
     /// `POST push/{session}/commit`. The node reads and hashes `nar_bytes` before it answers.
@@ -277,6 +278,11 @@ impl Client {
         let body = self.call(&call).await?;
         serde_json::from_slice(&body).map_err(|error| unintelligible(&call, error))
     }
+}
+
+fn missing(session: &str, ids: &[ChunkId]) -> Call {
+    Call::new(Method::POST, format!("push/{session}/missing"))
+        .payload(Payload::Binary(vec![ids_body(ids).into()]))
 }
 
 fn of_cache(name: &CacheName, rest: &str) -> String {

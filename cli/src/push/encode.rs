@@ -119,3 +119,62 @@ fn split(pieces: Vec<Piece>, len_max: usize) -> Vec<Vec<Piece>> {
 
 /// Plain bytes one thread compresses at a time.
 const GROUP_LEN: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use attic_store::chunker::ChunkerParams;
+    use attic_store::hash::NarHash;
+    use attic_store::narinfo::PathInfo;
+    use attic_store::store_path::{StorePath, StorePathHash};
+
+    use super::*;
+    use crate::nix::LocalPath;
+    use crate::push::window::{WINDOW_LEN, WindowPool, read};
+
+    /// P4: an encoder is made only when none is at rest, so their number is that of the chunks that
+    /// were ever compressed at once.
+    async fn encoders_used(threads: usize) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let location = dir.path().join("text");
+        let text: Vec<u8> = (0..400_000u32)
+            .flat_map(|n| n.to_string().into_bytes())
+            .cycle()
+            .take(3 * WINDOW_LEN)
+            .collect();
+        fs::write(&location, &text).unwrap();
+        let info = PathInfo {
+            path: StorePath::new(StorePathHash::from_bytes([0; 20]), "text").unwrap(),
+            nar_hash: NarHash::from_bytes([0; 32]),
+            nar_size: text.len() as u64 + 112,
+            references: [].into(),
+            deriver: None,
+            ca: None,
+            signatures: Vec::new(),
+        };
+        let path = Arc::new(LocalPath { info, location });
+        let encoders = Encoders::new(threads);
+        let mut windows = read(vec![path], ChunkerParams::CURRENT, WindowPool::new(1));
+        let mut encoding = Vec::new();
+        while let Some(window) = windows.recv().await {
+            let (window, encoders) = (Arc::new(window.unwrap()), encoders.clone());
+            encoding.push(tokio::spawn(async move {
+                let pieces = window.pieces.clone();
+                encoders.encode(&window, pieces, usize::MAX).await.unwrap()
+            }));
+        }
+        for encoding in encoding {
+            assert!(!encoding.await.unwrap().is_empty());
+        }
+        encoders.spare.lock().unwrap().len()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p4_no_more_threads_compress_than_are_allowed() {
+        assert_eq!(encoders_used(1).await, 1);
+        assert!((1..=2).contains(&encoders_used(2).await));
+        assert!((1..=3).contains(&encoders_used(3).await));
+    }
+}

@@ -465,4 +465,4 @@ const INLINE_MAX: usize = 4096;
 /// Attempts at a batch; each already repeats its requests.
 const ROUNDS_MAX: u32 = 5;
 /// Windows of one batch that are compressed or sent while the next one is read.
-const SENDING_MAX: usize = 2;
+pub(super) const SENDING_MAX: usize = 2;

@@ -230,11 +230,11 @@ impl Filler {
 }
 
 /// Bytes of chunks in a window.
-const WINDOW_LEN: usize = 4 << 20;
+pub(super) const WINDOW_LEN: usize = 4 << 20;
 const _: () = assert!(WINDOW_LEN >= CHUNK_LEN_MAX);
 /// One to fill, one in the queue, two being sent.
 const WINDOWS_MIN: usize = 4;
 /// With the frames made from them: 48 MiB.
-const WINDOWS_MAX: usize = 6;
+pub(super) const WINDOWS_MAX: usize = 6;
 /// Windows that are read and not yet looked at.
 const QUEUED_WINDOWS: usize = 1;
