@@ -1,11 +1,14 @@
 //! Caches, their paths and their keys.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::{Value, json};
 use testnet::http::Request;
 use testnet::nix::{KeyPair, NixClient};
 use testnet::node::TestNode;
-use testnet::program::is_root;
+use testnet::program::{self, Outcome, is_root};
 use testnet::seed::Seed;
 use testnet::served::{self, Served, narinfo_fields};
 use testnet::upload::Upload;
@@ -26,7 +29,7 @@ fn p15_paths_are_listed_measured_and_removed() {
     uploads
         .iter()
         .for_each(|upload| assert!(listed.stdout.contains(&upload.path()), "{listed}"));
-    cli.run(&["du"]).succeeds().says("main");
+    measured(node, &uploads);
 
     let doomed = uploads[2].path();
     cli.run(&["rm", "--dry-run", "main", &doomed])
@@ -48,6 +51,159 @@ fn p15_paths_are_listed_measured_and_removed() {
         4
     );
     cli.run(&["rm", "main", &doomed]).says("listed-2");
+}
+
+/// `du` counts what was uploaded, byte for byte.
+#[track_caller]
+fn measured(node: &TestNode, uploads: &[Upload]) {
+    let cli = node.cli();
+    let file_bytes: u64 = uploads.iter().map(|upload| file_size(node, upload)).sum();
+    let nar_bytes: usize = uploads.iter().map(|upload| upload.nar.len()).sum();
+    let usage = cli.json(&["du"]);
+    let wanted = json!([{
+        "name": "main", "paths": uploads.len(), "nar_bytes": nar_bytes, "file_bytes": file_bytes,
+    }]);
+    assert_eq!(usage["caches"], wanted);
+    assert_eq!(usage["store"]["disk_bytes"], node.usage().store.disk_bytes);
+    let on_disk = usage["store"]["disk_bytes"].as_u64().expect("a number");
+    assert!(
+        on_disk >= nar_bytes as u64,
+        "random bytes do not shrink: {usage}"
+    );
+
+    cli.run(&["cache", "create", "empty"]).succeeds();
+    let empty = json!({ "name": "empty", "paths": 0, "nar_bytes": 0, "file_bytes": 0 });
+    assert_eq!(cli.json(&["du"])["caches"], json!([empty, wanted[0]]));
+    assert_eq!(cli.json(&["du", "empty"])["caches"], json!([empty]));
+    let row = format!("main       {}", uploads.len());
+    cli.run(&["du", "main"]).succeeds().says(&row);
+    cli.run(&["du", "absent"]).exits_with(1).says("absent");
+    cli.run(&["cache", "destroy", "empty", "--no-confirm"])
+        .succeeds();
+}
+
+fn file_size(node: &TestNode, upload: &Upload) -> u64 {
+    let narinfo = node.get(&upload.narinfo_target("main")).expect("an answer");
+    narinfo_fields(&narinfo.text())["FileSize"]
+        .parse()
+        .expect("a number")
+}
+
+/// What refers to what: root -> (leaf, shared), other -> shared.
+fn family(node: &TestNode) -> [Upload; 4] {
+    let mut seed = Seed::for_test("family");
+    let mut make = |name: &str, references: &[&Upload]| {
+        let mut upload = Upload::random(&mut seed, name, 10_000);
+        upload.references = references.iter().map(|upload| upload.base_name()).collect();
+        upload.references.sort();
+        upload.publish(node.address(), "main", &node.token());
+        upload
+    };
+    let (leaf, shared) = (make("family-leaf", &[]), make("family-shared", &[]));
+    let root = make("family-root", &[&leaf, &shared]);
+    let other = make("family-other", &[&shared]);
+    [root, leaf, shared, other]
+}
+
+/// Names of the members of [`family`] in what a command listed, sorted.
+fn members(outcome: &Outcome) -> Vec<&str> {
+    let name = |line: &'_ str| {
+        line.rsplit_once("-family-")
+            .map_or("?", |(_, name)| name)
+            .len()
+    };
+    let mut names: Vec<&str> = outcome
+        .lines()
+        .map(|line| &line[line.len() - name(line)..])
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// P15: `rm --closure` takes what nobody else needs, and a pin keeps its closure unless forced.
+#[test]
+fn p15_rm_takes_the_closure_and_forces_pins() {
+    let node = &TestNode::start();
+    let [root, leaf, shared, other] = family(node);
+    let cli = node.cli();
+    let closure = ["rm", "main", "--closure", &root.path()];
+    let dry = cli.run(&[&closure[..], &["--dry-run"]].concat()).succeeds();
+    assert_eq!(members(&dry), ["leaf", "root"], "{dry}");
+    assert_eq!(members(&cli.run(&["ls", "main"])).len(), 4);
+
+    cli.run(&["pin", "add", "main", "keep", &root.path()])
+        .succeeds();
+    let kept = cli.run(&closure).exits_with(1);
+    assert_eq!(members(&kept), [""; 0], "{kept}");
+    let kept = kept.says(&format!("kept {}: pin keep needs it", root.base_name()));
+    kept.says("error: 1 path kept by a pin; see `pin rm` and --force");
+    let reply = cli.json(&[&closure[..], &["--force"]].concat());
+    let removed: Vec<&str> = reply["removed"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|path| path.as_str().expect("a path"))
+        .collect();
+    let mut wanted = [root.base_name(), leaf.base_name()];
+    wanted.sort();
+    assert_eq!(removed, wanted);
+    assert_eq!(
+        (&reply["absent"], &reply["pinned"]),
+        (&json!([]), &json!([]))
+    );
+    for (upload, whole) in [
+        (&root, false),
+        (&leaf, false),
+        (&shared, true),
+        (&other, true),
+    ] {
+        let served = matches!(node.read(&upload.path()), Served::Whole(_));
+        assert_eq!(served, whole, "{}", upload.name);
+    }
+}
+
+/// P15: what `ls` says about a path, in both forms, and about paths that are named.
+#[test]
+fn p15_ls_says_sizes_and_times() {
+    let node = &TestNode::start();
+    let uploads = family(node);
+    let cli = node.cli();
+    let (root, leaf) = (&uploads[0], &uploads[1]);
+    let listed = cli
+        .run(&["ls", "main", &root.hash, &leaf.base_name()])
+        .succeeds();
+    assert_eq!(members(&listed), ["leaf", "root"], "{listed}");
+    let listed = cli.run(&["ls", "main", "--closure", &root.hash]).succeeds();
+    assert_eq!(members(&listed), ["leaf", "root", "shared"], "{listed}");
+    let absent = format!("{}-absent", "0".repeat(32));
+    cli.run(&["ls", "main", &leaf.hash, &absent])
+        .exits_with(1)
+        .says(&leaf.path())
+        .says(&absent);
+
+    let long = cli.run(&["ls", "main", "--long", &root.hash]).succeeds();
+    let words: Vec<&str> = long.stdout.split_whitespace().collect();
+    let sizes = [words[0], words[1], words[2], words[3]];
+    assert_eq!(sizes, ["9.88", "KiB", "9.89", "KiB"], "{long}");
+    assert_eq!(
+        (words[6], words[7]),
+        ("UTC", root.path().as_str()),
+        "{long}"
+    );
+
+    let before = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    let lines = cli.run(&["ls", "main", "--json", &root.hash]).succeeds();
+    let view: Value = serde_json::from_str(lines.stdout.trim_end()).expect("one line of JSON");
+    assert_eq!(view["info"]["path"], root.base_name());
+    assert_eq!(view["info"]["nar_size"], root.nar.len());
+    let mut references = [uploads[1].base_name(), uploads[2].base_name()];
+    references.sort();
+    assert_eq!(view["info"]["references"], json!(references));
+    assert_eq!(view["file_size"], file_size(node, root));
+    let published = view["published_at"].as_u64().expect("a time");
+    assert!(before.as_secs().abs_diff(published) < 300, "{view}");
 }
 
 /// P15: with its closure, a listing follows references.
@@ -205,6 +361,99 @@ fn keys_are_shown_imported_and_rotated() {
     cli.run(&["key", "show", "main"])
         .succeeds()
         .says(&imported.public);
+}
+
+/// Everything that a cache can be given when it is made.
+#[test]
+fn a_cache_is_created_with_a_key_and_rules_of_its_own() {
+    if !is_root("cache create") {
+        return;
+    }
+    let node = TestNode::start();
+    let cli = node.cli();
+    let (own, required) = (KeyPair::generate("own-1"), KeyPair::generate("required-1"));
+    let create = [
+        "cache",
+        "create",
+        "strict",
+        "--key-file",
+        &own.secret_file(),
+    ];
+    cli.run(&[&create[..], &["--require-signed-by", &required.public]].concat())
+        .succeeds();
+    assert_eq!(node.public_key("strict"), own.public);
+    let info = cli.json(&["cache", "info", "strict"]);
+    assert_eq!(info["require_signed_by"], json!([required.public]));
+
+    let host = NixClient::host();
+    // New at each run: signatures stay in the store, and those of an earlier key are forged now.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_nanos();
+    let build = |name: &str| {
+        host.build(&format!("run \"{name}\" ''echo {now} > $out''"))
+            .remove(0)
+    };
+    let (signed, unsigned) = (build("required-signed"), build("required-unsigned"));
+    let sign = [
+        "store",
+        "sign",
+        "--key-file",
+        &required.secret_file(),
+        &signed,
+    ];
+    host.run("nix", &sign).succeeds();
+    cli.run(&["push", "strict", &signed, &unsigned])
+        .exits_with(1)
+        .says("error: 1 of 2 paths not pushed")
+        .says("-required-unsigned: ");
+    let nix = NixClient::host().authorised(&node);
+    let url = format!("{}?compression=none", node.url("strict"));
+    nix.run("nix", &["copy", "--to", &url, &unsigned]).fails();
+    nix.run("nix", &["copy", "--to", &url, &signed]).succeeds();
+    let fresh = NixClient::fresh(&node, "strict");
+    fresh.run("nix-store", &["--realise", &signed]).succeeds();
+    fresh.run("nix-store", &["--realise", &unsigned]).fails();
+
+    cli.run(&["cache", "create", "elsewhere", "--store-dir", "/gnu/store"])
+        .succeeds();
+    let info = node
+        .get("/elsewhere/nix-cache-info")
+        .expect("an answer")
+        .text();
+    assert!(info.contains("StoreDir: /gnu/store\n"), "{info}");
+    cli.run(&["push", "elsewhere", &signed])
+        .exits_with(1)
+        .says("cache elsewhere is for paths in /gnu/store, not /nix/store");
+
+    let bad = node.data_dir().join("bad-key");
+    std::fs::write(&bad, "no key").expect("write a file");
+    let bad = bad.display().to_string();
+    cli.run(&["cache", "create", "bad", "--key-file", &bad])
+        .fails();
+    cli.run(&["cache", "info", "bad"]).exits_with(1);
+}
+
+/// A secret key may come through a pipe, and is in no message.
+#[test]
+fn a_key_is_imported_from_standard_input() {
+    let node = TestNode::start();
+    let imported = KeyPair::generate("piped-1");
+    let mut import = node.cli().command(&["key", "import", "main", "-"]);
+    let file = File::open(imported.secret_file()).expect("open a key");
+    let outcome = program::start_reading(&mut import, file.into())
+        .wait()
+        .succeeds();
+    assert_eq!(outcome.lines().next(), Some(imported.public.as_str()));
+    assert_eq!(node.public_key("main"), imported.public);
+    let secret = imported.secret();
+    let secret = secret.split(':').nth(1).expect("name:secret");
+    assert!(!outcome.to_string().contains(secret), "{outcome}");
+
+    let mut import = node.cli().command(&["key", "import", "main", "-"]);
+    program::run(&mut import).exits_with(1);
+    assert_eq!(node.public_key("main"), imported.public);
 }
 
 /// Secrets are for the owner of the data directory alone, and appear nowhere else.

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serde_json::{Value, json};
 use testnet::cli::Cli;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
@@ -100,4 +101,53 @@ fn p13_the_first_start_says_what_nix_conf_needs() {
         )),
         "{log}"
     );
+}
+
+/// The module that `--nixos` prints is a Nix expression with the same two settings.
+#[test]
+fn p13_nixos_prints_a_module_and_changes_nothing() {
+    let node = TestNode::start();
+    let cli = node.another_user();
+    let printed = cli.run(&["use", "main", "--nixos"]).succeeds();
+    assert_eq!(nix_conf(&cli), None);
+    let nix = NixClient::empty();
+    let strict = ["--eval", "--strict", "--json", "--expr", &printed.stdout];
+    let module = nix.run("nix-instantiate", &strict).succeeds();
+    let module: Value = serde_json::from_str(&module.stdout).expect("JSON");
+    let wanted = json!({ "nix": { "settings": {
+        "extra-substituters": [node.url("main")],
+        "extra-trusted-public-keys": [node.public_key("main")],
+    } } });
+    assert_eq!(module, wanted);
+}
+
+/// Nix reads a private cache with the node's token in its netrc, and finds nothing there without.
+#[test]
+fn p13_a_private_cache_is_read_with_a_netrc() {
+    if !is_root("p13 private") {
+        return;
+    }
+    let node = TestNode::start();
+    node.cli()
+        .run(&["cache", "create", "private", "--private"])
+        .succeeds();
+    let path = NixClient::host()
+        .build("run \"p13-private\" ''echo x > $out''")
+        .remove(0);
+    node.cli().run(&["push", "private", &path]).succeeds();
+    node.another_user()
+        .run(&["use", "private"])
+        .succeeds()
+        .says("warning: the cache is private: Nix needs the node's token in its netrc-file");
+    let stranger = NixClient::fresh(&node, "private");
+    stranger.run("nix-store", &["--realise", &path]).fails();
+    assert!(!stranger.has(&path));
+    let nix = NixClient::fresh(&node, "private").authorised(&node);
+    nix.run("nix-store", &["--realise", &path]).succeeds();
+    nix.verify_store();
+    nix.run(
+        "nix",
+        &["path-info", "--store", &node.url("private"), &path],
+    )
+    .succeeds();
 }

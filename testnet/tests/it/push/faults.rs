@@ -1,6 +1,7 @@
 //! Row P5: a push finishes over a bad network, and says what it could not do. Row P11: what it
 //! says is done can be read.
 
+use serde_json::{Value, json};
 use testnet::corpus::Closure;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
@@ -72,7 +73,29 @@ fn p5_exit_codes_say_all_some_or_misuse() {
     let small = host.add_file("p5-small", b"small");
     let large = host.add_file("p5-large", &Seed::new(5).bytes(2 << 20));
     node.push(&[&small]).exits_with(0);
-    node.push(&[&small, &large]).exits_with(1).says("p5-large");
+    let large_name = large.trim_start_matches("/nix/store/");
+    let reason = "NAR of 2.00 MiB; the node takes at most 1.00 MiB";
+    let failed = node.push(&[&small, &large]).exits_with(1);
+    let last: Vec<&str> = failed.stderr.lines().rev().take(2).collect();
+    let listed = format!("not pushed: {large_name}: {reason}");
+    assert_eq!(last, ["error: 1 of 1 path not pushed", &listed], "{failed}");
+    let failed = node
+        .cli()
+        .run(&["push", "--json", "main", &small, &large])
+        .exits_with(1);
+    let events: Vec<Value> = failed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let wanted = [
+        json!({
+            "event": "plan", "cache": "main", "send": 0, "cached": 1, "upstream": 0,
+            "too_large": 1,
+        }),
+        json!({ "event": "path", "path": large_name, "status": "failed", "reason": reason }),
+        json!({ "event": "done", "pushed": 0, "failed": 1, "cached": 1, "upstream": 0 }),
+    ];
+    assert_eq!(events, wanted, "{failed}");
     assert!(matches!(node.read(&small), Served::Whole(_)));
     assert_eq!(node.read(&large), Served::Absent);
     let cli = node.cli();
@@ -102,7 +125,15 @@ fn p5_the_other_paths_of_a_push_become_visible() {
         .map(|(name, contents)| (name.as_str(), contents.as_slice()))
         .collect();
     let paths = host.add_files(&files);
-    node.push(&paths).exits_with(1).says("p5-partial-7");
+    let failed = node.push(&paths).exits_with(1);
+    let listed = |line: &&str| line.starts_with("not pushed: ");
+    let listed: Vec<&str> = failed.stderr.lines().filter(listed).collect();
+    assert_eq!(listed.len(), 1, "{failed}");
+    assert!(
+        listed[0].contains("-p5-partial-7: NAR of 2.00 MiB; "),
+        "{failed}"
+    );
+    failed.says("error: 1 of 20 paths not pushed");
     for path in &paths {
         let whole = matches!(node.read(path), Served::Whole(_));
         assert_eq!(whole, !path.ends_with("p5-partial-7"), "{path}");

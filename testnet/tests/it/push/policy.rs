@@ -87,3 +87,38 @@ fn p7_a_dry_run_says_why_a_path_is_left_out() {
         .succeeds()
         .says("upstream-1");
 }
+
+/// The filter is the cache's, and one who pushes may overrule it.
+#[test]
+fn p7_the_filter_belongs_to_a_cache_and_can_be_ignored() {
+    if !is_root("p7 ignored filter") {
+        return;
+    }
+    let node = TestNode::start();
+    let upstream = KeyPair::generate("upstream-1");
+    let cli = node.cli();
+    let skip = ["--skip-signed-by", &upstream.public];
+    cli.run(&[&["cache", "configure", "main"], &skip[..]].concat())
+        .succeeds();
+    cli.run(&["cache", "create", "everything"]).succeeds();
+    let path = signed("p7-ignored", &upstream);
+    let paths = || {
+        node.usage()
+            .caches
+            .into_iter()
+            .map(|cache| (cache.name.to_string(), cache.paths))
+    };
+    let count = |name: &str| paths().find(|(cache, _)| cache == name).expect("a cache").1;
+
+    cli.run(&["push", "main", &path])
+        .succeeds()
+        .says("1 in upstream");
+    cli.run(&["push", "everything", &path])
+        .succeeds()
+        .says("0 in upstream");
+    assert_eq!((count("main"), count("everything")), (0, 1));
+    cli.run(&["push", "main", "--ignore-upstream-cache-filter", &path])
+        .succeeds()
+        .says("0 in upstream");
+    assert_eq!(count("main"), 1);
+}
