@@ -7,10 +7,11 @@ use testnet::node::TestNode;
 use testnet::program::is_root;
 use testnet::proxy::{Exchange, Fault, FaultProxy, Head};
 use testnet::seed::Seed;
+use testnet::served::{hash_part, narinfo_fields};
 
-/// Downloads a path of 24 MiB through a proxy that cuts the first `cuts` NAR answers, and gives
-/// the NAR requests.
-fn download(test: &str, cuts: usize, after: u64) -> Vec<Exchange> {
+/// Downloads a path of 24 MiB through a proxy that cuts the first `cuts` NAR answers. Gives the
+/// NAR requests, and the length of the whole file.
+fn download(test: &str, cuts: usize, after: u64) -> (Vec<Exchange>, u64) {
     let node = TestNode::start();
     let contents = Seed::new(4).bytes(24 << 20);
     let path = NixClient::host().add_file(test, &contents);
@@ -29,11 +30,15 @@ fn download(test: &str, cuts: usize, after: u64) -> Vec<Exchange> {
         .succeeds();
     assert!(nix.read(&path) == contents, "wrong bytes");
     nix.verify_store();
-    proxy
-        .log()
-        .into_iter()
-        .filter(|exchange| is_nar(&exchange.head))
-        .collect()
+    let narinfo = node.get(&format!("/main/{}.narinfo", hash_part(&path)));
+    let narinfo = narinfo.expect("an answer").text();
+    let file_size = narinfo_fields(&narinfo)["FileSize"].parse();
+    (nar_requests(&proxy), file_size.expect("a number"))
+}
+
+fn nar_requests(proxy: &FaultProxy) -> Vec<Exchange> {
+    let log = proxy.log().into_iter();
+    log.filter(|exchange| is_nar(&exchange.head)).collect()
 }
 
 fn is_nar(head: &Head) -> bool {
@@ -44,25 +49,18 @@ fn check(test: &str, cuts: usize, after: u64) {
     if !is_root(test) {
         return;
     }
-    let requests = download(test, cuts, after);
+    let (requests, file_size) = download(test, cuts, after);
     assert_eq!(requests.len(), cuts + 1, "{requests:#?}");
-    for request in &requests[1..] {
-        let from = request
-            .head
-            .range
-            .as_ref()
-            .and_then(|range| range.strip_prefix("bytes="));
-        assert!(
-            from.is_some_and(|from| from.len() > 2 && from.ends_with('-')),
-            "{requests:#?}"
-        );
-        assert_eq!(request.status, Some(206), "{requests:#?}");
+    // Each request begins at the very byte that the one before it did not bring.
+    let mut position = 0;
+    for (number, request) in requests.iter().enumerate() {
+        let range = (number > 0).then(|| format!("bytes={position}-"));
+        assert_eq!(request.head.range, range, "{requests:#?}");
+        let status = if number > 0 { 206 } else { 200 };
+        assert_eq!(request.status, Some(status), "{requests:#?}");
+        position += request.answer_bytes;
     }
-    let sent: u64 = requests.iter().map(|request| request.answer_bytes).sum();
-    assert!(
-        sent < (24 << 20) + (1 << 20),
-        "bytes were fetched twice: {requests:#?}"
-    );
+    assert_eq!(position, file_size, "{requests:#?}");
 }
 
 #[test]
@@ -101,4 +99,11 @@ fn s4_a_download_outlives_a_crash_of_the_node() {
     proxy.release();
     copy.wait().succeeds();
     assert!(nix.read(&path) == contents, "wrong bytes");
+    let requests = nar_requests(&proxy);
+    let [first, second] = requests.as_slice() else {
+        panic!("two requests: {requests:#?}")
+    };
+    assert_eq!(first.answer_bytes, 5_000_000, "{requests:#?}");
+    assert_eq!(second.head.range.as_deref(), Some("bytes=5000000-"));
+    assert_eq!(second.status, Some(206), "{requests:#?}");
 }
