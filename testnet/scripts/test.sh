@@ -9,6 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 testnet/scripts/prepare.sh
+# Clients that the machine does not have; the tests that want them say so where there are none.
+testnet/scripts/newer-nix.sh
 # The end-to-end tests start the real binary, which `cargo test` alone does not build.
 cargo build --workspace --bins
 if [ "$(id -u)" = 0 ]; then

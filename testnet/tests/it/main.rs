@@ -9,5 +9,8 @@ mod crash;
 mod fixtures;
 mod gc;
 mod manage;
+mod narinfo;
+mod newer_nix;
+mod next_substituter;
 mod push;
 mod substitute;

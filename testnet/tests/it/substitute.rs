@@ -1,5 +1,6 @@
 //! Real Nix, signature checking on, against a node that was filled in each of the possible ways.
 
+use std::collections::BTreeSet;
 use std::thread;
 
 use testnet::corpus::Closure;
@@ -7,7 +8,7 @@ use testnet::http::Request;
 use testnet::nix::{KeyPair, NixClient};
 use testnet::node::TestNode;
 use testnet::odd_paths;
-use testnet::program::is_root;
+use testnet::program::{Outcome, is_root};
 use testnet::served::hash_part;
 
 /// How paths get into the node.
@@ -54,6 +55,7 @@ fn check(fill: Fill) {
 
     let nix = NixClient::fresh(&node, "main");
     let url = node.url("main");
+    look_into(&nix, &url, &roots);
     let args: Vec<&str> = ["copy", "--from", &url]
         .into_iter()
         .chain(roots.iter().copied())
@@ -65,6 +67,23 @@ fn check(fill: Fill) {
         .collect();
     assert_eq!(nix.nar_hashes(&all), host.nar_hashes(&all));
     nix.verify_store();
+}
+
+/// `nix path-info --store` knows every path of the closure, and Nix finds each NAR to be what its
+/// narinfo says.
+#[track_caller]
+fn look_into(nix: &NixClient, url: &str, roots: &[&str]) {
+    let lines = |outcome: Outcome| {
+        let lines = outcome.succeeds();
+        lines.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let args = ["path-info", "--recursive", "--store", url];
+    let listed = lines(nix.run("nix", &[&args, roots].concat()));
+    let args = ["--query", "--requisites"];
+    let known = lines(NixClient::host().run("nix-store", &[&args, roots].concat()));
+    assert_eq!(listed, known);
+    let args = ["store", "verify", "--recursive", "--store", url];
+    nix.run("nix", &[&args, roots].concat()).succeeds();
 }
 
 #[test]
@@ -351,13 +370,21 @@ fn s1_a_build_goes_on_with_the_next_substituter() {
     host.run("nix", &["copy", "--to", &signing, &path])
         .succeeds();
 
+    // Nix asks a folder first unless it is told otherwise.
+    let last = format!("{second}?priority=100");
+    let asked = |node: &TestNode| {
+        let status = node.status();
+        status.narinfo_hits + status.narinfo_misses
+    };
     let mut node = TestNode::start();
     let realise = |node: &TestNode, what: &str| {
+        let asked_before = asked(node);
         let keys = format!("{} {}", node.public_key("main"), next.public);
         let nix = NixClient::fresh(node, "main").trusting(&keys);
-        let nix = nix.substituter(&format!("{} {second}", node.url("main")));
+        let nix = nix.substituter(&format!("{} {last}", node.url("main")));
         nix.run("nix-store", &["--realise", &path]).succeeds();
         assert!(nix.has(&path), "{what}");
+        assert!(asked(node) > asked_before, "the node was not asked: {what}");
     };
     realise(&node, "the node has nothing");
     node.push(&[&path]).succeeds();
