@@ -33,6 +33,8 @@ pub(crate) struct App {
     pub(crate) uploads: Semaphore,
     /// One permit per narinfo that is taken in: they do not wait behind NARs.
     pub(crate) narinfo_uploads: Semaphore,
+    /// One permit per NAR body that reads ahead of its socket.
+    pub(crate) read_ahead: Arc<Semaphore>,
     /// One permit per commit: each reads and hashes whole NARs.
     pub(crate) commits: Semaphore,
     pub(crate) peer_id: String,
@@ -73,6 +75,7 @@ impl App {
             metrics: Metrics::new(),
             uploads: Semaphore::new(config.push.uploads_max),
             narinfo_uploads: Semaphore::new(NARINFO_UPLOADS_MAX),
+            read_ahead: Arc::new(Semaphore::new(READ_AHEAD_MAX)),
             commits: Semaphore::new(config.store.threads),
             addresses: OnceLock::new(),
             stopping: AtomicBool::new(false),
@@ -123,5 +126,7 @@ fn free_bytes(dir: &PathBuf) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Bodies that read a block ahead of their socket; others read when the socket asks.
+const READ_AHEAD_MAX: usize = 32;
 /// Narinfos, of at most a MiB each, read and published at once.
 const NARINFO_UPLOADS_MAX: usize = 64;

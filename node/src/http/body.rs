@@ -9,6 +9,7 @@ use attic_store::{BlockReader, StoreError};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::app::App;
@@ -110,7 +111,7 @@ impl HttpBody for Body {
     }
 }
 
-/// A range of a NAR, read one block ahead of the socket.
+/// A range of a NAR, read one block ahead of the socket while few others are.
 ///
 /// Yields exactly the announced length, or an error that makes the server break the connection.
 pub(crate) struct NarBody {
@@ -121,6 +122,8 @@ pub(crate) struct NarBody {
     ahead: Option<JoinHandle<Block>>,
     /// When nothing is being read.
     reader: Option<BlockReader>,
+    /// Leave to hold a block that the socket has not asked for.
+    leave: Option<OwnedSemaphorePermit>,
     left: u64,
 }
 
@@ -135,6 +138,7 @@ impl NarBody {
             ready: Some(first),
             ahead: None,
             reader: Some(reader),
+            leave: None,
             left: len,
         }
     }
@@ -142,6 +146,9 @@ impl NarBody {
     fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, NarBodyError>>> {
         if self.left == 0 {
             return Poll::Ready(None);
+        }
+        if self.ready.is_none() && self.ahead.is_none() {
+            self.read_next();
         }
         if let Some(ahead) = &mut self.ahead {
             let (reader, block) = joined(ready!(Pin::new(ahead).poll(cx)));
@@ -172,10 +179,18 @@ impl NarBody {
         Poll::Ready(Some(Ok(block)))
     }
 
+    /// Reads the next block already, unless many bodies do: two hundred slow clients must not hold
+    /// two blocks each.
     fn read_ahead(&mut self) {
-        if self.left == 0 {
-            return;
+        if self.leave.is_none() {
+            self.leave = Arc::clone(&self.app.read_ahead).try_acquire_owned().ok();
         }
+        if self.left > 0 && self.leave.is_some() {
+            self.read_next();
+        }
+    }
+
+    fn read_next(&mut self) {
         if let Some(mut reader) = self.reader.take() {
             self.ahead = Some(spawn_blocking(move || {
                 let block = reader.next_block();
