@@ -289,7 +289,7 @@ impl Layers {
                 interval: self.timeout("gc.interval")?,
             },
             log: LogConfig {
-                level: self.parse("log.level", |text| Ok(text.to_owned()))?,
+                level: self.parse("log.level", value::log_filter)?,
             },
         })
     }

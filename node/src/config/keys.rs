@@ -200,7 +200,7 @@ pub const KEYS: &[Key] = &[
         section: "log",
         name: "level",
         default: Default::Text("info"),
-        doc: "What is logged: error, warn, info, debug or trace, or a list such as \
+        doc: "What is logged: off, error, warn, info, debug or trace, or a list such as \
               \"info,attic_store=debug\".",
     },
 ];

@@ -53,7 +53,7 @@ fn every_key_is_in_the_defaults_text_and_in_the_environment() {
         assert!(text.contains(&key.env_name()), "{name}");
         let garbage = "\u{1}";
         let config = load("", &[(key.env_name().as_str(), garbage)]);
-        let takes_any_text = ["data-dir", "http.unix-socket", "log.level"];
+        let takes_any_text = ["data-dir", "http.unix-socket"];
         let taken = config.is_ok_and(|config| format!("{config:?}").contains("\\u{1}"));
         assert_eq!(
             taken,
@@ -61,6 +61,42 @@ fn every_key_is_in_the_defaults_text_and_in_the_environment() {
             "{name} is read"
         );
     }
+}
+
+/// A misspelt level was taken for the name of a module: the log stayed empty.
+#[test]
+fn a_log_level_that_is_none_is_refused() {
+    let check = |level: &str, fits: bool| {
+        let loaded = load("", &[("ATTIC_NODE_LOG_LEVEL", level)]);
+        assert_eq!(loaded.is_ok(), fits, "{level:?}: {loaded:?}");
+    };
+    for level in [
+        "off",
+        "error",
+        "INFO",
+        "trace",
+        "info,attic_store=debug",
+        "warn, attic_node_core::http=trace",
+    ] {
+        check(level, true);
+    }
+    for level in [
+        "loud",
+        "inof",
+        "",
+        "info,",
+        "info,inof",
+        "attic_store=loud",
+        "=info",
+        "attic_store",
+        "info debug",
+    ] {
+        check(level, false);
+    }
+    assert!(
+        message("[log]\nlevel = 'inof'\n", &[])
+            .starts_with("config.toml:2: `log.level` is `inof`, wanted off, error, warn,")
+    );
 }
 
 #[test]

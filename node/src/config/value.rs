@@ -37,6 +37,26 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     scaled.ok_or_else(|| "a size such as \"500 MB\", \"32 MiB\" or \"1 TiB\"".to_owned())
 }
 
+/// Reads a filter of log lines: a level, or a list of levels and `target=level`.
+///
+/// `tracing` itself takes a misspelt level for a target, and would log nothing else.
+///
+/// **Errors**: what a filter looks like, as a phrase.
+pub(crate) fn log_filter(text: &str) -> Result<String, String> {
+    let is_level = |text: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text));
+    let in_target = |c: char| c.is_ascii_alphanumeric() || "_-:".contains(c);
+    let is_target = |text: &str| !text.is_empty() && text.chars().all(in_target);
+    let mut parts = text.split(',').map(str::trim);
+    let fits = parts.all(|part| match part.split_once('=') {
+        Some((target, level)) => is_target(target) && is_level(level),
+        None => is_level(part),
+    });
+    let wanted =
+        "off, error, warn, info, debug or trace, or a list such as \"info,attic_store=debug\"";
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| wanted.to_owned())
+}
+
 /// Reads a whole number between `min` and `max`.
 ///
 /// **Errors**: the range, as a phrase.
@@ -74,6 +94,8 @@ fn with_unit(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
         .ok()?
         .checked_mul(factor(unit.trim_start())?)
 }
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 #[cfg(test)]
 mod tests {
