@@ -40,6 +40,8 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Address of the node to talk to, `http://host:port` or `unix:/path` [default: that of the node on the data directory]
+    ///
+    /// The admin token in the data directory is sent to whoever listens there.
     #[arg(
         long,
         global = true,

@@ -16,11 +16,14 @@ use tokio::time::sleep;
 pub use self::address::{Endpoint, EndpointError, Token, TokenError};
 use self::error::error_body;
 pub use self::error::{ClientError, HttpCause};
+pub use self::owner::Owner;
+pub(crate) use self::owner::reachable;
 use self::pace::{Paced, Pulse};
 pub use self::retry::Patience;
 
 mod address;
 mod error;
+mod owner;
 mod pace;
 mod retry;
 pub mod routes;
@@ -31,6 +34,8 @@ pub struct Client {
     http: reqwest::Client,
     endpoint: Endpoint,
     token: Option<Token>,
+    /// Who alone may be sent the token; `None` is whoever listens at the endpoint.
+    owner: Option<Owner>,
     patience: Patience,
 }
 
@@ -51,8 +56,18 @@ impl Client {
             http,
             endpoint,
             token,
+            owner: None,
             patience: Patience::PROMPT,
         })
+    }
+
+    /// The same client, which makes sure before each request that `owner` runs, and sends nothing
+    /// while it does not.
+    pub fn only_to(self, owner: Owner) -> Client {
+        Client {
+            owner: Some(owner),
+            ..self
+        }
     }
 
     /// The same client, which repeats failed requests as `patience` says.
@@ -97,7 +112,9 @@ impl Client {
             connects_max,
         } = self.patience;
         match error {
-            ClientError::Unreachable { .. } => connects_max,
+            ClientError::Unreachable { .. }
+            | ClientError::NotRunning(_)
+            | ClientError::NotServing(_) => connects_max,
             ClientError::Refused { status, .. } => match status.as_u16() {
                 429 | 503 => attempts_max,
                 408 | 500 | 502 | 504 if call.repeatable => attempts_max,
@@ -106,7 +123,9 @@ impl Client {
             ClientError::Broken { .. } if call.repeatable => attempts_max,
             ClientError::Silent { .. } if call.repeatable => attempts_max.min(SILENCES_MAX),
             ClientError::Broken { .. } | ClientError::Silent { .. } => 1,
-            ClientError::Setup(_) | ClientError::Unintelligible { .. } => 1,
+            ClientError::Setup(_)
+            | ClientError::DataFile(_)
+            | ClientError::Unintelligible { .. } => 1,
         }
     }
 
@@ -122,6 +141,9 @@ impl Client {
     }
 
     async fn attempt(&self, call: &Call) -> Result<Bytes, ClientError> {
+        if let Some(owner) = &self.owner {
+            owner.check()?;
+        }
         let pulse = Pulse::new();
         let url = format!("{}{}{}", self.endpoint.base_url(), call.prefix, call.path);
         let mut request = self.http.request(call.method.clone(), url);

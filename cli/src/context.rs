@@ -1,14 +1,13 @@
 //! What every verb needs before it begins: configuration, data directory, a way to the node.
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use attic_node_core::config::{Config, Sources};
 use attic_node_core::data_dir::{DataDir, read_secret};
 
 use crate::args::GlobalArgs;
-use crate::client::{Client, Endpoint, Token};
+use crate::client::{Client, Endpoint, Owner, Token, reachable};
 use crate::exit::CliError;
 use crate::ui::Ui;
 
@@ -53,11 +52,6 @@ impl Context {
         &self.sources
     }
 
-    /// Whether the node was named by its address and may be on another machine.
-    pub fn names_endpoint(&self) -> bool {
-        self.endpoint.is_some()
-    }
-
     /// The configuration.
     ///
     /// **Errors**: [`CliError::Config`].
@@ -65,36 +59,25 @@ impl Context {
         Ok(Config::load(&self.sources)?)
     }
 
-    /// Where the node is: as told, else where the running node says, else where it would listen.
+    /// A client of the node, with the admin token in the data directory, if there is one.
     ///
-    /// **Errors**: [`CliError::Config`], [`CliError::Endpoint`].
-    pub fn endpoint(&self) -> Result<Endpoint, CliError> {
-        match &self.endpoint {
-            Some(text) => parse_endpoint(text),
-            None => local_endpoint(&self.config()?),
-        }
-    }
-
-    /// A client of the node, with its admin token if this user may read it.
+    /// The token goes to the endpoint that was named, whoever listens there; else only to the node
+    /// that runs on the data directory.
     ///
-    /// **Errors**: as [`Context::endpoint`]; [`CliError::DataFile`] and [`CliError::Token`] when
-    /// there is a token that cannot be used.
+    /// **Errors**: [`CliError::Config`], [`CliError::Endpoint`]; [`CliError::DataFile`] and
+    /// [`CliError::Token`] when there is a token that cannot be used.
     pub fn client(&self) -> Result<Client, CliError> {
-        let data = DataDir::new(self.config()?.data_dir);
-        Ok(Client::new(
-            self.endpoint()?,
-            read_token(&data.admin_token())?,
-        )?)
+        let named = self.endpoint.as_deref().map(parse_endpoint).transpose()?;
+        let config = self.config()?;
+        let data = DataDir::new(config.data_dir);
+        let token = read_token(&data.admin_token())?;
+        if let Some(endpoint) = named {
+            return Ok(Client::new(endpoint, token)?);
+        }
+        let owner = Owner::of(data, config.http.listen);
+        let client = Client::new(endpoint_at(owner.address())?, token)?;
+        Ok(client.only_to(owner))
     }
-}
-
-/// Where a node with this configuration is reached from the same machine.
-fn local_endpoint(config: &Config) -> Result<Endpoint, CliError> {
-    let running = fs::read_to_string(DataDir::new(&config.data_dir).address()).ok();
-    let address = running
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(config.http.listen);
-    endpoint_at(address)
 }
 
 /// The endpoint of a server on this machine that is bound to `address`.
@@ -134,14 +117,4 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, CliError> {
         text: text.to_owned(),
         source,
     })
-}
-
-/// A server bound to every address is on the loopback one too.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }

@@ -176,6 +176,11 @@ impl CliError {
 fn client_hint(error: &ClientError) -> Option<String> {
     match error {
         ClientError::Unreachable { .. } => Some(START_HINT.to_owned()),
+        ClientError::NotRunning(_) => Some(format!(
+            "{START_HINT}, or name the data directory of one that runs with --data-dir"
+        )),
+        ClientError::NotServing(_) => Some(WAIT_HINT.to_owned()),
+        ClientError::DataFile(error) => data_file_hint(error),
         ClientError::Refused { status, error, .. } => match (status.as_u16(), &*error.error) {
             (401 | 403, _) => Some(TOKEN_HINT.to_owned()),
             (_, "NoSuchCache") => Some("see the caches with: attic-node cache list".to_owned()),
@@ -233,5 +238,6 @@ fn file_hint(source: &io::Error) -> Option<String> {
 }
 
 const START_HINT: &str = "start a node with: attic-node up";
+const WAIT_HINT: &str = "a node that starts or stops, or a verification; try again when it is done";
 const TOKEN_HINT: &str = "pass the node's own data directory with --data-dir";
 const BUILD_HINT: &str = "build or fetch it first, for example with: nix-store --realise PATH";

@@ -15,6 +15,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use attic_store::CacheName;
 use thiserror::Error;
@@ -42,11 +44,13 @@ impl DataDir {
         Ok(())
     }
 
-    /// Takes the directory for this process.
+    /// Takes the directory for this process, and removes the address that a killed one left there.
+    ///
+    /// Blocks for as long as others may look at the lock ([`DataDir::is_in_use`]): 0.1 s at most.
     ///
     /// **Errors**: [`FileError::Locked`] when another process has it.
     pub fn lock(&self) -> Result<Lock, FileError> {
-        let path = self.root.join("lock");
+        let path = self.lock_file();
         let open = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -54,9 +58,34 @@ impl DataDir {
             .mode(0o600)
             .open(&path);
         let file = open.map_err(|source| FileError::new("open", &path, source))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(FileError::Locked(self.root.clone())),
+        for _ in 0..LOOKS_MAX {
+            match file.try_lock() {
+                Ok(()) => {
+                    remove_file(&self.address())?;
+                    return Ok(Lock { _file: file });
+                }
+                Err(TryLockError::WouldBlock) => thread::sleep(LOOK_TIME_MAX),
+                Err(TryLockError::Error(source)) => {
+                    return Err(FileError::new("lock", &path, source));
+                }
+            }
+        }
+        Err(FileError::Locked(self.root.clone()))
+    }
+
+    /// Whether a process has taken the directory. One that is not there is not in use.
+    ///
+    /// **Errors**: when the lock cannot be looked at.
+    pub fn is_in_use(&self) -> Result<bool, FileError> {
+        let path = self.lock_file();
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(|source| FileError::new("open", &path, source))?,
+        };
+        // Shared, so that two who look at once do not take each other for the owner.
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(source)) => Err(FileError::new("lock", &path, source)),
         }
     }
@@ -64,6 +93,10 @@ impl DataDir {
     /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
     }
 
     /// File of the admin token.
@@ -245,6 +278,9 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
+/// How often a lock that is held is tried again, in case somebody only looks at it.
+const LOOKS_MAX: u32 = 10;
+const LOOK_TIME_MAX: Duration = Duration::from_millis(10);
 /// Settings hold lists of keys; a thousand of them fit.
 const SMALL_FILE_MAX: u64 = 128 << 10;
 
@@ -261,10 +297,39 @@ mod tests {
             fs::metadata(data.root()).unwrap().permissions().mode() & 0o777,
             0o700
         );
+        assert!(!data.is_in_use().unwrap());
         let lock = data.lock().unwrap();
         assert!(matches!(data.lock(), Err(FileError::Locked(_))));
+        assert!(data.is_in_use().unwrap());
         drop(lock);
+        assert!(!data.is_in_use().unwrap());
         data.lock().unwrap();
+    }
+
+    /// A killed node leaves its address behind, and whoever listens there now is a stranger.
+    #[test]
+    fn an_address_does_not_outlive_the_process_that_wrote_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(dir.path());
+        fs::write(data.address(), "127.0.0.1:1").unwrap();
+        let _lock = data.lock().unwrap();
+        assert!(!data.address().exists());
+    }
+
+    #[test]
+    fn who_looks_at_the_lock_keeps_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(dir.path());
+        data.lock().unwrap();
+        let look = File::open(data.lock_file()).unwrap();
+        look.lock_shared().unwrap();
+        assert!(!data.is_in_use().unwrap());
+        let looked = thread::spawn(move || {
+            thread::yield_now();
+            drop(look);
+        });
+        data.lock().unwrap();
+        looked.join().unwrap();
     }
 
     #[test]

@@ -126,6 +126,8 @@ impl Node {
     ///
     /// **Errors**: what could not be made durable; nothing acknowledged is lost.
     pub async fn shutdown(mut self) -> Result<(), StopError> {
+        // First: when nobody listens there any more, others may.
+        let address_removed = remove_file(&self.data.address());
         self.app.stop();
         // Nobody receives when everything has stopped already.
         let _ = self.stop.send(true);
@@ -135,7 +137,7 @@ impl Node {
             }
         }
         self.workers.finish(WORK_PATIENCE).await;
-        remove_file(&self.data.address())?;
+        address_removed?;
         if let Some(path) = &self.unix {
             remove_file(path)?;
         }

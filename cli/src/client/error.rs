@@ -2,9 +2,11 @@
 
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use attic_node_core::api::ErrorBody;
+use attic_node_core::data_dir::FileError;
 use reqwest::StatusCode;
 
 use super::Endpoint;
@@ -23,6 +25,16 @@ pub enum ClientError {
         /// What the system said.
         source: HttpCause,
     },
+    /// The node whose token this is does not run; nothing was sent.
+    #[error("no node runs in {}", .0.display())]
+    NotRunning(PathBuf),
+    /// Something uses the data directory, and does not serve or no longer serves where it did;
+    /// nothing was sent.
+    #[error("what uses {} does not serve there", .0.display())]
+    NotServing(PathBuf),
+    /// The data directory cannot be looked at; nothing was sent.
+    #[error(transparent)]
+    DataFile(#[from] FileError),
     /// The connection broke before the answer was complete.
     #[error("{what}: connection broke")]
     Broken {

@@ -41,14 +41,11 @@ async fn ask_node(context: &Context, args: &VerifyArgs) -> Result<Option<VerifyR
     if args.rebuild_index {
         return Ok(None);
     }
-    let asked = context
-        .client()?
-        .verify(&VerifyRequest {
-            repair: args.repair,
-        })
-        .await;
-    match asked {
-        Err(ClientError::Unreachable { .. }) if !context.names_endpoint() => Ok(None),
+    let request = VerifyRequest {
+        repair: args.repair,
+    };
+    match context.client()?.verify(&request).await {
+        Err(ClientError::NotRunning(_)) => Ok(None),
         asked => Ok(Some(asked?)),
     }
 }

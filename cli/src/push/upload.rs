@@ -450,6 +450,9 @@ fn reach(error: &ClientError) -> Reach {
     match error {
         ClientError::Broken { .. } | ClientError::Silent { .. } => Reach::Round,
         ClientError::Unreachable { .. }
+        | ClientError::NotRunning(_)
+        | ClientError::NotServing(_)
+        | ClientError::DataFile(_)
         | ClientError::Setup(_)
         | ClientError::Unintelligible { .. } => Reach::Push,
         ClientError::Refused { status, .. } => match status.as_u16() {

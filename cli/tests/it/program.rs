@@ -1,6 +1,9 @@
 //! The program from outside: exit codes, streams, hints. No node is running.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::io::{ErrorKind, Read};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -109,6 +112,13 @@ fn g16_config_check_refuses_unknown_keys_with_a_suggestion() {
         2,
         "config.toml:2",
     );
+    fs::write(&file, "[log]\nlevel = 'inof'\n").unwrap();
+    home.check(&check, 2, "config.toml:2: `log.level` is `inof`, wanted");
+    home.check(
+        &format!("up --config {}", file.display()),
+        2,
+        "`log.level` is `inof`",
+    );
     home.check("config check --config /nonexistent", 2, "/nonexistent");
 }
 
@@ -134,15 +144,89 @@ fn failure_is_1_with_a_hint() {
 
 #[test]
 fn a_token_that_others_can_read_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
     let home = Home::new();
     let token = home.path().join("admin-token");
     fs::write(&token, "secret\n").unwrap();
-    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o644)).unwrap();
     let line = format!("status --data-dir {}", home.path().display());
     home.check(&line, 1, "hint: chmod 600");
-    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
     home.check(&line, 1, "hint: start a node");
+}
+
+/// A data directory with a token in it.
+fn data_dir_with_token() -> Home {
+    let home = Home::new();
+    let token = home.path().join("admin-token");
+    fs::write(&token, "secret\n").unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
+    home
+}
+
+/// A killed node leaves its address behind, and anybody may listen at that port or at the default
+/// one. The token was sent there.
+#[test]
+fn the_token_is_sent_to_nobody_while_no_node_runs() {
+    let home = data_dir_with_token();
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    let address = stranger.local_addr().unwrap().to_string();
+    let check = |said: &str| {
+        for verb in ["status", "cache list", "gc", "key show main"] {
+            let line = format!("{verb} --data-dir {}", home.path().display());
+            let output = home
+                .command(&line)
+                .env("ATTIC_NODE_HTTP_LISTEN", &address)
+                .output()
+                .unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
+            assert!(stderr.contains(said), "{line}: {stderr}");
+            let accepted = stranger.accept().map(|_| ()).map_err(|e| e.kind());
+            assert_eq!(accepted, Err(ErrorKind::WouldBlock), "{line} connected");
+        }
+    };
+    let not_running = format!("no node runs in {}", home.path().display());
+    check(&not_running);
+    check("hint: start a node with: attic-node up");
+    let lock = File::create(home.path().join("lock")).unwrap();
+    check(&not_running);
+    lock.lock().unwrap();
+    check("try again when it is done");
+    lock.unlock().unwrap();
+    fs::write(home.path().join("address"), &address).unwrap();
+    check(&not_running);
+}
+
+/// The other half: the owner of the lock gets it, and so does an endpoint that is named.
+#[test]
+fn the_token_is_sent_to_the_node_and_to_a_named_endpoint() {
+    let home = data_dir_with_token();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let received = || {
+        let mut head = vec![0; 4096];
+        let (mut stream, _) = listener.accept().unwrap();
+        let len = stream.read(&mut head).unwrap();
+        String::from_utf8_lossy(&head[..len]).to_ascii_lowercase()
+    };
+    let check = |line: String| {
+        let mut command = home.command(&line);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let head = received();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(head.contains("authorization: bearer secret"), "{head}");
+    };
+    let dir = home.path().display();
+    check(format!(
+        "status --data-dir {dir} --endpoint http://{address}"
+    ));
+    let lock = File::create(home.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+    fs::write(home.path().join("address"), &address).unwrap();
+    check(format!("status --data-dir {dir}"));
 }
 
 #[test]
