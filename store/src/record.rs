@@ -236,6 +236,7 @@ pub enum Change {
 
 impl Change {
     /// About how many bytes it takes in an index.
+    #[cfg(feature = "backends")]
     pub(crate) fn len_estimate(&self) -> u64 {
         const KEYS: u64 = 256;
         KEYS + match self {
@@ -251,6 +252,7 @@ impl Change {
     }
 
     /// Whether it takes something away and adds nothing.
+    #[cfg(feature = "backends")]
     pub(crate) fn removes(&self) -> bool {
         match self {
             Change::RemovePath(..) | Change::Unpin(..) | Change::PurgeCache(_) => true,

@@ -4,6 +4,7 @@ mod adversary;
 mod collect;
 mod crash;
 mod damage;
+mod format;
 mod journey;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,8 @@
 //! Row G16: a wrong setting is found before it does harm. Row G11: the node says how it is.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpListener;
 
 use serde_json::Value;
 use testnet::nix::NixClient;
@@ -108,6 +110,39 @@ fn verbs_without_a_node_say_how_to_start_one() {
         .fails()
         .says("hint:")
         .says("attic-node up");
+}
+
+/// A killed node's address may be somebody else's by now: the token stays at home.
+#[test]
+fn the_port_of_a_killed_node_is_not_sent_the_token() {
+    let mut node = TestNode::start();
+    node.kill();
+    let stranger = TcpListener::bind(node.address()).expect("the port is free");
+    stranger.set_nonblocking(true).expect("a listener");
+    let no_node = format!("no node runs in {}", node.data_dir().display());
+    assert!(node.data_dir().join("address").exists(), "it is stale");
+    for args in [&["status"][..], &["cache", "list"], &["gc"]] {
+        let outcome = node.cli().run(args);
+        outcome.exits_with(1).says(&no_node).says("attic-node up");
+        let accepted = stranger.accept().map_err(|error| error.kind());
+        assert_eq!(
+            accepted.map(|_| ()),
+            Err(ErrorKind::WouldBlock),
+            "{args:?} connected"
+        );
+    }
+    node.start_again();
+    node.cli().run(&["status"]).succeeds();
+}
+
+/// A node that stops says so before its port is free.
+#[test]
+fn a_stopped_node_leaves_no_address() {
+    let mut node = TestNode::start();
+    assert!(node.stop().success(), "{}", node.log());
+    assert!(!node.data_dir().join("address").exists());
+    let no_node = format!("no node runs in {}", node.data_dir().display());
+    node.cli().run(&["status"]).exits_with(1).says(&no_node);
 }
 
 #[test]
