@@ -389,6 +389,9 @@ pub enum KeyVerb {
     Rotate {
         /// Which cache
         cache: CacheName,
+        /// Do not ask
+        #[arg(long)]
+        no_confirm: bool,
     },
 }
 

@@ -4,8 +4,9 @@
 
 use std::fmt::Display;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
 
-use indicatif::{BinaryBytes, MultiProgress, ProgressDrawTarget};
+use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::exit::CliError;
@@ -51,6 +52,19 @@ impl Ui {
     /// Where bars are drawn.
     pub fn bars(&self) -> &MultiProgress {
         &self.bars
+    }
+
+    /// Shows on a terminal that `what` is going on, and for how long, until it is dropped.
+    pub fn wait(&self, what: &'static str) -> Waiting {
+        let bar = self.bars.add(
+            ProgressBar::new_spinner().with_style(
+                ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+                    .expect("the template is well-formed"),
+            ),
+        );
+        bar.set_message(what);
+        bar.enable_steady_tick(TICK);
+        Waiting(bar)
     }
 
     /// Writes one line of data to stdout.
@@ -148,6 +162,16 @@ impl Ui {
     }
 }
 
+/// Says what is waited for. Dropping it takes the line away.
+#[derive(Debug)]
+pub struct Waiting(ProgressBar);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 impl Default for Ui {
     fn default() -> Ui {
         Ui::new()
@@ -229,6 +253,7 @@ fn align<const N: usize>(row: &[String; N], widths: &[usize; N], right: &[bool; 
 }
 
 const RED: &str = "31";
+const TICK: Duration = Duration::from_millis(100);
 const YELLOW: &str = "33";
 const CYAN: &str = "36";
 

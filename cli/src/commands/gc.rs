@@ -13,7 +13,14 @@ pub(super) async fn run(context: &Context, args: &GcArgs) -> Result<(), CliError
         dry_run: args.dry_run,
         full: args.full,
     };
-    let reply = context.client()?.gc(&request).await?;
+    let waiting = context.ui.wait(if args.dry_run {
+        "Reading what is still needed"
+    } else {
+        "Reading what is still needed, then deleting and rewriting packs"
+    });
+    let reply = context.client()?.gc(&request).await;
+    drop(waiting);
+    let reply = reply?;
     if args.json {
         return context.ui.json(&reply);
     }

@@ -20,7 +20,15 @@ pub(super) async fn run(context: &Context, verb: KeyVerb) -> Result<(), CliError
             client.import_key(cache, &read_secret_key(file)?).await?,
             true,
         ),
-        KeyVerb::Rotate { cache } => (client.rotate_key(cache).await?, true),
+        KeyVerb::Rotate { cache, no_confirm } => {
+            client.cache(cache).await?;
+            let question =
+                format_args!("Sign \"{cache}\" with a new key, which its users must trust?");
+            if !no_confirm && !context.ui.confirm(question) {
+                return Err(CliError::NotConfirmed);
+            }
+            (client.rotate_key(cache).await?, true)
+        }
     };
     context.ui.data(&view.public_key)?;
     view.old_public_keys

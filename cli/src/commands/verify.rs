@@ -44,7 +44,10 @@ async fn ask_node(context: &Context, args: &VerifyArgs) -> Result<Option<VerifyR
     let request = VerifyRequest {
         repair: args.repair,
     };
-    match context.client()?.verify(&request).await {
+    let waiting = context.ui.wait("The node reads everything it stores");
+    let asked = context.client()?.verify(&request).await;
+    drop(waiting);
+    match asked {
         Err(ClientError::NotRunning(_)) => Ok(None),
         asked => Ok(Some(asked?)),
     }

@@ -45,6 +45,7 @@ fn lines_that_are_taken() {
         "key show main",
         "key import main -",
         "key rotate main",
+        "key rotate main --no-confirm",
         "config show --defaults",
         "config check --config /x",
         "completions fish",

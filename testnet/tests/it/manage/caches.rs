@@ -356,7 +356,12 @@ fn keys_are_shown_imported_and_rotated() {
         "old paths keep what they have"
     );
 
-    cli.run(&["key", "rotate", "main"]).succeeds();
+    cli.run(&["key", "rotate", "main"])
+        .fails()
+        .says("hint: pass --no-confirm");
+    assert_eq!(node.public_key("main"), imported.public, "nobody agreed");
+    cli.run(&["key", "rotate", "main", "--no-confirm"])
+        .succeeds();
     assert_ne!(node.public_key("main"), imported.public);
     cli.run(&["key", "show", "main"])
         .succeeds()
