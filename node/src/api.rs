@@ -310,7 +310,7 @@ pub struct GcReply {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyRequest {
-    /// Hide what is damaged, so that a push sends it again, and show what was healed.
+    /// Drop damaged records, and show what was healed.
     #[serde(default)]
     pub repair: bool,
 }
@@ -326,8 +326,11 @@ pub struct VerifyReply {
     pub bytes: u64,
     /// NARs hashed.
     pub nars: u64,
-    /// Records whose bytes are wrong.
+    /// Records whose bytes are wrong, and that something needs.
     pub damaged_records: u64,
+    /// Records whose bytes are wrong, and that nothing needs any more.
+    #[serde(default)]
+    pub spare_records: u64,
     /// NARs that cannot be served whole: all of them.
     pub damaged_nars: u64,
     /// Of those, the first [`DAMAGED_LISTED_MAX`].

@@ -13,7 +13,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -227,6 +227,13 @@ pub(crate) fn replace_file(path: &Path, text: &str, secrecy: Secrecy) -> Result<
         sync_parent(path)
     };
     write().map_err(|source| FileError::new("write", path, source))
+}
+
+/// Writes `text` over the file at `path`, in place: needs no space, and a crash may leave it torn.
+pub(crate) fn overwrite_file(path: &Path, text: &str) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)
 }
 
 /// Removes a file durably. One that is not there is success.

@@ -25,7 +25,7 @@ use crate::caches::{CacheError, Caches};
 use crate::clock::unix_now;
 use crate::collect::{Collector, Maintainer, SessionReaper};
 use crate::config::{Config, HttpConfig, StoreConfig, UnixSocket};
-use crate::data_dir::{DataDir, FileError, Lock, Secrecy, remove_file, replace_file};
+use crate::data_dir::{DataDir, FileError, Lock, Secrecy, overwrite_file, remove_file, replace_file};
 use crate::http::connection::Timeouts;
 use crate::http::error::chain;
 use crate::http::ingest::joined;
@@ -91,7 +91,12 @@ impl Node {
             _lock: lock,
             app,
         };
-        node.write_address()?;
+        if let Err(error) = node.write_address() {
+            tracing::warn!(
+                cause = chain(&error),
+                "programs on this machine must be told where to find the node"
+            );
+        }
         let connections_max = http.connections_max.min(connections_possible(open_files));
         let http = HttpConfig {
             connections_max,
@@ -188,11 +193,10 @@ impl Node {
 
     /// Tells programs on this machine where to find the node.
     fn write_address(&self) -> Result<(), FileError> {
-        replace_file(
-            &self.data.address(),
-            &format!("{}\n", self.tcp),
-            Secrecy::Public,
-        )
+        let (path, text) = (self.data.address(), format!("{}\n", self.tcp));
+        // A full disk still takes what fits into the file that is there.
+        replace_file(&path, &text, Secrecy::Public)
+            .or_else(|error| overwrite_file(&path, &text).map_err(|_| error))
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) fn verify_reply(report: &VerifyReport, took: Duration) -> VerifyReply
         bytes: report.bytes,
         nars: report.nars,
         damaged_records: report.damaged_records,
+        spare_records: report.spare_records,
         damaged_nars: report.damaged_nars.len() as u64,
         damaged: damaged.collect(),
         healed_nars: report.healed_nars,

@@ -25,7 +25,7 @@ use crate::record::Change;
 use crate::store::{Inner, Store, now};
 use crate::store_path::StorePathHash;
 
-use live::LiveSet;
+pub(crate) use live::LiveSet;
 
 /// What a collection is to do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +92,10 @@ impl Store {
             .housekeeping
             .lock()
             .expect("no panic under this lock");
-        self.inner.collect(options)
+        if options.dry_run {
+            return self.inner.foresee(options);
+        }
+        self.inner.with_ballast(|| self.inner.collect(options))
     }
 }
 
@@ -150,9 +153,6 @@ impl Inner {
     }
 
     fn collect(&self, options: &CollectOptions) -> Result<CollectReport, StoreError> {
-        if options.dry_run {
-            return self.foresee(options);
-        }
         self.flush_touches()?;
         self.size.measure(self);
         let bytes_before = self.packs.size_bytes();
@@ -162,7 +162,7 @@ impl Inner {
         };
         let dropped = self.drop_nars()?;
         report.dropped_nars = dropped.len() as u64;
-        self.seal_idle()?;
+        self.seal_for_collection()?;
         self.rewrite_packs(options, &dropped, None, &mut report)?;
         if let Some(pressure) = self.pressure()
             && self.size.total() > pressure.start
@@ -172,6 +172,17 @@ impl Inner {
         self.size.measure(self);
         report.bytes_after = self.packs.size_bytes();
         Ok(report)
+    }
+
+    /// Seals what is idle. What cannot be sealed for want of space is not collected this time.
+    fn seal_for_collection(&self) -> Result<(), StoreError> {
+        match self.seal_idle() {
+            Err(StoreError::NoSpace { what, .. }) => {
+                tracing::warn!(what, "no space to seal a pack");
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// Evicts and rewrites until the target is reached or nothing is left to evict.
@@ -185,7 +196,7 @@ impl Inner {
             report.evicted_paths += evicted;
             let dropped = self.drop_nars()?;
             report.dropped_nars += dropped.len() as u64;
-            self.seal_idle()?;
+            self.seal_for_collection()?;
             let before = self.size.total();
             let options = CollectOptions {
                 dry_run: false,
@@ -318,7 +329,7 @@ impl Inner {
     }
 
     /// Every chunk that a NAR or a small object needs, except for the NARs in `without`.
-    fn live_chunks(&self, without: &BTreeSet<NarHash>) -> Result<LiveSet, StoreError> {
+    pub(crate) fn live_chunks(&self, without: &BTreeSet<NarHash>) -> Result<LiveSet, StoreError> {
         let mut live = LiveSet::default();
         for nar in self.index.nars() {
             let (hash, row) = nar?;

@@ -10,12 +10,13 @@
 mod keys;
 mod reserve;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Mutex;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sled::{Db, Tree};
+use sled::{Db, IVec, Tree};
 
 use crate::cache_name::CacheName;
 use crate::error::StoreError;
@@ -429,6 +430,49 @@ impl Index {
         self.blobs.iter().map(|row| decode(&row?.1, "blob"))
     }
 
+    /// Whether the index has a row whose number is not in `known`.
+    pub(crate) fn is_row_outside(&self, known: &HashSet<u64>) -> Result<bool, StoreError> {
+        for tree in [&self.paths, &self.blobs, &self.pins, &self.uploads] {
+            for value in tree.iter().values() {
+                if seq_of(Some(&value?)).is_none_or(|seq| !known.contains(&seq)) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The rows whose numbers are not in `known`, to be written again.
+    pub(crate) fn rows_outside(&self, known: &HashSet<u64>) -> Result<Vec<Change>, StoreError> {
+        let outside = |value: &IVec| seq_of(Some(value)).is_none_or(|seq| !known.contains(&seq));
+        let mut changes = Vec::new();
+        for value in self.paths.iter().values() {
+            let value = value?;
+            if outside(&value) {
+                changes.push(Change::Path(decode(&value, "path")?));
+            }
+        }
+        for value in self.blobs.iter().values() {
+            let value = value?;
+            if outside(&value) {
+                changes.push(Change::Blob(decode(&value, "blob")?));
+            }
+        }
+        for value in self.pins.iter().values() {
+            let value = value?;
+            if outside(&value) {
+                changes.push(Change::Pin(decode(&value, "pin")?));
+            }
+        }
+        for value in self.uploads.iter().values() {
+            let value = value?;
+            if outside(&value) {
+                changes.push(Change::UploadName(decode(&value, "upload")?));
+            }
+        }
+        Ok(changes)
+    }
+
     /// The pins of a cache, by name, the newest generation first.
     pub(crate) fn pins(&self, cache: &CacheName) -> Result<Vec<Pin>, StoreError> {
         let rows = self.pins.scan_prefix(keys::cache(cache));
@@ -685,7 +729,7 @@ macro_rules! decode_plain {
     )*};
 }
 
-decode_numbered!(PathRow, BlobRow, UploadName);
+decode_numbered!(PathRow, BlobRow, UploadName, Pin);
 decode_plain!(NarRow, SeqRange, (ChunkId, u32, u32));
 
 fn from_postcard<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {

@@ -7,6 +7,7 @@
 //! point leaves garbage for [`Store::collect`], never a path without its chunks.
 
 mod append;
+mod ballast;
 mod commit;
 mod recover;
 mod rows;
@@ -31,6 +32,7 @@ use crate::pool::Pool;
 use crate::reader::NarCache;
 use crate::record::RecordKind;
 
+use ballast::Ballast;
 use sequence::Sequence;
 
 pub(crate) use append::{Appender, Stored};
@@ -93,6 +95,7 @@ pub(crate) struct Inner {
     /// One collection or verification at a time.
     pub(crate) housekeeping: Mutex<()>,
     pub(crate) size: size::Size,
+    ballast: Ballast,
     /// Keeps other processes out until the store is dropped.
     _lock: File,
 }
@@ -113,7 +116,10 @@ impl Store {
             Some(cap) => INDEX_RESERVE.min(cap / 32),
             None => INDEX_RESERVE,
         };
-        let index = open_index(&dir.join("index"), reserve)?;
+        let ballast = Ballast::new(dir, reserve / 2);
+        let index = ballast.or_drop(|| open_index(&dir.join("index"), reserve))?;
+        // Recovery writes to the index: it needs its space, as far as there is any.
+        let _ = index.make_room(0);
         let locator = Locator::open(&dir.join("locator"), LocatorOptions::default())?;
         let inner = Inner {
             dir: dir.to_owned(),
@@ -130,12 +136,14 @@ impl Store {
             publishing: RwLock::default(),
             housekeeping: Mutex::default(),
             size: size::Size::default(),
+            ballast,
             options,
             _lock: lock,
         };
         recover::run(&inner)?;
         // What is full now may have space later.
         let _ = inner.index.make_room(0);
+        inner.ballast.take_on();
         inner.size.measure(&inner);
         Ok(Store {
             inner: Arc::new(inner),
@@ -178,6 +186,7 @@ impl Store {
     /// [`StoreError`]; what was not done is tried again by the next step.
     pub fn maintain(&self) -> Result<bool, StoreError> {
         self.inner.index.make_room(0)?;
+        self.inner.ballast.take_on();
         self.inner.flush_touches()?;
         self.inner.size.measure(&self.inner);
         recover::locate_again(&self.inner)?;
@@ -250,6 +259,17 @@ impl Inner {
             Ok(None) => self.quarantine(id, at).map(|()| None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Runs `work`, which removes something; on a full disk with the ballast's space.
+    ///
+    /// # Errors
+    /// Those of `work`, which may run twice.
+    pub(crate) fn with_ballast<T>(
+        &self,
+        work: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.ballast.or_drop(work)
     }
 
     /// Takes a damaged copy of a chunk out of use, for good.

@@ -1,10 +1,12 @@
 //! Re-hashing everything.
 //!
 //! The packs are read record by record: headers, checks, and for every chunk its BLAKE3. Then every
-//! NAR is read through the front door and its SHA-256 compared. Damage found is reported; with
-//! [`VerifyOptions::repair`] it is also taken out of use, so that a re-push heals it.
+//! NAR is read through the front door and its SHA-256 compared. Damage found is reported and taken
+//! out of use, as by a read that fails, so that a re-push heals it. With [`VerifyOptions::repair`]
+//! the damaged records go as well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -20,7 +22,7 @@ use crate::store::{Inner, Store, footer_entry, location};
 /// How to verify.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VerifyOptions {
-    /// Quarantine what is damaged and hide the paths that need it; clear marks that no longer hold.
+    /// Drop damaged records, and clear the marks of NARs that are whole again.
     pub repair: bool,
 }
 
@@ -44,8 +46,10 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// NARs hashed.
     pub nars: u64,
-    /// Records that are damaged, quarantined copies included.
+    /// Records that are damaged and needed: nothing else in the store holds the same.
     pub damaged_records: u64,
+    /// Records that are damaged and that nothing needs any more.
+    pub spare_records: u64,
     /// NARs that cannot be served whole, with what needs them.
     pub damaged_nars: Vec<DamagedNar>,
     /// NARs whose damage was healed since it was found.
@@ -88,9 +92,10 @@ impl Store {
             total: (packs.len() + nars.len()) as u64,
         };
         let mut report = VerifyReport::default();
+        let mut found = Found::default();
         for pack in packs.keys() {
             if let Some(file) = store.packs.file(*pack)? {
-                store.verify_pack(&file, options, &mut report)?;
+                store.verify_pack(&file, &mut found, &mut report)?;
             }
             at.done += 1;
             progress(at);
@@ -104,6 +109,10 @@ impl Store {
             progress(at);
         }
         report.damaged_nars = store.name_damage(&bad)?;
+        store.judge_damage(&found, &mut report)?;
+        if options.repair {
+            store.drop_damage(&found)?;
+        }
         Ok(report)
     }
 
@@ -138,7 +147,7 @@ impl Store {
         let was_damaged = self.inner.is_damaged(hash);
         let whole = self.inner.reads_back(hash, row)?;
         let unchanged = || Ok::<_, StoreError>(self.inner.index.nar(hash)?.as_ref() == Some(row));
-        if options.repair && was_damaged == whole && unchanged()? {
+        if was_damaged == whole && (options.repair || !whole) && unchanged()? {
             self.inner.set_damaged(hash, !whole)?;
             report.healed_nars += u64::from(whole);
         }
@@ -149,8 +158,8 @@ impl Store {
 impl Inner {
     fn verify_pack(
         &self,
-        pack: &PackFile,
-        options: &VerifyOptions,
+        pack: &Arc<PackFile>,
+        found: &mut Found,
         report: &mut VerifyReport,
     ) -> Result<(), StoreError> {
         let mut decoder = FrameDecoder::new();
@@ -159,15 +168,56 @@ impl Inner {
         report.bytes += contents.len;
         for entry in &contents.entries {
             report.records += 1;
-            if !record_holds(pack, entry, &mut decoder)? {
-                tracing::error!(pack = %pack.id, offset = entry.offset, kind = ?entry.kind, "damaged record");
-                report.damaged_records += 1;
-                if options.repair && entry.kind == RecordKind::Chunk {
-                    self.quarantine(&ChunkId::from_bytes(entry.key), &location(pack.id, entry))?;
+            if record_holds(pack, entry, &mut decoder)? {
+                if let Some(seq) = row_seq(pack, entry)? {
+                    found.rows.insert(seq);
                 }
+                continue;
             }
+            tracing::error!(pack = %pack.id, offset = entry.offset, kind = ?entry.kind, "damaged record");
+            if entry.kind == RecordKind::Chunk {
+                self.quarantine(&ChunkId::from_bytes(entry.key), &location(pack.id, entry))?;
+            }
+            found.damaged.push((Arc::clone(pack), *entry));
         }
         Ok(())
+    }
+
+    /// Counts damaged records by whether something needs them.
+    ///
+    /// A damaged row does not say which it was: such rows are needed while the index has one that
+    /// no pack holds any more.
+    fn judge_damage(&self, found: &Found, report: &mut VerifyReport) -> Result<(), StoreError> {
+        if found.damaged.is_empty() {
+            return Ok(());
+        }
+        let live = self.live_chunks(&BTreeSet::new())?;
+        let row_lost = self.index.is_row_outside(&found.rows)?;
+        for (pack, entry) in &found.damaged {
+            let needed = match entry.kind {
+                RecordKind::Row => row_lost,
+                RecordKind::Chunk | RecordKind::Manifest | RecordKind::Footer => {
+                    self.is_needed(pack, entry, &live)?
+                }
+            };
+            report.damaged_records += u64::from(needed);
+            report.spare_records += u64::from(!needed);
+        }
+        Ok(())
+    }
+
+    /// Writes rows again that only the index has, and rewrites the packs with damaged records
+    /// without these. Packs that a lease pins stay as they are.
+    fn drop_damage(&self, found: &Found) -> Result<(), StoreError> {
+        if found.damaged.is_empty() {
+            return Ok(());
+        }
+        let is_row = |(_, entry): &(_, FooterEntry)| entry.kind == RecordKind::Row;
+        if found.damaged.iter().any(is_row) {
+            self.commit(self.index.rows_outside(&found.rows)?)?;
+        }
+        let packs = found.damaged.iter().map(|(pack, _)| pack.id).collect();
+        self.rewrite_damaged(&packs)
     }
 
     /// Whether all chunks of a NAR can be read and make up the NAR; marks nothing.
@@ -219,6 +269,24 @@ impl Inner {
         }
         Ok(damage)
     }
+}
+
+/// What a verification learns from the packs.
+#[derive(Default)]
+struct Found {
+    /// Records that do not hold.
+    damaged: Vec<(Arc<PackFile>, FooterEntry)>,
+    /// Numbers of the rows that do.
+    rows: HashSet<u64>,
+}
+
+/// The number of a row that holds; `None` for another record.
+fn row_seq(pack: &PackFile, entry: &FooterEntry) -> Result<Option<u64>, StoreError> {
+    if entry.kind != RecordKind::Row {
+        return Ok(None);
+    }
+    let record = pack.read_record(entry)?;
+    Ok(record.and_then(|(_, body)| Some(Row::decode(&body)?.seq)))
 }
 
 /// Whether a record is undamaged and holds what its key says.

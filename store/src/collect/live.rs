@@ -7,7 +7,7 @@ use crate::hash::ChunkId;
 /// Two ids that agree there count as one: a dead chunk may pass for live, never the reverse. Eight
 /// bytes a chunk: 80 MB for ten million.
 #[derive(Default)]
-pub(super) struct LiveSet {
+pub(crate) struct LiveSet {
     prefixes: Vec<u64>,
     sealed: bool,
 }

@@ -64,6 +64,31 @@ impl Inner {
         outcome
     }
 
+    /// Rewrites packs without what is damaged in them.
+    pub(crate) fn rewrite_damaged(&self, packs: &BTreeSet<PackId>) -> Result<(), StoreError> {
+        let sealed = self.packs.sealed();
+        let victims: Vec<Judged> = packs
+            .iter()
+            .filter_map(|pack| Some(Judged::gone(*pack, *sealed.get(pack)?)))
+            .collect();
+        let condemned = self.leases.condemn(packs.iter().copied());
+        let mut report = CollectReport::default();
+        let outcome = self.rewrite_condemned(&victims, &condemned, None, &mut report);
+        self.leases.acquit(&condemned);
+        self.nars.clear();
+        outcome
+    }
+
+    /// Whether a damaged chunk or manifest is referred to, and there is no other copy.
+    pub(crate) fn is_needed(
+        &self,
+        pack: &PackFile,
+        entry: &FooterEntry,
+        live: &LiveSet,
+    ) -> Result<bool, StoreError> {
+        self.is_live(pack, entry, live, Scrutiny::Copy, 0)
+    }
+
     /// Notes what [`Inner::rewrite_packs`] would do, were `dropped` dropped and all packs sealed.
     pub(super) fn foresee_packs(
         &self,

@@ -73,12 +73,26 @@ impl Reserve {
             // The file system cannot reserve: what is free has to do.
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => self.ensure_free(len + beyond),
             Err(_) if self.ahead()?.1 >= len + beyond => Ok(()),
+            // Less than wanted is better than nothing.
+            Err(_) if self.take_on(end, len + beyond) => Ok(()),
             Err(error) => Err(StoreError::io(
                 "reserve space for",
                 &self.path,
                 error.into(),
             )),
         }
+    }
+
+    /// Allocates what there is behind the end, less than wanted; whether that is `enough`.
+    fn take_on(&self, end: u64, enough: u64) -> bool {
+        let mut len = self.len / 2;
+        while len >= BEHIND_MIN {
+            if fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, end + len).is_ok() {
+                return len >= enough;
+            }
+            len /= 2;
+        }
+        false
     }
 
     /// The end of the log, and the bytes allocated behind it.
@@ -104,6 +118,8 @@ impl Reserve {
     }
 }
 
+/// The least that is worth allocating.
+const BEHIND_MIN: u64 = 16 << 10;
 /// The unit of `st_blocks`.
 const BLOCK_LEN: u64 = 512;
 

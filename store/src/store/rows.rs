@@ -90,9 +90,9 @@ impl Store {
                 changes.push(Change::RemovePath(cache.clone(), *hash));
             }
         }
-        let count = changes.len();
-        self.inner.commit(changes)?;
-        Ok(count)
+        self.inner
+            .with_ballast(|| self.inner.commit(changes.clone()))?;
+        Ok(changes.len())
     }
 
     /// Drops everything a cache has.
@@ -100,7 +100,8 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`]; a retry is safe.
     pub fn purge_cache(&self, cache: &CacheName) -> Result<(), StoreError> {
-        self.inner.commit(vec![Change::PurgeCache(cache.clone())])
+        self.inner
+            .with_ballast(|| self.inner.commit(vec![Change::PurgeCache(cache.clone())]))
     }
 
     /// The NAR with this hash, if it is here and can be served as far as known.

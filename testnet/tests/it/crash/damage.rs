@@ -170,6 +170,43 @@ fn g8_a_native_push_heals_undiscovered_damage() {
     }
 }
 
+/// What `verify` finds, the next plain push heals; the bad copies that nothing needs any more are no
+/// damage after that, and `--repair` drops them.
+#[test]
+fn g8_a_plain_push_heals_what_verify_found() {
+    if !is_root("g8 verify push") {
+        return;
+    }
+    let node = TestNode::start();
+    let path = NixClient::host().add_file("g8-verify-push", &Seed::new(82).bytes(6 << 20));
+    node.push(&[&path]).succeeds();
+    for round in 0..3 {
+        let mut seed = Seed::new(100 + round);
+        node.packs()
+            .iter()
+            .for_each(|pack| flip(pack, 3, &mut seed));
+        let found = node.cli().run(&["verify", "--json"]).exits_with(1);
+        let found: Value = serde_json::from_str(&found.stdout).expect("JSON");
+        assert_eq!(found["damaged_nars"], 1, "{found}");
+        assert_eq!(node.read(&path), Served::Absent, "round {round}");
+        node.push(&[&path]).succeeds();
+        assert!(
+            matches!(node.read(&path), Served::Whole(_)),
+            "round {round}"
+        );
+        let healed = node.cli().run(&["verify", "--json"]).succeeds();
+        let healed: Value = serde_json::from_str(&healed.stdout).expect("JSON");
+        assert!(
+            healed["spare_records"].as_u64() > Some(0),
+            "round {round}: {healed}"
+        );
+        node.cli().run(&["verify", "--repair"]).succeeds();
+        let clean = node.cli().run(&["verify", "--json"]).succeeds();
+        let clean: Value = serde_json::from_str(&clean.stdout).expect("JSON");
+        assert_eq!(clean["spare_records"], 0, "round {round}: {clean}");
+    }
+}
+
 /// Row S3: whatever happens to a pack, a NAR is whole or 404. A pack that is deleted or cut is
 /// noticed before the status line. Only bytes that rot in place can cut a body short, once: after
 /// that the NAR is 404 until it is pushed again.

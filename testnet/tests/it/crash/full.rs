@@ -60,7 +60,7 @@ fn s1_a_disk_that_others_fill_costs_writes_and_nothing_else() {
         return;
     }
     let disk = Tmpfs::new(96 << 20);
-    let node = &TestNode::at(
+    let mut node = TestNode::at(
         &disk.path().join("data"),
         "[store]\npack-size = \"8 MiB\"\n",
     );
@@ -74,7 +74,7 @@ fn s1_a_disk_that_others_fill_costs_writes_and_nothing_else() {
             .map(|n| Upload::random(&mut seed, &format!("meanwhile-{round}-{n}"), 20_000))
             .collect();
         let published = thread::scope(|scope| {
-            let publishing = scope.spawn(|| uploads.iter().map(|up| offer(node, up)).collect());
+            let publishing = scope.spawn(|| uploads.iter().map(|up| offer(&node, up)).collect());
             fill_to_the_last_byte(&foreign);
             let published: Vec<bool> = publishing.join().expect("uploads end");
             published
@@ -95,9 +95,23 @@ fn s1_a_disk_that_others_fill_costs_writes_and_nothing_else() {
         }
         assert_eq!(node.read(&kept.path()), Served::Whole(kept.nar.clone()));
         let late = Upload::random(&mut seed, "late", 1 << 20);
-        assert!(!offer(node, &late), "there is no space");
+        assert!(!offer(&node, &late), "there is no space");
         node.push(&[&large]).exits_with(1).says("space");
         assert_eq!(node.get("/healthz").expect("an answer").status, 200);
+
+        // Killed and started while there is not a byte: it reads, refuses, removes and collects.
+        node.kill();
+        fill_to_the_last_byte(&disk.path().join(format!("foreign-{round}")));
+        node.start_again();
+        assert_eq!(node.read(&kept.path()), Served::Whole(kept.nar.clone()));
+        assert!(!offer(&node, &late), "there is no space");
+        let removed = uploads.iter().zip(&published).find(|(_, taken)| **taken);
+        if let Some((upload, _)) = removed {
+            node.cli().run(&["rm", "main", &upload.path()]).succeeds();
+        }
+        node.cli().run(&["gc"]).succeeds();
+        assert_eq!(node.read(&kept.path()), Served::Whole(kept.nar.clone()));
+        std::fs::remove_file(disk.path().join(format!("foreign-{round}"))).expect("make space");
 
         std::fs::remove_file(&foreign).expect("make space");
         late.publish(node.address(), "main", &node.token());

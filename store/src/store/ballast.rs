@@ -1,0 +1,70 @@
+//! Disk space that is given up when there is no other.
+//!
+//! Opening the index writes a little, and so does removing something from a store on a full disk. A
+//! file that holds nothing but space is deleted for that, and made again when there is room.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::error::StoreError;
+
+/// The file, of a store that has at most so much to spare.
+pub(super) struct Ballast {
+    path: PathBuf,
+    len: u64,
+}
+
+impl Ballast {
+    /// In the store's folder `dir`. Does not touch disk.
+    pub(super) fn new(dir: &Path, len: u64) -> Ballast {
+        Ballast {
+            path: dir.join("ballast"),
+            len,
+        }
+    }
+
+    /// Makes it as long as the disk allows. Whatever fails, the store works without.
+    pub(super) fn take_on(&self) {
+        if fs::metadata(&self.path).is_ok_and(|file| file.blocks() * BLOCK_LEN >= self.len) {
+            return;
+        }
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&self.path);
+        let Ok(file) = file else { return };
+        let mut len = self.len;
+        while len >= LEN_MIN && fallocate(&file, FallocateFlags::empty(), 0, len).is_err() {
+            len /= 2;
+        }
+    }
+
+    /// Runs `work`; if there is no space for it, runs it again with the ballast gone.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub(super) fn or_drop<T>(
+        &self,
+        mut work: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match work() {
+            Err(StoreError::NoSpace { what, source }) => match fs::remove_file(&self.path) {
+                Ok(()) => {
+                    tracing::warn!(what, "no space left; going on with the ballast's");
+                    work()
+                }
+                Err(_) => Err(StoreError::NoSpace { what, source }),
+            },
+            outcome => outcome,
+        }
+    }
+}
+
+/// The unit of `st_blocks`.
+const BLOCK_LEN: u64 = 512;
+/// Less is not worth a file.
+const LEN_MIN: u64 = 16 << 10;
