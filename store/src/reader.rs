@@ -111,7 +111,41 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The frame of one chunk, checked as far as its record goes; `None` if no undamaged copy of it
+    /// is here. Reads the disk, so it may block.
+    ///
+    /// A chunk may be collected unless a lease holds it.
+    ///
+    /// # Errors
+    /// [`StoreError`] if locators or packs cannot be read.
+    pub fn frame(&self, id: &ChunkId) -> Result<Option<Bytes>, StoreError> {
+        for _ in 0..COPIES_MAX {
+            let Some(at) = self.inner.lookup(id)? else {
+                return Ok(None);
+            };
+            if let Some((frame, _)) = self.inner.read_frame(id, &at)? {
+                return Ok(Some(frame.into()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The manifest of a NAR, whether or not all its chunks are here.
+    ///
+    /// # Errors
+    /// [`StoreError`] if index or packs cannot be read.
+    pub fn manifest(&self, hash: &NarHash) -> Result<Option<Manifest>, StoreError> {
+        self.inner.manifest(hash)
+    }
+}
+
 impl NarReader {
+    /// What it is made of.
+    pub fn manifest(&self) -> &Manifest {
+        &self.nar.manifest
+    }
+
     /// Sizes and hashes of the NAR.
     pub fn row(&self) -> &NarRow {
         &self.row

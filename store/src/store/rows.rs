@@ -21,6 +21,8 @@ pub(super) struct Touches {
 
 /// The most paths whose access is remembered between two write-outs; more are not counted.
 const TOUCHES_MAX: usize = 100_000;
+/// Paths renamed per commit.
+const RENAME_PAGE: usize = 512;
 /// Access times are kept to this granularity, in seconds.
 const TOUCH_GRAIN: u64 = 3600;
 
@@ -93,6 +95,40 @@ impl Store {
         self.inner
             .with_ballast(|| self.inner.commit(changes.clone()))?;
         Ok(changes.len())
+    }
+
+    /// Copies everything a cache has to another name, then drops it from the first.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; both names may have it then, and a retry is safe.
+    pub fn rename_cache(&self, from: &CacheName, to: &CacheName) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let page = self.paths(from, after, RENAME_PAGE)?;
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = Some(*last.info.path.hash());
+            let renamed = page.into_iter().map(|row| PathRow {
+                cache: to.clone(),
+                ..row
+            });
+            self.inner.commit(renamed.map(Change::Path).collect())?;
+        }
+        for blob in self.inner.index.all_blobs() {
+            let blob = blob?;
+            if blob.cache == *from {
+                let cache = to.clone();
+                self.inner
+                    .commit(vec![Change::Blob(BlobRow { cache, ..blob })])?;
+            }
+        }
+        // The oldest generation first: their order is kept.
+        for pin in self.pins(from)?.into_iter().rev() {
+            let cache = to.clone();
+            self.pin(Pin { cache, ..pin })?;
+        }
+        self.purge_cache(from)
     }
 
     /// Drops everything a cache has.
