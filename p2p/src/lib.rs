@@ -1,14 +1,19 @@
-//! Who a node is among its peers.
+//! What nodes say to each other: who belongs to a cluster, who has what, and the bytes.
 //!
-//! Today this crate holds a node's identity and nothing that talks to the network: the key that
-//! every later conversation between nodes is bound to exists from a node's first start, so its
-//! name never changes.
+//! The crate has two halves. The *machines* are values: events go in, actions come out, time and
+//! randomness are arguments; a simulator runs the same code as a node. The *network* moves their
+//! messages over libp2p.
 //!
 //! Words to know:
 //!
-//! - **identity**: the node's ed25519 key pair, kept in one file that only its owner may read.
-//! - **peer id**: the node's public name, a hash of its public key in libp2p's text form
-//!   (`12D3KooW…`). Two nodes never share one.
+//! - a node's **identity** is its ed25519 key ([`identity`]); its public half names it everywhere;
+//! - a **certificate** makes it a member of a cluster, with scopes ([`membership`]); without one it
+//!   does not get past the handshake ([`gate`]);
+//! - every node writes a signed **log** ([`segment`], [`record`]); the [`directory`] is what follows
+//!   from all of them, and a [`replica`] keeps them, by gossip and by comparing ([`reconcile`]);
+//! - a **fetch** ([`mod@fetch`]) gets one NAR from several peers at once, a [`provider`] serves such
+//!   requests, in the frames of [`wire`];
+//! - the [`network`] is the one task that owns all connections.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,6 +28,30 @@
 //! # }
 //! ```
 
+mod behaviour;
+pub mod bulk;
+pub mod control;
+pub mod dialer;
+pub mod directory;
+pub mod fetch;
+pub mod gate;
 pub mod identity;
 pub mod ids;
+pub mod log;
+pub mod membership;
+pub mod network;
+pub mod peer_stats;
+pub mod placement;
+pub mod provider;
+pub mod reconcile;
+pub mod record;
+pub mod replica;
+pub mod segment;
 pub mod signed;
+mod supervisor;
+mod swarm;
+pub mod time;
+mod upgrade;
+pub mod wire;
+
+pub use libp2p::Multiaddr;

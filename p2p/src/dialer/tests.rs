@@ -1,0 +1,163 @@
+use super::*;
+use crate::identity::Identity;
+
+fn node(seed: u8) -> NodeId {
+    Identity::from_seed([seed; 32]).node_id()
+}
+
+fn at(port: u16) -> Multiaddr {
+    format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()
+}
+
+fn named(port: u16, node: NodeId) -> Multiaddr {
+    at(port).with(Protocol::P2p(node.peer_id().unwrap()))
+}
+
+fn dialer() -> (Dialer, Instant) {
+    (Dialer::new(node(0), 7), Instant::now())
+}
+
+/// Lets everything that is due within `time` fail; how many attempts that made.
+fn fail_for(dialer: &mut Dialer, start: Instant, time: Duration) -> usize {
+    let mut count = 0;
+    while let Some(wake) = dialer.next_wake().filter(|wake| *wake <= start + time) {
+        for dial in dialer.due(wake, usize::MAX) {
+            dialer.failed(wake, &dial.target);
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn a_configured_address_is_dialed_at_once_and_not_twice() {
+    let (mut dialer, now) = dialer();
+    dialer.learn(now, &named(1, node(1)), Origin::Configured);
+    dialer.learn(now, &named(2, node(1)), Origin::Configured);
+    let due = dialer.due(now, 10);
+    assert_eq!(due.len(), 1);
+    assert_eq!(due[0].target, Target::Node(node(1)));
+    assert_eq!(due[0].addresses, [at(1), at(2)]);
+    assert_eq!(dialer.due(now, 10), []);
+    assert_eq!(dialer.next_wake(), None);
+}
+
+#[test]
+fn pauses_grow_and_are_bounded() {
+    let (mut dialer, now) = dialer();
+    dialer.learn(now, &named(1, node(1)), Origin::Configured);
+    let first_minute = fail_for(&mut dialer, now, Duration::from_secs(60));
+    assert!((4..=8).contains(&first_minute), "{first_minute}");
+    let day = Duration::from_secs(24 * 3600);
+    let count = fail_for(&mut dialer, now, day);
+    // Every 150 to 450 seconds.
+    assert!((192..=600).contains(&count), "{count}");
+}
+
+#[test]
+fn a_refusal_is_not_asked_again_within_half_a_minute() {
+    let (mut dialer, now) = dialer();
+    dialer.learn(now, &named(1, node(1)), Origin::Configured);
+    let due = dialer.due(now, 1);
+    dialer.refused(now, &due[0].target);
+    assert!(dialer.next_wake().unwrap() >= now + PAUSE_REFUSED / 2);
+    dialer.learn(now, &named(2, node(1)), Origin::Discovered);
+    assert!(dialer.next_wake().unwrap() >= now + PAUSE_REFUSED / 2);
+}
+
+#[test]
+fn a_lost_peer_is_dialed_again_within_a_second() {
+    let (mut dialer, now) = dialer();
+    dialer.learn(now, &at(1), Origin::Configured);
+    let due = dialer.due(now, 1);
+    dialer.connected(node(1), Some(&due[0].target));
+    assert_eq!(dialer.next_wake(), None);
+    dialer.disconnected(now, node(1));
+    assert!(dialer.next_wake().unwrap() <= now + Duration::from_secs(1));
+}
+
+#[test]
+fn a_changed_network_makes_everybody_due() {
+    let (mut dialer, now) = dialer();
+    for seed in 1..=8 {
+        dialer.learn(now, &named(1, node(seed)), Origin::Configured);
+    }
+    fail_for(&mut dialer, now, Duration::from_secs(3600));
+    let later = now + Duration::from_secs(3600);
+    dialer.network_changed(later);
+    assert_eq!(dialer.due(later + SPREAD, 100).len(), 8);
+}
+
+#[test]
+fn of_two_nodes_that_discover_each_other_one_waits() {
+    let now = Instant::now();
+    let first = |me: u8, other: u8| {
+        let mut dialer = Dialer::new(node(me), 7);
+        dialer.learn(now, &named(1, node(other)), Origin::Discovered);
+        dialer.next_wake().unwrap() - now
+    };
+    let (one, two) = (first(1, 2), first(2, 1));
+    assert!(one.min(two) < SPREAD);
+    assert!(one.max(two) >= COURTESY);
+}
+
+#[test]
+fn nonsense_is_not_learnt() {
+    let (mut dialer, now) = dialer();
+    for text in [
+        "/ip4/10.0.0.1",
+        "/ip4/0.0.0.0/tcp/1",
+        "/ip6/::/tcp/1",
+        "/ip4/10.0.0.1/tcp/0",
+        "/ip4/10.0.0.1/udp/1/quic-v1",
+        "/ip4/224.0.0.1/tcp/1",
+        "/ip4/10.0.0.1/tcp/1/tcp/2",
+        "/dns4/host",
+        "/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
+    ] {
+        dialer.learn(now, &text.parse().unwrap(), Origin::Configured);
+    }
+    dialer.learn(now, &named(1, node(0)), Origin::Configured);
+    let long = format!("/dns4/{}/tcp/1", "a".repeat(ADDRESS_LEN_MAX));
+    dialer.learn(now, &long.parse().unwrap(), Origin::Configured);
+    assert_eq!(dialer.known().count(), 0);
+}
+
+#[test]
+fn strangers_do_not_push_out_who_is_configured_or_new() {
+    let (mut dialer, now) = dialer();
+    dialer.learn(now, &named(1, node(1)), Origin::Configured);
+    for port in 1..=2 * u16::try_from(TARGETS_MAX).unwrap() {
+        dialer.learn(now, &at(port), Origin::Discovered);
+    }
+    assert_eq!(dialer.targets.len(), TARGETS_MAX);
+    assert!(dialer.targets.contains_key(&Target::Node(node(1))));
+    for port in 1..=100 {
+        dialer.learn(now, &named(port, node(1)), Origin::Remembered);
+    }
+    assert_eq!(dialer.addresses(node(1)).len(), ADDRESSES_MAX);
+}
+
+#[test]
+fn what_is_known_can_be_learnt_again() {
+    let (mut dialer, now) = dialer();
+    dialer.learn(now, &named(1, node(1)), Origin::Configured);
+    dialer.learn(now, &named(2, node(2)), Origin::Remembered);
+    dialer.learn(now, &at(3), Origin::Configured);
+    let mut again = Dialer::new(node(0), 7);
+    for (address, origin) in dialer.known() {
+        again.learn(now, &address, origin);
+    }
+    assert!(again.known().eq(dialer.known()));
+}
+
+#[test]
+fn attempts_at_a_time_are_bounded() {
+    let (mut dialer, now) = dialer();
+    for port in 1..=100 {
+        dialer.learn(now, &at(port), Origin::Configured);
+    }
+    assert_eq!(dialer.due(now, 3).len(), 3);
+    assert_eq!(dialer.due(now, 100).len(), DIALS_MAX - 3);
+    assert_eq!(dialer.due(now, 100).len(), 0);
+}

@@ -1,0 +1,246 @@
+//! How far one node's log has been folded.
+
+use crate::ids::{ClusterId, Dot};
+use crate::segment::{Segment, SegmentId, SegmentKind};
+
+/// The end of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tip {
+    /// 0 for a log without segments.
+    pub(crate) seq: u64,
+    pub(crate) id: SegmentId,
+}
+
+impl Tip {
+    pub(crate) fn before_first(cluster: &ClusterId) -> Tip {
+        Tip {
+            seq: 0,
+            id: SegmentId::before_first(cluster),
+        }
+    }
+
+    pub(crate) fn of(segment: &Segment) -> Tip {
+        Tip {
+            seq: segment.head().seq,
+            id: segment.id(),
+        }
+    }
+}
+
+/// Place of a record in its author's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Spot {
+    /// 0 for what a checkpoint itself says.
+    pub(crate) seq: u32,
+    pub(crate) index: u16,
+}
+
+impl Spot {
+    /// `None` if no segment has this number.
+    pub(crate) fn of(dot: &Dot) -> Option<Spot> {
+        let seq = u32::try_from(dot.seq).ok()?;
+        let index = dot.index;
+        Some(Spot { seq, index })
+    }
+}
+
+/// The parts of a checkpoint, some or all of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    /// Number of the first part.
+    pub(crate) start: u64,
+    parts: u32,
+    /// The first place in each part that is there. Places rise through all parts.
+    firsts: Vec<Spot>,
+    last: Option<Spot>,
+    /// Whether segments before the first part were never seen here.
+    jumped: bool,
+}
+
+impl Run {
+    fn begin(start: u64, parts: u32, jumped: bool) -> Run {
+        Run {
+            start,
+            parts,
+            firsts: Vec::new(),
+            last: None,
+            jumped,
+        }
+    }
+
+    /// Adds the next part; false, and the run is void, if it cannot be one.
+    fn add(&mut self, segment: &Segment, part: u32, parts: u32) -> bool {
+        let Some((first, last)) = self.fit(segment, part, parts) else {
+            return false;
+        };
+        self.firsts.push(first);
+        self.last = Some(last);
+        true
+    }
+
+    /// The first and last place in `segment`, if it can be the next part.
+    fn fit(&self, segment: &Segment, part: u32, parts: u32) -> Option<(Spot, Spot)> {
+        if part as usize != self.firsts.len() || parts != self.parts {
+            return None;
+        }
+        let (mut first, mut last) = (None, self.last);
+        for entry in segment.entries() {
+            let spot = Spot {
+                seq: u32::try_from(entry.seq).ok()?,
+                index: entry.index,
+            };
+            if last >= Some(spot) || entry.seq >= self.start {
+                return None;
+            }
+            first = first.or(Some(spot));
+            last = Some(spot);
+        }
+        first.zip(last)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.firsts.len() == self.parts as usize
+    }
+
+    /// Numbers of its segments.
+    pub(crate) fn seqs(&self) -> impl Iterator<Item = u64> + use<> {
+        self.start..self.start + u64::from(self.parts)
+    }
+
+    /// Number of its last segment.
+    pub(crate) fn end(&self) -> u64 {
+        self.start + u64::from(self.parts) - 1
+    }
+
+    /// The segment that restates `spot` if any does.
+    fn segment_of(&self, spot: Spot) -> Option<u64> {
+        let part = self.firsts.partition_point(|first| *first <= spot);
+        Some(self.start + part.checked_sub(1)? as u64)
+    }
+}
+
+/// How far one node's log has been folded, and where its records are.
+#[derive(Clone, Debug)]
+pub(crate) struct Author {
+    head: Tip,
+    /// The checkpoint in force.
+    base: Option<Run>,
+    /// One that is not complete.
+    run: Option<Run>,
+    /// The last part of it, if it jumped.
+    jump_tip: Option<Tip>,
+    pub(crate) hlc: u64,
+    /// Records that are kept in memory.
+    pub(crate) statements: u32,
+    /// Caches it has named.
+    pub(crate) caches: std::collections::BTreeSet<u16>,
+}
+
+/// What a segment does to the state.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Its records count.
+    Append,
+    /// It waits for more parts, or is void.
+    Nothing,
+    /// A checkpoint is complete: only what it restates counts.
+    Complete,
+}
+
+impl Author {
+    pub(crate) fn new(cluster: &ClusterId) -> Author {
+        Author {
+            head: Tip::before_first(cluster),
+            base: None,
+            run: None,
+            jump_tip: None,
+            hlc: 0,
+            statements: 0,
+            caches: Default::default(),
+        }
+    }
+
+    /// The end of what is folded.
+    pub(crate) fn head(&self) -> Tip {
+        self.head
+    }
+
+    /// The end of what was received: beyond the head while a checkpoint arrives whose
+    /// predecessors are not here.
+    pub(crate) fn received(&self) -> Tip {
+        self.jump_tip.unwrap_or(self.head)
+    }
+
+    /// Whether only the next part of a checkpoint may follow.
+    pub(crate) fn is_jumping(&self) -> bool {
+        self.jump_tip.is_some()
+    }
+
+    /// Whether `segment` can begin a jump, or continue the one there is.
+    pub(crate) fn can_jump(&self, segment: &Segment) -> bool {
+        match segment.head().kind {
+            SegmentKind::Append => false,
+            SegmentKind::Checkpoint { part: 0, parts } => {
+                let run = Run::begin(segment.head().seq, parts, true);
+                run.fit(segment, 0, parts).is_some()
+            }
+            SegmentKind::Checkpoint { part, parts } => {
+                let run = self.run.as_ref();
+                run.is_some_and(|run| run.fit(segment, part, parts).is_some())
+            }
+        }
+    }
+
+    /// The checkpoint in force.
+    pub(crate) fn base(&self) -> Option<&Run> {
+        self.base.as_ref()
+    }
+
+    /// The segment in which the record of `spot` is to be found, if it counts at all.
+    pub(crate) fn segment_of(&self, spot: Spot) -> Option<u64> {
+        let seq = u64::from(spot.seq);
+        match &self.base {
+            Some(base) if seq < base.start => base.segment_of(spot),
+            Some(base) if seq <= base.end() => None,
+            Some(_) | None => (seq > 0 && seq <= self.head.seq).then_some(seq),
+        }
+    }
+
+    /// Goes on to `segment`, which fits where it is put.
+    pub(crate) fn advance(&mut self, segment: &Segment) -> Step {
+        let head = segment.head();
+        self.hlc = self.hlc.max(head.hlc);
+        match head.kind {
+            SegmentKind::Append => {
+                self.run = None;
+                self.jump_tip = None;
+                self.head = Tip::of(segment);
+                Step::Append
+            }
+            SegmentKind::Checkpoint { part, parts } => self.advance_run(segment, part, parts),
+        }
+    }
+
+    fn advance_run(&mut self, segment: &Segment, part: u32, parts: u32) -> Step {
+        let seq = segment.head().seq;
+        if part == 0 {
+            let jumped = seq != self.head.seq + 1;
+            self.run = Some(Run::begin(seq, parts, jumped));
+        }
+        let jumped = self.run.as_ref().is_some_and(|run| run.jumped);
+        let mut run = self.run.take();
+        let add = |run: &mut Run| run.add(segment, part, parts);
+        let fits = run.as_mut().is_some_and(add);
+        let complete = fits && run.as_ref().is_some_and(Run::is_complete);
+        if !jumped || complete {
+            self.head = Tip::of(segment);
+        }
+        self.jump_tip = (jumped && fits && !complete).then(|| Tip::of(segment));
+        if complete {
+            self.base = run;
+            return Step::Complete;
+        }
+        self.run = run.filter(|_| fits);
+        Step::Nothing
+    }
+}

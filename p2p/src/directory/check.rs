@@ -1,0 +1,217 @@
+//! Which segments are let into the fold.
+
+use thiserror::Error;
+
+use crate::directory::Directory;
+use crate::directory::author::{Author, Tip};
+use crate::ids::{Dot, NodeId};
+use crate::log::{Log, LogError};
+use crate::record::{Frontier, Record, kind};
+use crate::segment::{ForkProof, Segment, SegmentError, SegmentKind};
+
+/// Why a segment is not folded.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// It is there already.
+    #[error("segment is known")]
+    Known,
+    /// Segments before it are missing.
+    #[error("segments from {next} on are missing")]
+    Gap {
+        /// The first one.
+        next: u64,
+    },
+    /// It names records of a log that is not folded so far.
+    #[error("segment {} of {} comes first", .0.seq, .0.node)]
+    Waiting(Frontier),
+    /// Its author says two different things. The author is in quarantine once the proof is folded.
+    #[error("author wrote two logs")]
+    Fork(Box<ForkProof>),
+    /// Its author wrote two logs before.
+    #[error("author is in quarantine")]
+    Quarantined,
+    /// A revocation says that it does not count.
+    #[error("author was revoked")]
+    Revoked,
+    /// Its author has shown no certificate of this cluster.
+    #[error("author is not a member")]
+    NotMember,
+    /// Of another cluster.
+    #[error("segment of another cluster")]
+    Cluster,
+    /// Cannot be where it says.
+    #[error("segment does not belong where it says")]
+    Misplaced,
+    /// There are as many authors as can be.
+    #[error("too many authors")]
+    Full,
+    /// Not a segment, or not signed by its author.
+    #[error("not a segment: {0}")]
+    Form(#[from] SegmentError),
+    /// The log does not do as asked. The segment is not folded.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl Refused {
+    /// Whether an honest node never sends such a segment on: it must have refused it itself.
+    pub fn is_misbehaviour(&self) -> bool {
+        match self {
+            Refused::NotMember | Refused::Cluster | Refused::Misplaced | Refused::Form(_) => true,
+            Refused::Known
+            | Refused::Gap { .. }
+            | Refused::Waiting(_)
+            | Refused::Fork(_)
+            | Refused::Quarantined
+            | Refused::Revoked
+            | Refused::Full
+            | Refused::Log(_) => false,
+        }
+    }
+}
+
+impl Directory {
+    /// Whether `segment`, whose signature was verified, can be folded now.
+    ///
+    /// **Errors**: why not.
+    pub fn check<L: Log>(&self, segment: &Segment, log: &L) -> Result<(), Refused> {
+        let head = segment.head();
+        if head.cluster != self.cluster {
+            return Err(Refused::Cluster);
+        }
+        if self.forks.contains(&head.node) {
+            return Err(Refused::Quarantined);
+        }
+        if self.cut(head.node).is_some_and(|cut| head.seq > cut) {
+            return Err(Refused::Revoked);
+        }
+        self.check_place(segment, log)?;
+        if !self.is_let_in(head.node) && !self.introduces(segment) {
+            return Err(Refused::NotMember);
+        }
+        if self.nodes.is_full() && self.nodes.number(&head.node).is_none() {
+            return Err(Refused::Full);
+        }
+        self.check_context(segment)
+    }
+
+    /// Whether `node` may write `record` now: it does not name what is not folded here.
+    pub(crate) fn can_say(&self, node: NodeId, record: &Record) -> bool {
+        self.missing_for(node, record).is_none()
+    }
+
+    fn check_place<L: Log>(&self, segment: &Segment, log: &L) -> Result<(), Refused> {
+        let head = segment.head();
+        let received = self
+            .author(head.node)
+            .map_or(Tip::before_first(&self.cluster), Author::received);
+        if head.seq <= received.seq {
+            return Err(contradiction(segment, head.seq, log)?.unwrap_or(Refused::Known));
+        }
+        if head.seq > received.seq + 1 {
+            let begins = matches!(head.kind, SegmentKind::Checkpoint { part: 0, .. });
+            let next = received.seq + 1;
+            return match begins {
+                true => self.check_jump(segment),
+                false => Err(Refused::Gap { next }),
+            };
+        }
+        if head.prev != received.id {
+            let proof = contradiction(segment, received.seq, log)?;
+            return Err(proof.unwrap_or(Refused::Misplaced));
+        }
+        match self.author(head.node).is_some_and(Author::is_jumping) {
+            true => self.check_jump(segment),
+            false => Ok(()),
+        }
+    }
+
+    /// In a checkpoint without predecessors there is nothing between the parts, and nothing wrong
+    /// with any of them.
+    fn check_jump(&self, segment: &Segment) -> Result<(), Refused> {
+        let fits = match self.author(segment.head().node) {
+            Some(author) => author.can_jump(segment),
+            None => Author::new(&self.cluster).can_jump(segment),
+        };
+        fits.then_some(()).ok_or(Refused::Misplaced)
+    }
+
+    /// The logs that `segment` names must be folded as far as it names them.
+    fn check_context(&self, segment: &Segment) -> Result<(), Refused> {
+        let author = segment.head().node;
+        for entry in segment.entries() {
+            if !matches!(entry.record.kind, kind::DEL | kind::UNPIN | kind::AFTER) {
+                continue;
+            }
+            let missing = self.missing_for(author, &entry.record.read());
+            if let Some(frontier) = missing {
+                return Err(Refused::Waiting(frontier));
+            }
+        }
+        Ok(())
+    }
+
+    fn missing_for(&self, author: NodeId, record: &Record) -> Option<Frontier> {
+        match record {
+            Record::Del(del) => self.missing(author, del.dots.iter().map(frontier)),
+            Record::Unpin(dots) => self.missing(author, dots.iter().map(frontier)),
+            Record::After(logs) => self.missing(author, logs.iter().copied()),
+            _ => None,
+        }
+    }
+
+    fn missing(
+        &self,
+        author: NodeId,
+        mut named: impl Iterator<Item = Frontier>,
+    ) -> Option<Frontier> {
+        named.find(|frontier| frontier.node != author && !self.has_folded(frontier))
+    }
+
+    /// Whether the log is folded so far, or will never count so far.
+    fn has_folded(&self, frontier: &Frontier) -> bool {
+        self.seq(frontier.node) >= frontier.seq
+            || self.forks.contains(&frontier.node)
+            || self
+                .cut(frontier.node)
+                .is_some_and(|cut| cut < frontier.seq)
+    }
+
+    /// Whether the author showed a certificate with what is here already.
+    fn is_let_in(&self, author: NodeId) -> bool {
+        self.author(author)
+            .is_some_and(|author| author.received().seq > 0)
+    }
+
+    fn introduces(&self, segment: &Segment) -> bool {
+        let author = segment.head().node;
+        segment.entries().any(|entry| match entry.record.kind {
+            kind::MEMBER => match entry.record.read() {
+                Record::Member(signed) => self.is_certificate(author, &signed),
+                _ => false,
+            },
+            _ => false,
+        })
+    }
+}
+
+fn frontier(dot: &Dot) -> Frontier {
+    Frontier {
+        node: dot.node,
+        seq: dot.seq,
+    }
+}
+
+/// The fork that `segment` and the `seq`-th one of its author prove, if they do.
+fn contradiction<L: Log>(
+    segment: &Segment,
+    seq: u64,
+    log: &L,
+) -> Result<Option<Refused>, LogError> {
+    let Some(bytes) = log.read(segment.head().node, seq)? else {
+        return Ok(None);
+    };
+    let kept = Segment::decode(bytes).ok();
+    let proof = kept.and_then(|kept| ForkProof::between(&kept, segment));
+    Ok(proof.map(|proof| Refused::Fork(Box::new(proof))))
+}

@@ -1,0 +1,646 @@
+//! How segments become state.
+//!
+//! What one log contributes is a function of that log; what the directory shows is a function of
+//! the contributions. So a log can be taken out and folded anew at any time, which is what
+//! checkpoints, quarantine and revocation come to.
+
+use std::collections::BTreeSet;
+
+use attic_store::StorePathHash;
+
+use crate::directory::author::{Author, Spot, Step};
+use crate::directory::{Change, Directory, PathRow, Refused, Removal, reversed};
+use crate::ids::{CacheId, Dot, NodeId};
+use crate::log::{Log, LogError};
+use crate::membership::certificate::Certificate;
+use crate::membership::revocation::{Revocation, Subject};
+use crate::record::{CacheConfig, Grant, NarTag, PathRecord, Pin, RawRecord, Record};
+use crate::segment::{ForkProof, Segment, SegmentKind};
+use crate::signed::Signed;
+
+/// What folding a segment did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// What may be different now; not in any order that means something.
+    pub changes: Vec<Change>,
+    /// Segments of its author below this number are not needed any more.
+    pub needless_before: Option<u64>,
+}
+
+impl Directory {
+    /// Puts `segment`, whose signature was verified, into `log` and folds it.
+    ///
+    /// **Errors**: why it was not; as [`Directory::check`]. After [`Refused::Log`] the directory
+    /// may lag behind the log, and is to be loaded anew.
+    pub fn take<L: Log>(&mut self, segment: &Segment, log: &mut L) -> Result<Folded, Refused> {
+        self.check(segment, log)?;
+        let (node, seq) = (segment.head().node, segment.head().seq);
+        self.forget_abandoned(segment, log)?;
+        log.append(node, seq, segment.bytes().clone())?;
+        let mut changes = Changes::default();
+        let number = self.nodes.give(node).ok_or(Refused::Full)?;
+        let step = self.advance(number, segment, log, &mut changes)?;
+        self.enforce(log, &mut changes)?;
+        let base = self.author(node).and_then(Author::base);
+        let completed = matches!(step, Step::Complete);
+        Ok(Folded {
+            changes: changes.list(),
+            needless_before: base.filter(|_| completed).map(|run| run.start),
+        })
+    }
+
+    /// Takes in a proof that was found here, not in a log. Somebody must say it in a log:
+    /// see [`Directory::uncarried`].
+    ///
+    /// **Errors**: the log cannot be read.
+    pub fn quarantine<L: Log>(
+        &mut self,
+        proof: ForkProof,
+        log: &mut L,
+    ) -> Result<Vec<Change>, LogError> {
+        let mut changes = Changes::default();
+        self.fold_fork(proof, None);
+        self.enforce(log, &mut changes)?;
+        Ok(changes.list())
+    }
+
+    /// What is known and must not be forgotten, but that no log carries: proofs that were found
+    /// here, and what only a log carried that does not count any more.
+    pub fn uncarried(&self) -> Vec<Record> {
+        let forks = self.forks.uncarried().cloned().map(Record::Fork);
+        let revocations = self.revocations.uncarried().cloned().map(Record::Revoke);
+        forks.chain(revocations).take(UNCARRIED_MAX).collect()
+    }
+
+    /// Whether there is anything that no log carries.
+    pub(crate) fn has_uncarried(&self) -> bool {
+        self.forks.uncarried().next().is_some() || self.revocations.uncarried().next().is_some()
+    }
+
+    /// Folds all of `log` into an empty directory.
+    pub(super) fn reload<L: Log>(&mut self, log: &mut L) -> Result<(), LogError> {
+        let mut changes = Changes::default();
+        let mut waiting = log.nodes();
+        // A log may have to wait for another's certificates or records; each round folds one more.
+        while !waiting.is_empty() {
+            let before: u64 = waiting.iter().map(|node| self.seq(*node)).sum();
+            for node in &waiting {
+                self.replay(*node, log, &mut changes)?;
+            }
+            let after: u64 = waiting.iter().map(|node| self.seq(*node)).sum();
+            waiting.retain(|node| {
+                let last = log.range(*node).map_or(0, |(_, last)| last);
+                self.next_wanted(*node) <= last
+            });
+            if after == before {
+                break;
+            }
+        }
+        for node in waiting {
+            let received = self.next_wanted(node) - 1;
+            log.forget_after(node, received)?;
+        }
+        self.enforce(log, &mut changes)
+    }
+
+    /// Folds what `log` has of `node` beyond what is folded, as far as it fits.
+    fn replay<L: Log>(
+        &mut self,
+        node: NodeId,
+        log: &mut L,
+        changes: &mut Changes,
+    ) -> Result<(), LogError> {
+        let Some((first, last)) = log.range(node) else {
+            return Ok(());
+        };
+        for seq in first.max(self.next_wanted(node))..=last {
+            let Some(bytes) = log.read(node, seq)? else {
+                continue;
+            };
+            let Ok(segment) = Segment::decode(bytes) else {
+                return Ok(());
+            };
+            match self.check(&segment, log) {
+                Ok(()) => {}
+                Err(Refused::Log(error)) => return Err(error),
+                Err(_) => return Ok(()),
+            }
+            let Some(number) = self.nodes.give(node) else {
+                return Ok(());
+            };
+            self.advance(number, &segment, log, changes)?;
+        }
+        Ok(())
+    }
+
+    /// Removes parts of a checkpoint that is overtaken by `segment`, or was void.
+    fn forget_abandoned<L: Log>(&self, segment: &Segment, log: &mut L) -> Result<(), LogError> {
+        let (node, seq) = (segment.head().node, segment.head().seq);
+        let last = log.range(node).map_or(0, |(_, last)| last);
+        let author = self.author(node);
+        let head = author.map_or(0, |author| author.head().seq);
+        let restarts = matches!(segment.head().kind, SegmentKind::Checkpoint { part: 0, .. });
+        if last > head && (restarts || last >= seq || !author.is_some_and(Author::is_jumping)) {
+            log.forget_after(node, head)?;
+        }
+        Ok(())
+    }
+
+    fn advance<L: Log>(
+        &mut self,
+        number: u16,
+        segment: &Segment,
+        log: &L,
+        changes: &mut Changes,
+    ) -> Result<Step, LogError> {
+        let cluster = self.cluster;
+        let author = self.authors.entry(number);
+        let author = author.or_insert_with(|| Author::new(&cluster));
+        let step = author.advance(segment);
+        match step {
+            Step::Nothing => {}
+            Step::Append => self.fold_segment(number, segment, log, changes)?,
+            Step::Complete => self.fold_checkpoint(number, log, changes)?,
+        }
+        Ok(step)
+    }
+
+    /// Puts the checkpoint that is in force now in the place of all that its author said.
+    fn fold_checkpoint<L: Log>(
+        &mut self,
+        number: u16,
+        log: &L,
+        changes: &mut Changes,
+    ) -> Result<(), LogError> {
+        self.clear(number, changes);
+        let base = self.authors.get(&number).and_then(Author::base);
+        let seqs = base.map(|run| run.seqs()).into_iter().flatten();
+        let node = self.nodes.name(number);
+        for seq in seqs {
+            let bytes = log.read(node, seq)?;
+            if let Some(Ok(segment)) = bytes.map(Segment::decode) {
+                self.fold_segment(number, &segment, log, changes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fold_segment<L: Log>(
+        &mut self,
+        number: u16,
+        segment: &Segment,
+        log: &L,
+        changes: &mut Changes,
+    ) -> Result<(), LogError> {
+        for entry in segment.entries() {
+            let Ok(seq) = u32::try_from(entry.seq) else {
+                continue;
+            };
+            let index = entry.index;
+            let spot = Spot { seq, index };
+            match self.open(number, &entry.record) {
+                Some(record) => self.fold_record(number, spot, record, log, changes)?,
+                None => self.ignored += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// What a record says; what is inside if it is sealed. `None` if that cannot be known here.
+    pub(super) fn open(&self, author: u16, raw: &RawRecord<'_>) -> Option<Record> {
+        match raw.read() {
+            Record::Unknown { .. } => None,
+            Record::Sealed(sealed) => {
+                let plain = self.unseal.unseal(self.nodes.name(author), &sealed)?;
+                let inside = Record::decode(&plain).ok()?;
+                fits_seal(&inside, sealed.cache).then_some(inside)
+            }
+            record => Some(record),
+        }
+    }
+
+    fn fold_record<L: Log>(
+        &mut self,
+        author: u16,
+        spot: Spot,
+        record: Record,
+        log: &L,
+        changes: &mut Changes,
+    ) -> Result<(), LogError> {
+        match record {
+            Record::Path(path) => self.fold_path(author, spot, &path, changes),
+            Record::Hold(tags) => self.fold_hold(author, &tags, changes),
+            Record::Release(tags) => {
+                for tag in tags {
+                    if self.holders.remove(tag, author) {
+                        changes.add(Change::Holders(tag));
+                    }
+                }
+            }
+            Record::Del(del) => self.fold_removals(author, &del.dots, log, changes)?,
+            Record::Unpin(dots) => self.fold_removals(author, &dots, log, changes)?,
+            Record::Member(signed) => self.fold_member(author, signed, changes),
+            Record::Revoke(signed) => self.fold_revocation(author, signed, changes),
+            Record::Cache(signed) => self.fold_cache(author, signed, changes),
+            Record::Grant(signed) => self.fold_grant(author, signed, changes),
+            Record::Pin(pin) => self.fold_pin(author, spot, pin, changes),
+            Record::Fork(proof) => {
+                if self.has_room(author) {
+                    self.fold_fork(proof, Some(author));
+                }
+            }
+            // Decide nothing here: access times are for collectors, contexts for the order.
+            Record::Touch(_) | Record::After(_) => {}
+            Record::Sealed(_) | Record::Unknown { .. } => self.ignored += 1,
+        }
+        Ok(())
+    }
+
+    fn fold_path(&mut self, author: u16, spot: Spot, path: &PathRecord, changes: &mut Changes) {
+        let Some(cache) = self.cache_number(author, path.cache) else {
+            self.ignored += 1;
+            return;
+        };
+        let hash = *path.info.path.hash();
+        let row = PathRow {
+            cache,
+            hash: reversed(hash.as_bytes()),
+            author,
+            spot,
+            tag: NarTag::of(&path.info.nar_hash),
+        };
+        let older = self.rows_of(cache, hash).find(|row| row.author == author);
+        if let Some(older) = older.copied() {
+            self.paths.remove(&older);
+            self.unlink(&older);
+        }
+        self.by_nar.insert(row.nar_row());
+        self.paths.insert(row);
+        let cache = path.cache;
+        changes.add(Change::Path { cache, hash });
+    }
+
+    /// All authors' rows of one path.
+    pub(super) fn rows_of(
+        &self,
+        cache: u16,
+        hash: StorePathHash,
+    ) -> impl Iterator<Item = &PathRow> {
+        let hash = reversed(hash.as_bytes());
+        let from = self.paths.from(&PathRow::first_of(cache, hash));
+        from.take_while(move |row| row.cache == cache && row.hash == hash)
+    }
+
+    /// Removes the way from the NAR to a path that is gone, unless another path needs it.
+    fn unlink(&mut self, gone: &PathRow) {
+        let link = gone.nar_row();
+        if !self.rows_linked_by(link).any(|_| true) {
+            self.by_nar.remove(&link);
+        }
+    }
+
+    /// The paths that a NAR row may mean.
+    pub(super) fn rows_linked_by(&self, link: super::NarRow) -> impl Iterator<Item = &PathRow> {
+        let mut hash = [0; 20];
+        let (prefix, _) = hash.split_at_mut(link.hash_prefix.len());
+        prefix.copy_from_slice(&link.hash_prefix);
+        let from = self.paths.from(&PathRow::first_of(link.cache, hash));
+        let same = from.take_while(move |row| {
+            row.cache == link.cache && row.hash.starts_with(&link.hash_prefix)
+        });
+        same.filter(move |row| row.tag == link.tag)
+    }
+
+    fn fold_hold(&mut self, author: u16, tags: &[NarTag], changes: &mut Changes) {
+        for tag in tags {
+            if self.holders.insert(*tag, author) {
+                changes.add(Change::Holders(*tag));
+            }
+        }
+    }
+
+    fn fold_removals<L: Log>(
+        &mut self,
+        by: u16,
+        dots: &[Dot],
+        log: &L,
+        changes: &mut Changes,
+    ) -> Result<(), LogError> {
+        for dot in dots {
+            let Some(removal) = self.removal(by, dot) else {
+                self.ignored += 1;
+                continue;
+            };
+            self.removals.insert(removal);
+            if changes.is_everything() {
+                continue;
+            }
+            match self.read_spot(removal.author, removal.spot, log)? {
+                Some(Record::Path(path)) => changes.add(Change::Path {
+                    cache: path.cache,
+                    hash: *path.info.path.hash(),
+                }),
+                Some(Record::Pin(pin)) => changes.add(Change::Pins(pin.cache)),
+                Some(_) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` if it can have no effect: of a log that does not count, or not so far.
+    fn removal(&mut self, by: u16, dot: &Dot) -> Option<Removal> {
+        let spot = Spot::of(dot)?;
+        let counts =
+            !self.forks.contains(&dot.node) && self.cut(dot.node).is_none_or(|cut| dot.seq <= cut);
+        let author = counts.then(|| self.nodes.give(dot.node))??;
+        Some(Removal { author, spot, by })
+    }
+
+    fn fold_member(&mut self, author: u16, signed: Signed<Certificate>, changes: &mut Changes) {
+        let node = self.nodes.name(author);
+        if !self.is_certificate(node, &signed) || !self.has_room(author) {
+            self.ignored += 1;
+            return;
+        }
+        let rank = (signed.value().issued_at.0, hash(&signed.encode()));
+        self.members.insert(node, rank, signed, author);
+        changes.add(Change::Member(node));
+    }
+
+    fn fold_revocation(&mut self, author: u16, signed: Signed<Revocation>, changes: &mut Changes) {
+        let Ok(subject) = signed.check(&self.genesis).map(|found| found.subject) else {
+            self.ignored += 1;
+            return;
+        };
+        let key = (subject, hash(&signed.encode()));
+        if self.revocations.insert(key, signed, Some(author)) {
+            self.has_new_cut = true;
+            match subject {
+                Subject::Node(node) => changes.add(Change::Member(node)),
+                // Whoever came with this ticket may have lost its rights.
+                Subject::Invite(_) => changes.everything(),
+            }
+        }
+    }
+
+    fn fold_cache(&mut self, author: u16, signed: Signed<CacheConfig>, changes: &mut Changes) {
+        if signed.verify_owner().is_err() || !self.has_room(author) {
+            self.ignored += 1;
+            return;
+        }
+        let cache = signed.value().genesis.cache_id();
+        let rank = (signed.value().version, hash(&signed.encode()));
+        self.caches.insert(cache, rank, signed, author);
+        changes.add(Change::Cache(cache));
+    }
+
+    fn fold_grant(&mut self, author: u16, signed: Signed<Grant>, changes: &mut Changes) {
+        if !self.has_room(author) {
+            self.ignored += 1;
+            return;
+        }
+        let grant = signed.value();
+        let subject = (grant.cache, grant.node);
+        let rank = (u64::from(grant.epoch), hash(&signed.encode()));
+        self.grants.insert(subject, rank, signed, author);
+        changes.add(Change::Grant(subject.1));
+    }
+
+    fn fold_pin(&mut self, author: u16, spot: Spot, pin: Pin, changes: &mut Changes) {
+        if !self.has_room(author) {
+            self.ignored += 1;
+            return;
+        }
+        changes.add(Change::Pins(pin.cache));
+        self.pins.insert((author, spot), pin);
+    }
+
+    fn fold_fork(&mut self, proof: ForkProof, carrier: Option<u16>) {
+        if self.forks.len() >= FORKS_MAX {
+            self.ignored += 1;
+            return;
+        }
+        match proof.culprit(&self.cluster) {
+            Some(culprit) => {
+                self.has_new_cut |= self.forks.insert(culprit, proof, carrier);
+            }
+            None => self.ignored += 1,
+        }
+    }
+
+    /// Counts one more record of `author` that is kept in memory, if it may have one.
+    fn has_room(&mut self, author: u16) -> bool {
+        let Some(author) = self.authors.get_mut(&author) else {
+            return false;
+        };
+        let has_room = author.statements < STATEMENTS_MAX;
+        author.statements += u32::from(has_room);
+        has_room
+    }
+
+    fn cache_number(&mut self, author: u16, cache: CacheId) -> Option<u16> {
+        let known = self.cache_numbers.number(&cache);
+        let of_author = &mut self.authors.get_mut(&author)?.caches;
+        if known.is_some_and(|number| of_author.contains(&number)) {
+            return known;
+        }
+        if of_author.len() >= CACHES_PER_AUTHOR_MAX {
+            return None;
+        }
+        let number = self.cache_numbers.give(cache)?;
+        of_author.insert(number);
+        Some(number)
+    }
+
+    /// Takes out what `author` contributed.
+    fn clear(&mut self, author: u16, changes: &mut Changes) {
+        let mut gone = Vec::new();
+        self.paths.retain(|row| {
+            if row.author == author {
+                gone.push(*row);
+            }
+            row.author != author
+        });
+        for row in gone {
+            self.unlink(&row);
+            changes.add(Change::Path {
+                cache: self.cache_numbers.name(row.cache),
+                hash: row.store_path_hash(),
+            });
+        }
+        let released = self.holders.remove_node(author);
+        released
+            .into_iter()
+            .for_each(|tag| changes.add(Change::Holders(tag)));
+        self.clear_removals(author, changes);
+        self.clear_statements(author, changes);
+        if let Some(author) = self.authors.get_mut(&author) {
+            author.statements = 0;
+            author.caches.clear();
+        }
+    }
+
+    fn clear_removals(&mut self, by: u16, changes: &mut Changes) {
+        let before = self.removals.len();
+        self.removals.retain(|removal| removal.by != by);
+        if self.removals.len() < before {
+            // Which paths these were is not in memory.
+            changes.everything();
+        }
+    }
+
+    fn clear_statements(&mut self, author: u16, changes: &mut Changes) {
+        for node in self.members.remove_carrier(author) {
+            changes.add(Change::Member(node));
+        }
+        for cache in self.caches.remove_carrier(author) {
+            changes.add(Change::Cache(cache));
+        }
+        for (_, node) in self.grants.remove_carrier(author) {
+            changes.add(Change::Grant(node));
+        }
+        let of_author = |number: u16, index| {
+            (
+                number,
+                Spot {
+                    seq: index,
+                    index: 0,
+                },
+            )
+        };
+        let end = author.checked_add(1).map(|next| of_author(next, 0));
+        let mut pins = self.pins.split_off(&of_author(author, 0));
+        if let Some(end) = end {
+            self.pins.append(&mut pins.split_off(&end));
+        }
+        for pin in pins.into_values() {
+            changes.add(Change::Pins(pin.cache));
+        }
+        self.forks.remove_carrier(author);
+        self.revocations.remove_carrier(author);
+    }
+
+    /// Takes out logs that do not count, or not so far.
+    ///
+    /// To take one out may change nothing about another: proofs and revocations stay once known.
+    fn enforce<L: Log>(&mut self, log: &mut L, changes: &mut Changes) -> Result<(), LogError> {
+        while std::mem::take(&mut self.has_new_cut) {
+            self.drop_void_removals();
+            self.drop_void_logs(log, changes)?;
+        }
+        Ok(())
+    }
+
+    fn drop_void_logs<L: Log>(
+        &mut self,
+        log: &mut L,
+        changes: &mut Changes,
+    ) -> Result<(), LogError> {
+        loop {
+            let known: Vec<u16> = self.authors.keys().copied().collect();
+            let wrong = known.into_iter().find(|number| self.exceeds(*number));
+            let Some(number) = wrong else {
+                return Ok(());
+            };
+            let node = self.nodes.name(number);
+            changes.add(Change::Member(node));
+            self.clear(number, changes);
+            self.authors.remove(&number);
+            if !self.forks.contains(&node) {
+                let cut = self.cut(node).unwrap_or(u64::MAX);
+                log.forget_after(node, cut)?;
+                self.replay(node, log, changes)?;
+            }
+        }
+    }
+
+    fn exceeds(&self, number: u16) -> bool {
+        let node = self.nodes.name(number);
+        let received = self
+            .authors
+            .get(&number)
+            .map(|author| author.received().seq);
+        self.forks.contains(&node) || self.cut(node).is_some_and(|cut| received > Some(cut))
+    }
+
+    fn drop_void_removals(&mut self) {
+        let authors: BTreeSet<u16> = self.removals.iter().map(|removal| removal.author).collect();
+        for author in authors {
+            let node = self.nodes.name(author);
+            let cut = match self.forks.contains(&node) {
+                true => Some(0),
+                false => self.cut(node),
+            };
+            if let Some(cut) = cut {
+                let counts = |removal: &Removal| {
+                    removal.author != author || u64::from(removal.spot.seq) <= cut
+                };
+                self.removals.retain(counts);
+            }
+        }
+    }
+}
+
+/// What is sealed for a cache speaks of that cache, and is nothing others must be able to read.
+fn fits_seal(inside: &Record, cache: CacheId) -> bool {
+    match inside {
+        Record::Path(path) => path.cache == cache,
+        Record::Pin(pin) => pin.cache == cache,
+        Record::Hold(_) | Record::Release(_) | Record::Touch(_) => true,
+        _ => false,
+    }
+}
+
+fn hash(bytes: &[u8]) -> [u8; 32] {
+    *blake3::hash(bytes).as_bytes()
+}
+
+/// A list of changes that gives up when it gets long.
+#[derive(Default)]
+pub(super) struct Changes {
+    list: Vec<Change>,
+    everything: bool,
+}
+
+impl Changes {
+    fn add(&mut self, change: Change) {
+        if self.list.len() >= CHANGES_MAX {
+            self.everything();
+        }
+        if !self.everything && self.list.last() != Some(&change) {
+            self.list.push(change);
+        }
+    }
+
+    fn everything(&mut self) {
+        self.everything = true;
+        self.list = Vec::new();
+    }
+
+    fn is_everything(&self) -> bool {
+        self.everything
+    }
+
+    fn list(self) -> Vec<Change> {
+        match self.everything {
+            true => vec![Change::Everything],
+            false => self.list,
+        }
+    }
+}
+
+/// Most changes that are listed one by one.
+const CHANGES_MAX: usize = 4096;
+
+/// Most records of one author that are kept in memory: certificates, configurations, grants, pins
+/// and proofs. What is beyond is ignored, the same on every node.
+const STATEMENTS_MAX: u32 = 4096;
+
+/// Most caches one author can name.
+const CACHES_PER_AUTHOR_MAX: usize = 1024;
+
+/// Most nodes in quarantine; there are no more nodes than that.
+const FORKS_MAX: usize = 1 << 16;
+
+/// Most records that [`Directory::uncarried`] lists at a time.
+const UNCARRIED_MAX: usize = 256;

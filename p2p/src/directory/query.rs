@@ -1,0 +1,292 @@
+//! What the directory answers.
+
+use std::collections::BTreeMap;
+
+use attic_store::{CacheName, NarHash, StorePathHash};
+
+use crate::directory::author::{Author, Spot};
+use crate::directory::{Directory, NarRow, PathRow, Removal};
+use crate::ids::{CacheId, Dot, NodeId};
+use crate::log::{Log, LogError};
+use crate::record::{CacheConfig, Grant, NarTag, PathRecord, Pin, Record};
+use crate::segment::Segment;
+use crate::signed::Signed;
+
+/// A cache and the name it goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheView<'a> {
+    /// Which cache.
+    pub id: CacheId,
+    /// Unique among living caches: of several that were founded under one name the one with the
+    /// lowest id has it, the others have `-` and 8 digits of their id appended.
+    pub name: CacheName,
+    /// How it is set up.
+    pub config: &'a CacheConfig,
+}
+
+/// A pin that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinView<'a> {
+    /// The record, to withdraw it by.
+    pub dot: Dot,
+    /// What is pinned.
+    pub pin: &'a Pin,
+}
+
+impl Directory {
+    /// All living caches, by name.
+    pub fn caches(&self) -> Vec<CacheView<'_>> {
+        let mut views = BTreeMap::new();
+        // Ids ascend, so the first of a name has it.
+        for id in self.caches.subjects() {
+            let Some(config) = self.cache(*id).filter(|config| !config.destroyed) else {
+                continue;
+            };
+            let founded = &config.genesis.name;
+            let name = match views.contains_key(founded) {
+                false => founded.clone(),
+                true => told_apart(founded, id),
+            };
+            let id = *id;
+            views
+                .entry(name.clone())
+                .or_insert(CacheView { id, name, config });
+        }
+        views.into_values().collect()
+    }
+
+    /// The living cache that goes by `name`.
+    pub fn cache_by_name(&self, name: &CacheName) -> Option<CacheView<'_>> {
+        self.caches().into_iter().find(|view| view.name == *name)
+    }
+
+    /// The path with this hash part, if the cache has it: said by somebody who may write the
+    /// cache, signed with a key of the cache, and not removed. Of several the one with the lowest
+    /// dot, so all nodes answer alike.
+    ///
+    /// **Errors**: the log cannot be read.
+    pub fn path<L: Log>(
+        &self,
+        log: &L,
+        cache: CacheId,
+        hash: StorePathHash,
+    ) -> Result<Option<(Dot, PathRecord)>, LogError> {
+        let Some((number, config)) = self.living(cache) else {
+            return Ok(None);
+        };
+        let rows: Vec<PathRow> = self.rows_of(number, hash).copied().collect();
+        self.first_trusted(log, config, rows, |_| true)
+    }
+
+    /// A path of the cache with this NAR, as [`Directory::path`] would answer it.
+    ///
+    /// **Errors**: the log cannot be read.
+    pub fn nar<L: Log>(
+        &self,
+        log: &L,
+        cache: CacheId,
+        nar: &NarHash,
+    ) -> Result<Option<(Dot, PathRecord)>, LogError> {
+        let Some((number, config)) = self.living(cache) else {
+            return Ok(None);
+        };
+        let tag = NarTag::of(nar);
+        let first = NarRow {
+            tag,
+            cache: number,
+            hash_prefix: [0; 4],
+        };
+        let links = self.by_nar.from(&first);
+        let links = links.take_while(|link| link.tag == tag && link.cache == number);
+        let rows = links.flat_map(|link| self.rows_linked_by(*link)).copied();
+        self.first_trusted(log, config, rows.collect(), |path| {
+            path.info.nar_hash == *nar
+        })
+    }
+
+    /// Up to `limit` hash parts of paths somebody said the cache has and nobody removed, in order,
+    /// from the one after `after`. Whether they are signed is not looked at: ask
+    /// [`Directory::path`].
+    pub fn paths(
+        &self,
+        cache: CacheId,
+        after: Option<StorePathHash>,
+        limit: usize,
+    ) -> Vec<StorePathHash> {
+        let Some((number, config)) = self.living(cache) else {
+            return Vec::new();
+        };
+        let start = after.map_or([0; 20], |hash| super::reversed(hash.as_bytes()));
+        let from = self.paths.from(&PathRow::first_of(number, start));
+        let of_cache = from.take_while(|row| row.cache == number);
+        let beyond = of_cache.filter(|row| Some(row.store_path_hash()) != after);
+        let said = beyond.filter(|row| self.is_said(row, &config.genesis.name));
+        let mut hashes = Vec::new();
+        for row in said {
+            let hash = row.store_path_hash();
+            if hashes.last() == Some(&hash) {
+                continue;
+            }
+            if hashes.len() >= limit {
+                break;
+            }
+            hashes.push(hash);
+        }
+        hashes
+    }
+
+    /// Who says to hold this NAR completely, in no order that means something. Members only, and
+    /// none that was revoked.
+    pub fn holders(&self, tag: NarTag) -> Vec<NodeId> {
+        let named = self.holders.of(tag).iter();
+        let nodes = named.map(|number| self.nodes.name(*number));
+        nodes.filter(|node| !self.is_revoked(*node)).collect()
+    }
+
+    /// The NARs that `node` says to hold, ascending. Looks through all of them.
+    pub fn held_by(&self, node: NodeId) -> Vec<NarTag> {
+        let number = self.nodes.number(&node);
+        number.map_or(Vec::new(), |number| self.holders.held_by(number))
+    }
+
+    /// The living dots of one path, trusted or not: what to name to remove it.
+    pub fn dots(&self, cache: CacheId, hash: StorePathHash) -> Vec<Dot> {
+        let Some((number, config)) = self.living(cache) else {
+            return Vec::new();
+        };
+        let rows = self.rows_of(number, hash);
+        let living =
+            rows.filter(|row| !self.is_removed(row.author, row.spot, &config.genesis.name));
+        living.map(|row| self.dot(row.author, row.spot)).collect()
+    }
+
+    /// Pins of a cache that count, by dot.
+    pub fn pins(&self, cache: CacheId) -> Vec<PinView<'_>> {
+        let Some((_, config)) = self.known(cache) else {
+            return Vec::new();
+        };
+        let name = &config.genesis.name;
+        let counts = |(author, spot): &(u16, Spot)| {
+            self.may_write(self.nodes.name(*author), name) && !self.is_removed(*author, *spot, name)
+        };
+        let pins = self.pins.iter().filter(|(_, pin)| pin.cache == cache);
+        let mut views: Vec<PinView<'_>> = pins
+            .filter(|(place, _)| counts(place))
+            .map(|((author, spot), pin)| PinView {
+                dot: self.dot(*author, *spot),
+                pin,
+            })
+            .collect();
+        views.sort_by_key(|view| view.dot);
+        views
+    }
+
+    /// Grants to `node` that the cache's owner signed, highest epoch first.
+    pub fn grants(&self, cache: CacheId, node: NodeId) -> Vec<&Signed<Grant>> {
+        let Some(config) = self.cache(cache) else {
+            return Vec::new();
+        };
+        let versions = self.grants.of(&(cache, node));
+        let signed = versions.map(|(_, carried)| &carried.value);
+        signed
+            .filter(|grant| grant.verify(&config.genesis.owner).is_ok())
+            .collect()
+    }
+
+    /// What the record `dot` says, if its author's log still says it; removed or not.
+    ///
+    /// **Errors**: the log cannot be read.
+    pub fn record<L: Log>(&self, log: &L, dot: Dot) -> Result<Option<Record>, LogError> {
+        match (self.nodes.number(&dot.node), Spot::of(&dot)) {
+            (Some(author), Some(spot)) => self.read_spot(author, spot, log),
+            (_, _) => Ok(None),
+        }
+    }
+
+    fn living(&self, cache: CacheId) -> Option<(u16, &CacheConfig)> {
+        self.known(cache).filter(|(_, config)| !config.destroyed)
+    }
+
+    fn known(&self, cache: CacheId) -> Option<(u16, &CacheConfig)> {
+        // A cache without paths has no number; then any number without rows will do.
+        let number = self.cache_numbers.number(&cache).unwrap_or(u16::MAX);
+        Some((number, self.cache(cache)?))
+    }
+
+    fn first_trusted<L: Log>(
+        &self,
+        log: &L,
+        config: &CacheConfig,
+        mut rows: Vec<PathRow>,
+        wanted: impl Fn(&PathRecord) -> bool,
+    ) -> Result<Option<(Dot, PathRecord)>, LogError> {
+        rows.retain(|row| self.is_said(row, &config.genesis.name));
+        rows.sort_by_key(|row| self.dot(row.author, row.spot));
+        for row in rows {
+            let record = self.read_spot(row.author, row.spot, log)?;
+            let Some(Record::Path(path)) = record else {
+                continue;
+            };
+            if wanted(&path) && self.is_signed(&path, config) {
+                return Ok(Some((self.dot(row.author, row.spot), path)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether somebody says it who may, and nobody removed it who may.
+    fn is_said(&self, row: &PathRow, name: &CacheName) -> bool {
+        self.may_write(self.nodes.name(row.author), name)
+            && !self.is_removed(row.author, row.spot, name)
+    }
+
+    /// Whether its author removed it, or somebody who may write the cache called `name`.
+    pub(super) fn is_removed(&self, author: u16, spot: Spot, name: &CacheName) -> bool {
+        let first = Removal {
+            author,
+            spot,
+            by: 0,
+        };
+        let of_spot = self.removals.from(&first);
+        let mut of_spot = of_spot.take_while(|other| (other.author, other.spot) == (author, spot));
+        of_spot.any(|removal| {
+            removal.by == author || self.may_write(self.nodes.name(removal.by), name)
+        })
+    }
+
+    /// The record at `spot`, opened if it is sealed.
+    pub(super) fn read_spot<L: Log>(
+        &self,
+        author: u16,
+        spot: Spot,
+        log: &L,
+    ) -> Result<Option<Record>, LogError> {
+        let seq = self
+            .authors
+            .get(&author)
+            .and_then(|known: &Author| known.segment_of(spot));
+        let Some(seq) = seq else {
+            return Ok(None);
+        };
+        let Some(bytes) = log.read(self.nodes.name(author), seq)? else {
+            return Ok(None);
+        };
+        // A segment that the disk damaged is as good as none.
+        let Ok(segment) = Segment::decode(bytes) else {
+            return Ok(None);
+        };
+        let mut entries = segment.entries();
+        let entry =
+            entries.find(|entry| entry.seq == u64::from(spot.seq) && entry.index == spot.index);
+        Ok(entry.and_then(|entry| self.open(author, &entry.record)))
+    }
+}
+
+/// `<name>-<first 8 hex digits>`, the name cut where the result would be too long.
+fn told_apart(name: &CacheName, id: &CacheId) -> CacheName {
+    let digits = &id.to_string()[..8];
+    let kept = CacheName::LEN_MAX - digits.len() - 1;
+    let stem = &name.as_str()[..name.as_str().len().min(kept)];
+    let text = format!("{stem}-{digits}");
+    text.parse().unwrap_or_else(|_| name.clone())
+}

@@ -1,0 +1,496 @@
+//! A node's copy of everybody's logs: writes its own, spreads it, and fetches what it lacks.
+//!
+//! A value without clock, randomness or network: [`Replica::handle`] takes an [`Event`] and says
+//! in [`Action`]s what is to be done. It writes to its [`Log`] itself, for what is folded must
+//! be in the log.
+//!
+//! Gossip makes it fast and is not relied upon. On connecting, once a minute or so with a random
+//! peer, and whenever something arrives whose predecessors are missing, it compares log ends with
+//! a peer and fetches the difference ([`crate::reconcile`]).
+//!
+//! **The own log.** To write two segments of one number is to be taken for a forger by everybody,
+//! for ever. A node whose disk was set back would do so unknowingly. Therefore it first asks a
+//! peer how far its own log goes, and fetches what it has forgotten; see [`Replica::is_starting`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::directory::{Change, Directory, Refused, Unseal};
+use crate::identity::Identity;
+use crate::ids::NodeId;
+use crate::log::{Log, LogError};
+use crate::membership::certificate::Certificate;
+use crate::membership::genesis::Genesis;
+use crate::record::Record;
+use crate::replica::outbox::Outbox;
+use crate::replica::sync::Sync;
+use crate::replica::waiting::Waiting;
+use crate::segment::{ForkProof, Segment};
+use crate::signed::Signed;
+use crate::time::Millis;
+
+mod checkpoint;
+mod outbox;
+mod sync;
+mod waiting;
+
+/// A node's copy of everybody's logs.
+pub struct Replica<L> {
+    me: NodeId,
+    identity: Identity,
+    certificate: Signed<Certificate>,
+    directory: Directory,
+    log: L,
+    phase: Phase,
+    outbox: Outbox,
+    waiting: Waiting,
+    sync: Sync,
+    /// Whether this value has written to the own log.
+    has_written: bool,
+    /// Bytes of own segments since the log was last looked through for what is obsolete.
+    unexamined_bytes: usize,
+    /// How many of them are worth looking through it again.
+    examine_after: usize,
+    wake: Option<Millis>,
+}
+
+/// What a replica is made of.
+pub struct Setup<L> {
+    /// Signs the own log.
+    pub identity: Identity,
+    /// The cluster.
+    pub genesis: Genesis,
+    /// Of this node: the first record of its log.
+    pub certificate: Signed<Certificate>,
+    /// Opens records of private caches.
+    pub unseal: Arc<dyn Unseal>,
+    /// What was received so far.
+    pub log: L,
+    /// Of all random choices.
+    pub seed: u64,
+}
+
+/// What happens to a replica.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The node has something to say.
+    Local(Vec<Record>),
+    /// A segment came by gossip.
+    Gossip {
+        /// Who forwarded it.
+        from: NodeId,
+        /// The message.
+        bytes: Bytes,
+    },
+    /// A peer asks; to be answered with [`Action::Respond`] of this id.
+    Request {
+        /// Who asks.
+        from: NodeId,
+        /// Chosen by the caller.
+        id: u64,
+        /// The message.
+        bytes: Bytes,
+    },
+    /// A peer answered an [`Action::Request`].
+    Response {
+        /// Who answers.
+        from: NodeId,
+        /// Of the request.
+        id: u64,
+        /// The message; `None` if there will be none.
+        bytes: Option<Bytes>,
+    },
+    /// A member is connected.
+    PeerUp(NodeId),
+    /// It is not any more.
+    PeerDown(NodeId),
+    /// The time of the last [`Action::Wake`] has come; any other time does no harm.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Action {
+    /// Gossip this.
+    Publish(Bytes),
+    /// Say this to the one who forwarded the message of the last [`Event::Gossip`].
+    Judge(Verdict),
+    /// Send this request.
+    Request {
+        /// To whom.
+        to: NodeId,
+        /// To name the response by.
+        id: u64,
+        /// At most [`crate::reconcile::ASK_LEN_MAX`].
+        bytes: Bytes,
+    },
+    /// Answer a request.
+    Respond {
+        /// Of the request.
+        id: u64,
+        /// At most [`crate::reconcile::ANSWER_LEN_MAX`]; empty if there is no answer.
+        bytes: Bytes,
+    },
+    /// Something may be different now.
+    Changed(Vec<Change>),
+    /// A peer did what an honest one does not.
+    Misbehaved {
+        /// Who.
+        node: NodeId,
+        /// For people.
+        why: String,
+    },
+    /// Records of [`Event::Local`] that were not taken, because they cannot be written or too
+    /// many wait already.
+    Rejected(Vec<Record>),
+    /// The log does not do as asked. What could not be written is tried again.
+    LogFailed(LogError),
+    /// Send [`Event::Tick`] then. Replaces all earlier ones.
+    Wake(Millis),
+}
+
+/// What becomes of a gossiped message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Forward it.
+    Accept,
+    /// Do not forward it.
+    Ignore,
+    /// Nor trust who sent it.
+    Reject,
+}
+
+/// Whether this node may write its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not yet: peers may know more of it.
+    Starting {
+        /// When that was first asked.
+        since: Option<Millis>,
+        /// How far it is known to go, by what the disk had or peers say.
+        goes_to: u64,
+        /// Whether the disk lost a part.
+        damaged: bool,
+    },
+    /// Yes.
+    Running,
+    /// Never again: two logs were written with its key.
+    Retired,
+}
+
+impl<L: Log> Replica<L> {
+    /// Folds what the log has.
+    ///
+    /// **Errors**: the log cannot be read.
+    pub fn new(setup: Setup<L>) -> Result<Replica<L>, LogError> {
+        let Setup {
+            identity,
+            genesis,
+            certificate,
+            unseal,
+            mut log,
+            seed,
+        } = setup;
+        let me = identity.node_id();
+        let last = log.range(me).map_or(0, |(_, last)| last);
+        let directory = Directory::load(genesis, unseal, &mut log)?;
+        let phase = Phase::Starting {
+            since: None,
+            goes_to: last,
+            damaged: directory.seq(me) < last,
+        };
+        Ok(Replica {
+            me,
+            identity,
+            certificate,
+            directory,
+            log,
+            phase,
+            outbox: Outbox::default(),
+            waiting: Waiting::default(),
+            sync: Sync::new(seed),
+            has_written: false,
+            unexamined_bytes: 0,
+            examine_after: checkpoint::EXAMINE_BYTES_MIN,
+            wake: None,
+        })
+    }
+
+    /// Takes what happened `now` and says what to do.
+    ///
+    /// May block on the log. Each call does a bounded amount of work, except that a checkpoint of
+    /// the own log is written in one go.
+    pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Local(records) => self.say(now, records, &mut actions),
+            Event::Gossip { from, bytes } => self.hear(from, bytes, &mut actions),
+            Event::Request { from, id, bytes } => self.answer(from, id, &bytes, &mut actions),
+            Event::Response { from, id, bytes } => {
+                self.learn(now, from, id, bytes, &mut actions);
+            }
+            Event::PeerUp(node) => self.sync.peer_up(node),
+            Event::PeerDown(node) => self.sync.peer_down(node),
+            Event::Tick => self.wake = None,
+        }
+        self.proceed(now, &mut actions);
+        actions
+    }
+
+    /// The state.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The log, to read bodies of records with.
+    pub fn log(&self) -> &L {
+        &self.log
+    }
+
+    /// The log again, for a restart.
+    pub fn into_log(self) -> L {
+        self.log
+    }
+
+    /// Whether nothing is written yet because peers may know more of this node's log than it does.
+    ///
+    /// Lasts until one peer was asked, or for three seconds when there is none. A disk that is
+    /// known to have lost a part of the log is not trusted alone however long that takes.
+    pub fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Starting { .. })
+    }
+
+    /// Whether nothing is written any more because two logs were written with this node's key. It
+    /// needs a new identity.
+    pub fn is_retired(&self) -> bool {
+        self.phase == Phase::Retired
+    }
+
+    /// Folds everything anew with these keys for private caches.
+    ///
+    /// **Errors**: the log cannot be read; the replica must not be used then.
+    pub fn set_keys(&mut self, unseal: Arc<dyn Unseal>) -> Result<(), LogError> {
+        self.directory.refold(unseal, &mut self.log)
+    }
+
+    /// Does what is due.
+    fn proceed(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        self.settle(now);
+        if self.phase == Phase::Running {
+            self.say_uncarried(now);
+            self.flush(now, actions);
+            self.compact(now, actions);
+        }
+        self.start_sessions(now, actions);
+        let starting = match self.phase {
+            Phase::Starting { since, damaged, .. } if !damaged => {
+                since.map(|since| since.plus(self.start_patience()))
+            }
+            Phase::Starting { .. } | Phase::Running | Phase::Retired => None,
+        };
+        let flush = (self.phase == Phase::Running)
+            .then(|| self.outbox.due_at())
+            .flatten();
+        let next = [starting, flush, self.sync.next_wake()];
+        let next = next.into_iter().flatten().min();
+        if next.is_some() && next != self.wake {
+            actions.extend(next.map(Action::Wake));
+        }
+        self.wake = next;
+    }
+
+    /// Begins to write the own log as soon as it is known how far it goes.
+    fn settle(&mut self, now: Millis) {
+        if self.directory.is_quarantined(self.me) {
+            self.phase = Phase::Retired;
+        }
+        let Phase::Starting {
+            since,
+            goes_to,
+            damaged,
+        } = self.phase
+        else {
+            return;
+        };
+        let since = since.unwrap_or(now);
+        let complete = self.directory.seq(self.me) >= goes_to;
+        let waited = now >= since.plus(self.start_patience());
+        let asked = self.sync.has_asked();
+        self.phase = match (complete && asked) || (waited && !damaged) {
+            true => Phase::Running,
+            false => Phase::Starting {
+                since: Some(since),
+                goes_to,
+                damaged,
+            },
+        };
+    }
+
+    fn start_patience(&self) -> Duration {
+        match self.sync.has_peers() {
+            true => START_AMONG_PEERS,
+            false => START_ALONE,
+        }
+    }
+
+    /// A peer says how far it knows the own log.
+    ///
+    /// As long as nothing was written it is not too late to fetch what was forgotten.
+    fn hear_of_own_log(&mut self, now: Millis, seq: u64) {
+        let is_news = seq > self.directory.seq(self.me);
+        match &mut self.phase {
+            Phase::Starting { goes_to, .. } => *goes_to = seq.max(*goes_to),
+            Phase::Running if is_news && !self.has_written => {
+                self.phase = Phase::Starting {
+                    since: Some(now),
+                    goes_to: seq,
+                    damaged: false,
+                };
+            }
+            Phase::Running | Phase::Retired => {}
+        }
+    }
+
+    fn say(&mut self, now: Millis, records: Vec<Record>, actions: &mut Vec<Action>) {
+        let mut rejected = Vec::new();
+        for record in records {
+            if self.phase == Phase::Retired || !self.directory.can_say(self.me, &record) {
+                rejected.push(record);
+                continue;
+            }
+            if let Record::Member(certificate) = &record
+                && certificate.value().node == self.me
+            {
+                self.certificate = certificate.clone();
+            }
+            if let Err(record) = self.outbox.push(now, record) {
+                rejected.push(*record);
+            }
+        }
+        if !rejected.is_empty() {
+            actions.push(Action::Rejected(rejected));
+        }
+    }
+
+    /// Repeats what must not be forgotten and nobody's log says any more.
+    fn say_uncarried(&mut self, now: Millis) {
+        if !self.outbox.is_empty() || !self.directory.has_uncarried() {
+            return;
+        }
+        for record in self.directory.uncarried() {
+            // A full outbox is not empty, so this is tried again.
+            let _ = self.outbox.push(now, record);
+        }
+    }
+
+    fn hear(&mut self, from: NodeId, bytes: Bytes, actions: &mut Vec<Action>) {
+        let outcome = self.receive(from, bytes, actions);
+        let verdict = match &outcome {
+            Ok(()) => Verdict::Accept,
+            // From somebody who has shown no certificate here yet.
+            Err(Refused::Gap { next: 1 }) => {
+                self.sync.ask_soon(from);
+                Verdict::Ignore
+            }
+            Err(Refused::Gap { .. } | Refused::Waiting(_)) => {
+                self.sync.ask_soon(from);
+                Verdict::Accept
+            }
+            Err(refused) if refused.is_misbehaviour() => Verdict::Reject,
+            Err(_) => Verdict::Ignore,
+        };
+        actions.push(Action::Judge(verdict));
+    }
+
+    /// Takes in a segment, and whatever waited for it.
+    fn receive(
+        &mut self,
+        from: NodeId,
+        bytes: Bytes,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Refused> {
+        let outcome = self.receive_one(from, bytes, actions);
+        match &outcome {
+            Ok(()) => self.retry_waiting(actions),
+            Err(refused) if refused.is_misbehaviour() => {
+                let why = refused.to_string();
+                actions.push(Action::Misbehaved { node: from, why });
+            }
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    fn receive_one(
+        &mut self,
+        from: NodeId,
+        bytes: Bytes,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Refused> {
+        let segment = Segment::decode(bytes)?;
+        // Known ones are many, and cost no signature check.
+        match self.directory.check(&segment, &self.log) {
+            Err(refused @ (Refused::Known | Refused::Cluster)) => return Err(refused),
+            Ok(()) | Err(_) => segment.verify()?,
+        }
+        let author = segment.head().node;
+        if author == self.me && self.phase == Phase::Running && !self.is_contradiction(&segment) {
+            // Nobody but this node appends to its log once it writes itself.
+            return Err(Refused::Known);
+        }
+        let outcome = self.take(&segment, actions);
+        match &outcome {
+            Err(Refused::Gap { next: 1 }) => {}
+            Err(Refused::Gap { .. } | Refused::Waiting(_)) => self.waiting.add(from, segment),
+            Err(Refused::Fork(proof)) => {
+                let proof = ForkProof::clone(proof);
+                match self.directory.quarantine(proof, &mut self.log) {
+                    Ok(changes) => actions.push(Action::Changed(changes)),
+                    Err(error) => actions.push(Action::LogFailed(error)),
+                }
+            }
+            Ok(()) | Err(_) => {}
+        }
+        outcome
+    }
+
+    fn is_contradiction(&self, segment: &Segment) -> bool {
+        let outcome = self.directory.check(segment, &self.log);
+        matches!(outcome, Err(Refused::Fork(_)))
+    }
+
+    fn take(&mut self, segment: &Segment, actions: &mut Vec<Action>) -> Result<(), Refused> {
+        let folded = self.directory.take(segment, &mut self.log)?;
+        if !folded.changes.is_empty() {
+            actions.push(Action::Changed(folded.changes));
+        }
+        if let Some(seq) = folded.needless_before {
+            let outcome = self.log.forget_before(segment.head().node, seq);
+            actions.extend(outcome.err().map(Action::LogFailed));
+        }
+        Ok(())
+    }
+
+    fn retry_waiting(&mut self, actions: &mut Vec<Action>) {
+        let mut progress = true;
+        while progress {
+            progress = false;
+            for (sender, segment) in self.waiting.take_fitting(&self.directory) {
+                match self.take(&segment, actions) {
+                    Ok(()) => progress = true,
+                    Err(Refused::Waiting(_)) => self.waiting.add(sender, segment),
+                    // It is fetched again, and judged, if anybody needs it.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+}
+
+/// How long to wait for a first peer.
+const START_ALONE: Duration = Duration::from_secs(3);
+
+/// How long to wait for a first answer when there are peers.
+const START_AMONG_PEERS: Duration = Duration::from_secs(30);

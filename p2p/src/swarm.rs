@@ -1,0 +1,748 @@
+//! The task that owns all connections: turns what libp2p reports into events, and wishes of the
+//! node into calls.
+//!
+//! Nothing here waits for anybody: no disk, no hashing of more than a message, no full queue.
+
+pub(crate) mod durable;
+mod peers;
+mod resolve;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use libp2p::Multiaddr;
+use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId};
+use libp2p::request_response::{
+    InboundFailure, Message, OutboundFailure, OutboundRequestId, ResponseChannel,
+};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError as Failure, Swarm, SwarmEvent};
+use libp2p::{identify, mdns, multiaddr::Protocol, ping};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+
+use crate::behaviour::{Behaviour, BehaviourEvent, OUTBOUND_MAX, PENDING_MAX};
+use crate::bulk;
+use crate::control::{self, REQUEST_DEADLINE, REQUESTS_PER_PEER_MAX};
+use crate::dialer::{Origin, Target, is_dialable, split};
+use crate::gate::Refusal;
+use crate::ids::NodeId;
+use crate::network::{
+    Command, DialError, Direction, GossipToken, NetworkEvent, PublishError, RequestError, Topic,
+    Verdict,
+};
+use crate::swarm::durable::Durable;
+use crate::swarm::peers::{Connection, Peers};
+use crate::swarm::resolve::resolve;
+use crate::upgrade::UpgradeError;
+
+/// Housekeeping.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A difference between the two clocks that means the machine slept.
+const SLEPT: Duration = Duration::from_secs(30);
+
+/// Of the addresses a peer says it listens at, how many are looked at.
+const LISTEN_ADDRESSES_MAX: usize = 16;
+
+/// How a swarm came to its end.
+pub(crate) enum End {
+    /// Because it was asked to.
+    Shutdown,
+    /// It panicked, or can no longer do its work.
+    Broken,
+}
+
+/// The network's task.
+pub(crate) struct Task<'a> {
+    swarm: Swarm<Behaviour>,
+    durable: &'a mut Durable,
+    peers: Peers,
+    listen_addresses: Vec<Multiaddr>,
+    /// Attempts in progress.
+    attempts: HashMap<ConnectionId, Attempt>,
+    /// Attempts whose host names are being resolved.
+    lookups: FuturesUnordered<BoxFuture<'static, (Attempt, Vec<Multiaddr>)>>,
+    /// Our requests that wait for a response.
+    requests: HashMap<OutboundRequestId, (NodeId, oneshot::Sender<RequestOutcome>)>,
+    /// Peers' requests that wait for the node.
+    replies: FuturesUnordered<BoxFuture<'static, (ResponseChannel<Bytes>, Option<Bytes>)>>,
+    /// When the dialer has something to do.
+    wake: Option<Instant>,
+    /// Both clocks at the last tick.
+    clocks: (Instant, SystemTime),
+}
+
+type RequestOutcome = Result<Bytes, RequestError>;
+
+/// A connection that is being made.
+struct Attempt {
+    /// What the dialer wants, if it was the dialer.
+    target: Option<Target>,
+    /// Who must answer.
+    node: Option<NodeId>,
+    /// Where else to try if this fails.
+    rest: Vec<Multiaddr>,
+    /// Who wants to know.
+    reply: Option<oneshot::Sender<Result<NodeId, DialError>>>,
+}
+
+impl<'a> Task<'a> {
+    pub(crate) fn new(mut swarm: Swarm<Behaviour>, durable: &'a mut Durable) -> Task<'a> {
+        for node in durable.bans.keys() {
+            if let Some(peer) = node.peer_id() {
+                swarm.behaviour_mut().blocked.block_peer(peer);
+            }
+        }
+        Task {
+            swarm,
+            durable,
+            peers: Peers::default(),
+            listen_addresses: Vec::new(),
+            attempts: HashMap::new(),
+            lookups: FuturesUnordered::new(),
+            requests: HashMap::new(),
+            replies: FuturesUnordered::new(),
+            wake: None,
+            clocks: (Instant::now(), SystemTime::now()),
+        }
+    }
+
+    pub(crate) async fn run(mut self, inbox: &mut mpsc::Receiver<Command>) -> End {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        self.dial_due();
+        loop {
+            let wake = self.wake.unwrap_or_else(|| Instant::now() + TICK);
+            tokio::select! {
+                event = self.swarm.select_next_some() => {
+                    if let Some(end) = self.on_swarm_event(event) {
+                        return end;
+                    }
+                }
+                command = inbox.recv() => match command {
+                    None | Some(Command::Shutdown) => return End::Shutdown,
+                    Some(command) => self.on_command(command),
+                },
+                Some((channel, body)) = self.replies.next() => {
+                    if let Some(body) = body {
+                        let control = &mut self.swarm.behaviour_mut().control;
+                        // The peer may be gone; then so is its interest.
+                        let _ = control.send_response(channel, body);
+                    }
+                }
+                Some((attempt, addresses)) = self.lookups.next() => self.dial(attempt, addresses),
+                () = self.durable.outbox.flush() => {}
+                () = sleep_until(wake.into()) => self.dial_due(),
+                _ = tick.tick() => self.on_tick(),
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Publish {
+                topic,
+                bytes,
+                reply,
+            } => {
+                let _ = reply.send(self.publish(&topic, bytes));
+            }
+            Command::Report { token, verdict } => self.report(&token, verdict),
+            Command::Request { node, bytes, reply } => self.request(node, bytes, reply),
+            Command::OpenBulk { node, reply } => self.swarm.behaviour_mut().bulk.open(node, reply),
+            Command::Dial { address, reply } => self.dial_for(&address, reply),
+            Command::Learn { addresses } => {
+                self.durable.learn(&addresses);
+                self.dial_due();
+            }
+            Command::Ban { node, time, why } => self.ban(node, time, why),
+            Command::Disconnect { node } => {
+                if let Some(peer) = node.peer_id() {
+                    // Whether it was connected makes no difference.
+                    let _ = self.swarm.disconnect_peer_id(peer);
+                }
+            }
+            // The loop ends before it gets here.
+            Command::Shutdown => {}
+            #[cfg(test)]
+            Command::Panic => panic!("asked to"),
+        }
+    }
+
+    fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) -> Option<End> {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                let node = NodeId::from_peer_id(&peer_id)?;
+                let direction = match endpoint.is_dialer() {
+                    true => Direction::Outbound,
+                    false => Direction::Inbound,
+                };
+                let address = endpoint.get_remote_address().clone();
+                let connection = Connection::new(connection_id, direction, bare(address));
+                self.on_connected(node, connection);
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                cause,
+                ..
+            } => {
+                let node = NodeId::from_peer_id(&peer_id)?;
+                tracing::debug!(%node, ?cause, "connection closed");
+                if self.peers.closed(node, connection_id) {
+                    tracing::info!(%node, "peer down");
+                    self.durable.outbox.tell(NetworkEvent::PeerDown { node });
+                    self.durable.dialer.disconnected(Instant::now(), node);
+                    self.show();
+                    self.dial_due();
+                }
+            }
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                error,
+                ..
+            } => {
+                let attempt = self.attempts.remove(&connection_id)?;
+                self.on_dial_failed(attempt, &error);
+            }
+            SwarmEvent::IncomingConnectionError {
+                send_back_addr,
+                error,
+                ..
+            } => {
+                self.durable.counters.inbound_failed += 1;
+                tracing::debug!(from = %send_back_addr, %error, "inbound connection");
+            }
+            SwarmEvent::NewListenAddr {
+                listener_id,
+                address,
+            } => {
+                tracing::info!(%address, "listening");
+                self.durable.keep_port(listener_id, &address);
+                self.listen_addresses.push(address.clone());
+                self.durable.outbox.tell(NetworkEvent::Listening(address));
+                self.on_network_change();
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.listen_addresses.retain(|other| *other != address);
+                self.on_network_change();
+            }
+            SwarmEvent::ListenerClosed {
+                reason, addresses, ..
+            } => {
+                tracing::error!(?addresses, ?reason, "listener closed");
+                return Some(End::Broken);
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listener"),
+            // Attempts under way, and external addresses, which only matter with relays.
+            _ => {}
+        }
+        None
+    }
+
+    fn on_behaviour_event(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Gossip(gossipsub::Event::Message {
+                propagation_source,
+                message_id,
+                message,
+            }) => {
+                if let Some(from) = NodeId::from_peer_id(&propagation_source) {
+                    self.on_gossip(from, message_id, message);
+                }
+            }
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                if let Some(node) = NodeId::from_peer_id(&peer_id) {
+                    self.on_identified(node, &info);
+                }
+            }
+            BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result,
+            }) => {
+                if let Some(node) = NodeId::from_peer_id(&peer)
+                    && self.peers.pinged(node, connection, &result)
+                {
+                    tracing::info!(%node, "peer does not answer any more");
+                    self.swarm.close_connection(connection);
+                }
+            }
+            BehaviourEvent::Control(event) => self.on_control(event),
+            BehaviourEvent::Bulk(bulk::Event::Opened(stream)) => {
+                let from = stream.node();
+                if !(self.durable.outbox).offer(NetworkEvent::Bulk { from, stream }) {
+                    self.durable.counters.bulk_dropped += 1;
+                }
+            }
+            BehaviourEvent::Bulk(bulk::Event::Surplus(node)) => {
+                tracing::debug!(%node, "surplus bulk stream reset");
+                self.durable.counters.bulk_dropped += 1;
+            }
+            BehaviourEvent::Mdns4(mdns::Event::Discovered(found))
+            | BehaviourEvent::Mdns6(mdns::Event::Discovered(found)) => {
+                let now = Instant::now();
+                for (peer, address) in found {
+                    let address = bare(address).with(Protocol::P2p(peer));
+                    self.durable.dialer.learn(now, &address, Origin::Discovered);
+                }
+                self.dial_due();
+            }
+            // Subscriptions, sent identifications, and what expired: nothing follows from them.
+            _ => {}
+        }
+    }
+
+    fn on_connected(&mut self, node: NodeId, connection: Connection) {
+        let (id, direction) = (connection.id, connection.direction);
+        let address = connection.address.clone();
+        tracing::debug!(%node, %address, ?direction, "connected");
+        let attempt = self.attempts.remove(&id);
+        let target = attempt.as_ref().and_then(|attempt| attempt.target.as_ref());
+        if direction == Direction::Outbound
+            && let Some(peer) = node.peer_id()
+        {
+            let whole = address.clone().with(Protocol::P2p(peer));
+            (self.durable.dialer).learn(Instant::now(), &whole, Origin::Remembered);
+        }
+        self.durable.dialer.connected(node, target);
+        if self.peers.opened(node, connection) {
+            tracing::info!(%node, %address, "peer up");
+            self.durable.outbox.tell(NetworkEvent::PeerUp {
+                node,
+                address: address.clone(),
+                direction,
+            });
+            self.show();
+        }
+        if direction == Direction::Outbound {
+            let reached = NetworkEvent::Reached { node, address };
+            self.durable.outbox.offer(reached);
+        }
+        if let Some(reply) = attempt.and_then(|attempt| attempt.reply) {
+            let _ = reply.send(Ok(node));
+        }
+        // Of two nodes that dialed each other at once, one decides which connection stays.
+        if self.durable.me < node {
+            self.close_all_but_newest(node);
+        }
+    }
+
+    fn on_identified(&mut self, node: NodeId, info: &identify::Info) {
+        let Some(near) = self.peers.is_on_this_host(node) else {
+            return;
+        };
+        let listening = (info.listen_addrs.iter())
+            .take(LISTEN_ADDRESSES_MAX)
+            .filter_map(|address| match split(address)? {
+                (Some(other), _) if other != node => None,
+                (_, address) => Some(address),
+            })
+            // Its loopback address is not ours, unless it is on this machine.
+            .filter(|address| is_dialable(address) && (near || !peers::is_loopback(address)));
+        let listening: Vec<_> = listening.collect();
+        if let Some(peer) = node.peer_id() {
+            for address in &listening {
+                let whole = address.clone().with(Protocol::P2p(peer));
+                (self.durable.dialer).learn(Instant::now(), &whole, Origin::Remembered);
+            }
+        }
+        self.peers.identified(node, &info.agent_version, listening);
+    }
+
+    fn on_gossip(&mut self, from: NodeId, id: MessageId, message: gossipsub::Message) {
+        let topics = &self.durable.options.topics;
+        // Topic names are their own hashes.
+        let topic = (topics.iter()).find(|topic| topic.as_str() == message.topic.as_str());
+        let token = || GossipToken {
+            id: id.clone(),
+            from,
+        };
+        let taken = match topic {
+            Some(topic) if self.peers.may_gossip(from, Instant::now()) => {
+                let taken = self.durable.outbox.offer(NetworkEvent::Gossip {
+                    from,
+                    topic: topic.clone(),
+                    bytes: message.data.into(),
+                    token: token(),
+                });
+                self.durable.counters.gossip_dropped += u64::from(!taken);
+                taken
+            }
+            Some(_) => {
+                self.durable.counters.gossip_limited += 1;
+                false
+            }
+            // The subscription filter lets none of these in.
+            None => false,
+        };
+        if !taken {
+            self.report(&token(), Verdict::Ignore);
+        }
+    }
+
+    fn on_control(&mut self, event: control::Event) {
+        match event {
+            control::Event::Message {
+                peer,
+                message:
+                    Message::Request {
+                        request, channel, ..
+                    },
+                ..
+            } => {
+                let Some(from) = NodeId::from_peer_id(&peer) else {
+                    return;
+                };
+                let (reply, answer) = oneshot::channel();
+                let event = NetworkEvent::Request {
+                    from,
+                    bytes: request,
+                    reply,
+                };
+                if self.durable.outbox.offer(event) {
+                    self.replies.push(Box::pin(async move {
+                        let answer = timeout(REQUEST_DEADLINE, answer).await;
+                        (channel, answer.ok().and_then(Result::ok))
+                    }));
+                } else {
+                    self.durable.counters.requests_dropped += 1;
+                }
+            }
+            control::Event::Message {
+                message:
+                    Message::Response {
+                        request_id,
+                        response,
+                    },
+                ..
+            } => self.answer(request_id, Ok(response)),
+            control::Event::OutboundFailure {
+                request_id, error, ..
+            } => {
+                let error = match error {
+                    OutboundFailure::Timeout => RequestError::Deadline,
+                    OutboundFailure::DialFailure => RequestError::NotConnected,
+                    OutboundFailure::ConnectionClosed
+                    | OutboundFailure::UnsupportedProtocols
+                    | OutboundFailure::Io(_) => RequestError::Failed,
+                };
+                self.answer(request_id, Err(error));
+            }
+            control::Event::InboundFailure { peer, error, .. } => match error {
+                // The node chose not to answer.
+                InboundFailure::ResponseOmission => {}
+                error => tracing::debug!(%peer, %error, "request of a peer"),
+            },
+            control::Event::ResponseSent { .. } => {}
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = (Instant::now(), SystemTime::now());
+        let ran = now.0.duration_since(self.clocks.0);
+        let passed = now.1.duration_since(self.clocks.1).unwrap_or(ran);
+        self.clocks = now;
+        if passed.saturating_sub(ran) > SLEPT {
+            tracing::info!("the machine slept");
+            self.on_network_change();
+        }
+        for node in self.durable.ended_bans() {
+            self.lift_ban(node);
+        }
+        for node in self.peers.with_old_surplus(now.0) {
+            self.close_all_but_newest(node);
+        }
+        self.show();
+    }
+
+    fn on_network_change(&mut self) {
+        self.durable.dialer.network_changed(Instant::now());
+        self.dial_due();
+        self.show();
+    }
+
+    fn publish(&mut self, topic: &Topic, bytes: Bytes) -> Result<(), PublishError> {
+        let topic = IdentTopic::new(topic.as_str());
+        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        let published = gossip.publish(topic, bytes);
+        published.map(drop).map_err(|error| match error {
+            gossipsub::PublishError::Duplicate => PublishError::Duplicate,
+            gossipsub::PublishError::NoPeersSubscribedToTopic => PublishError::NoPeers,
+            gossipsub::PublishError::AllQueuesFull(_) => PublishError::Congested,
+            gossipsub::PublishError::MessageTooLarge
+            | gossipsub::PublishError::SigningError(_)
+            | gossipsub::PublishError::TransformFailed(_) => PublishError::Unavailable,
+        })
+    }
+
+    fn report(&mut self, token: &GossipToken, verdict: Verdict) {
+        let acceptance = match verdict {
+            Verdict::Accept => MessageAcceptance::Accept,
+            Verdict::Ignore => MessageAcceptance::Ignore,
+            Verdict::Reject => MessageAcceptance::Reject,
+        };
+        if let Some(peer) = token.from.peer_id() {
+            let gossip = &mut self.swarm.behaviour_mut().gossip;
+            // `false` for a message that is no longer remembered.
+            gossip.report_message_validation_result(&token.id, &peer, acceptance);
+        }
+    }
+
+    fn request(&mut self, node: NodeId, bytes: Bytes, reply: oneshot::Sender<RequestOutcome>) {
+        let Some(waiting) = self.peers.requests(node) else {
+            let _ = reply.send(Err(RequestError::NotConnected));
+            return;
+        };
+        let Some(peer) = node.peer_id().filter(|_| *waiting < REQUESTS_PER_PEER_MAX) else {
+            let _ = reply.send(Err(RequestError::TooMany));
+            return;
+        };
+        *waiting += 1;
+        let control = &mut self.swarm.behaviour_mut().control;
+        let id = control.send_request(&peer, bytes);
+        self.requests.insert(id, (node, reply));
+    }
+
+    fn answer(&mut self, id: OutboundRequestId, outcome: RequestOutcome) {
+        if let Some((node, reply)) = self.requests.remove(&id) {
+            if let Some(waiting) = self.peers.requests(node) {
+                *waiting = waiting.saturating_sub(1);
+            }
+            let _ = reply.send(outcome);
+        }
+    }
+
+    fn ban(&mut self, node: NodeId, time: Duration, why: String) {
+        tracing::warn!(%node, ?time, why, "peer banned");
+        if let Some(peer) = node.peer_id() {
+            self.swarm.behaviour_mut().blocked.block_peer(peer);
+        }
+        if let Some(other) = self.durable.ban(node, time, why) {
+            self.lift_ban(other);
+        }
+    }
+
+    fn lift_ban(&mut self, node: NodeId) {
+        if let Some(peer) = node.peer_id() {
+            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+        }
+    }
+
+    fn close_all_but_newest(&mut self, node: NodeId) {
+        for id in self.peers.all_but_newest(node) {
+            self.swarm.close_connection(id);
+        }
+    }
+
+    fn show(&mut self) {
+        let peers = self.peers.infos();
+        self.durable.show(peers, self.listen_addresses.clone());
+    }
+
+    /// Makes the attempts the dialer wants now.
+    fn dial_due(&mut self) {
+        let now = Instant::now();
+        let pending = self.attempts.len() + self.lookups.len();
+        let room = (OUTBOUND_MAX as usize).saturating_sub(self.peers.len() + pending);
+        for dial in self.durable.dialer.due(now, room) {
+            let node = match &dial.target {
+                Target::Node(node) => Some(*node),
+                Target::Address(_) => None,
+            };
+            let attempt = Attempt {
+                target: Some(dial.target),
+                node,
+                rest: Vec::new(),
+                reply: None,
+            };
+            self.look_up(attempt, dial.addresses);
+        }
+        // Who is due and found no room waits a while.
+        let wake = self.durable.dialer.next_wake();
+        self.wake = wake.map(|at| if at <= now { now + TICK } else { at });
+    }
+
+    /// Makes an attempt the node asked for.
+    fn dial_for(&mut self, address: &Multiaddr, reply: oneshot::Sender<Result<NodeId, DialError>>) {
+        let pending = self.attempts.len() + self.lookups.len();
+        let parts = split(address).filter(|(_, address)| is_dialable(address));
+        let refused = match &parts {
+            None => Some(Err(DialError::Address(address.clone()))),
+            Some((Some(node), _)) if *node == self.durable.me => Some(Err(DialError::Myself)),
+            Some((Some(node), _)) if self.peers.contains(*node) => Some(Ok(*node)),
+            Some(_) if pending >= PENDING_MAX as usize => Some(Err(DialError::Denied)),
+            Some(_) => None,
+        };
+        match (refused, parts) {
+            (None, Some((node, address))) => {
+                let attempt = Attempt {
+                    target: None,
+                    node,
+                    rest: Vec::new(),
+                    reply: Some(reply),
+                };
+                self.look_up(attempt, vec![address]);
+            }
+            (Some(outcome), _) => {
+                let _ = reply.send(outcome);
+            }
+            // Without parts it was refused.
+            (None, None) => {}
+        }
+    }
+
+    /// Resolves host names, if there are any, then dials.
+    fn look_up(&mut self, attempt: Attempt, addresses: Vec<Multiaddr>) {
+        if addresses.iter().any(resolve::is_named) {
+            self.lookups.push(Box::pin(async move {
+                let resolved = resolve(&addresses).await;
+                (attempt, resolved)
+            }));
+        } else {
+            self.dial(attempt, addresses);
+        }
+    }
+
+    fn dial(&mut self, mut attempt: Attempt, mut addresses: Vec<Multiaddr>) {
+        if addresses.is_empty() {
+            self.on_dial_failed(attempt, &Failure::NoAddresses);
+            return;
+        }
+        if attempt.node.is_none() && self.listen_addresses.contains(&addresses[0]) {
+            let address = addresses.remove(0);
+            self.on_dial_failed(attempt, &Failure::LocalPeerId { address });
+            return;
+        }
+        let peer = attempt.node.and_then(|node| node.peer_id());
+        let opts = match peer {
+            Some(peer) => DialOpts::peer_id(peer)
+                .condition(PeerCondition::Disconnected)
+                .addresses(addresses)
+                .allocate_new_port()
+                .build(),
+            // libp2p takes one address only for whoever it is that answers.
+            None => {
+                let first = addresses.remove(0);
+                attempt.rest = addresses;
+                DialOpts::unknown_peer_id()
+                    .address(first)
+                    .allocate_new_port()
+                    .build()
+            }
+        };
+        let id = opts.connection_id();
+        match self.swarm.dial(opts) {
+            Ok(()) => {
+                self.attempts.insert(id, attempt);
+            }
+            Err(error) => self.on_dial_failed(attempt, &error),
+        }
+    }
+
+    fn on_dial_failed(&mut self, mut attempt: Attempt, failure: &Failure) {
+        let now = Instant::now();
+        let error = dial_error(failure);
+        tracing::debug!(target = ?attempt.target, %error, "dial");
+        if let DialError::Unreachable(_) = &error
+            && !attempt.rest.is_empty()
+        {
+            let rest = std::mem::take(&mut attempt.rest);
+            return self.dial(attempt, rest);
+        }
+        let wanted = matches!(error, DialError::Unreachable(_) | DialError::Denied);
+        match (&attempt.target, wanted) {
+            (Some(target), true) => self.durable.dialer.failed(now, target),
+            (Some(target), false) => self.durable.dialer.refused(now, target),
+            (None, _) => {}
+        }
+        if let Some(Target::Node(node)) = attempt.target
+            && self.peers.contains(node)
+        {
+            self.durable.dialer.connected(node, None);
+        }
+        match wanted {
+            true => self.durable.counters.dials_failed += 1,
+            false => self.durable.counters.dials_refused += 1,
+        }
+        if let Some(reply) = attempt.reply {
+            let _ = reply.send(Err(error));
+        }
+        self.dial_due();
+    }
+}
+
+/// An address without the name of whoever is there.
+fn bare(address: Multiaddr) -> Multiaddr {
+    split(&address).map_or(address, |(_, bare)| bare)
+}
+
+/// Why nobody was reached, from what libp2p says.
+fn dial_error(failure: &Failure) -> DialError {
+    match failure {
+        Failure::LocalPeerId { .. } => DialError::Myself,
+        Failure::WrongPeerId { obtained, .. } => match NodeId::from_peer_id(obtained) {
+            Some(node) => DialError::Other(node),
+            None => DialError::Unreachable(failure.to_string()),
+        },
+        Failure::NoAddresses => DialError::Unreachable("no address is known".to_owned()),
+        Failure::DialPeerConditionFalse(_) | Failure::Aborted | Failure::Denied { .. } => {
+            DialError::Denied
+        }
+        Failure::Transport(errors) => {
+            let refusal = (errors.iter()).find_map(|(_, error)| refusal(error));
+            refusal.map_or_else(
+                || DialError::Unreachable(unreachable_text(errors)),
+                DialError::Refused,
+            )
+        }
+    }
+}
+
+type TransportError = libp2p::core::transport::TransportError<std::io::Error>;
+
+/// The gate's words, if it was the gate that ended the attempt.
+fn refusal(error: &TransportError) -> Option<Refusal> {
+    causes(error).find_map(|cause| match cause.downcast_ref::<UpgradeError>() {
+        Some(UpgradeError::Refused(refusal)) => Some(refusal.clone()),
+        _ => None,
+    })
+}
+
+/// What went wrong at each address.
+fn unreachable_text(errors: &[(Multiaddr, TransportError)]) -> String {
+    let each = errors.iter().map(|(address, error)| {
+        let deepest = causes(error).last().map(ToString::to_string);
+        format!("{address}: {}", deepest.unwrap_or_default())
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// An error's causes, outermost first. libp2p wraps errors into I/O errors, whose `source` skips
+/// what they wrap.
+fn causes(error: &TransportError) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let outermost: Option<&(dyn std::error::Error + 'static)> = match error {
+        TransportError::Other(error) => Some(error),
+        TransportError::MultiaddrNotSupported(_) => None,
+    };
+    std::iter::successors(outermost, |error| {
+        match error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|error| error.get_ref())
+        {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    })
+}

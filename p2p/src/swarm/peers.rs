@@ -1,0 +1,205 @@
+//! Who is connected, and over which connections.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use libp2p::ping::Failure;
+use libp2p::swarm::ConnectionId;
+
+use crate::ids::NodeId;
+use crate::network::{Direction, PeerInfo};
+
+/// Pings in a row that must fail for a connection to count as dead.
+const PINGS_MISSED_MAX: u32 = 2;
+
+/// After it, a second connection to a peer is closed by whichever side notices.
+const SURPLUS_AFTER: Duration = Duration::from_secs(5);
+
+/// Gossip messages a peer may send at once, and each second.
+const GOSSIP_BURST: f64 = 1024.0;
+const GOSSIP_PER_SECOND: f64 = 256.0;
+
+/// Characters of an agent's name that are kept.
+const AGENT_LEN_MAX: usize = 64;
+
+/// One connection.
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    pub(super) direction: Direction,
+    pub(super) address: Multiaddr,
+    since: Instant,
+    rtt: Option<Duration>,
+    pings_missed: u32,
+}
+
+impl Connection {
+    pub(super) fn new(id: ConnectionId, direction: Direction, address: Multiaddr) -> Connection {
+        Connection {
+            id,
+            direction,
+            address,
+            since: Instant::now(),
+            rtt: None,
+            pings_missed: 0,
+        }
+    }
+}
+
+/// The connected nodes. As many as the connection limits allow.
+#[derive(Default)]
+pub(super) struct Peers {
+    peers: BTreeMap<NodeId, Peer>,
+}
+
+struct Peer {
+    /// In the order in which they were made; never empty.
+    connections: Vec<Connection>,
+    since: Instant,
+    agent: String,
+    listening: Vec<Multiaddr>,
+    /// Our requests that wait for it.
+    requests: usize,
+    /// Gossip messages it may still send, as of then.
+    gossip: (f64, Instant),
+}
+
+impl Peers {
+    pub(super) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    pub(super) fn contains(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
+    }
+
+    /// Notes a connection; whether it is the only one to its peer.
+    pub(super) fn opened(&mut self, node: NodeId, connection: Connection) -> bool {
+        let now = connection.since;
+        let peer = self.peers.entry(node).or_insert_with(|| Peer {
+            connections: Vec::new(),
+            since: now,
+            agent: String::new(),
+            listening: Vec::new(),
+            requests: 0,
+            gossip: (GOSSIP_BURST, now),
+        });
+        peer.connections.push(connection);
+        peer.connections.len() == 1
+    }
+
+    /// Forgets a connection; whether it was the last one to its peer.
+    pub(super) fn closed(&mut self, node: NodeId, id: ConnectionId) -> bool {
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return false;
+        };
+        peer.connections.retain(|connection| connection.id != id);
+        peer.connections.is_empty() && self.peers.remove(&node).is_some()
+    }
+
+    /// Notes a ping; whether the connection is dead.
+    pub(super) fn pinged(
+        &mut self,
+        node: NodeId,
+        id: ConnectionId,
+        result: &Result<Duration, Failure>,
+    ) -> bool {
+        let peer = self.peers.get_mut(&node);
+        let connection = peer.and_then(|peer| {
+            let mut connections = peer.connections.iter_mut();
+            connections.find(|connection| connection.id == id)
+        });
+        let Some(connection) = connection else {
+            return false;
+        };
+        match result {
+            Ok(rtt) => {
+                connection.rtt = Some(*rtt);
+                connection.pings_missed = 0;
+            }
+            Err(Failure::Unsupported) => {}
+            Err(Failure::Timeout | Failure::Other { .. }) => connection.pings_missed += 1,
+        }
+        connection.pings_missed >= PINGS_MISSED_MAX
+    }
+
+    pub(super) fn identified(&mut self, node: NodeId, agent: &str, listening: Vec<Multiaddr>) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            let agent = agent.chars().filter(|c| !c.is_control());
+            peer.agent = agent.take(AGENT_LEN_MAX).collect();
+            peer.listening = listening;
+        }
+    }
+
+    /// Whether a peer is on this machine; `None` if it is not connected.
+    pub(super) fn is_on_this_host(&self, node: NodeId) -> Option<bool> {
+        let peer = self.peers.get(&node)?;
+        Some((peer.connections.iter()).any(|connection| is_loopback(&connection.address)))
+    }
+
+    /// The number of requests that wait for a peer; `None` if it is not connected.
+    pub(super) fn requests(&mut self, node: NodeId) -> Option<&mut usize> {
+        self.peers.get_mut(&node).map(|peer| &mut peer.requests)
+    }
+
+    /// Takes note of a gossip message of a peer; `false` if there are too many.
+    pub(super) fn may_gossip(&mut self, node: NodeId, now: Instant) -> bool {
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return false;
+        };
+        let (left, then) = peer.gossip;
+        let earned = now.duration_since(then).as_secs_f64() * GOSSIP_PER_SECOND;
+        let left = (left + earned).min(GOSSIP_BURST);
+        let may = left >= 1.0;
+        peer.gossip = (if may { left - 1.0 } else { left }, now);
+        may
+    }
+
+    /// The connections to a peer that a newer one replaces.
+    pub(super) fn all_but_newest(&self, node: NodeId) -> Vec<ConnectionId> {
+        let peer = self.peers.get(&node);
+        let connections = peer.map_or(&[][..], |peer| &peer.connections);
+        let older = connections.split_last().map_or(&[][..], |(_, older)| older);
+        older.iter().map(|connection| connection.id).collect()
+    }
+
+    /// The peers that have had a second connection for so long that it is an oversight.
+    pub(super) fn with_old_surplus(&self, now: Instant) -> Vec<NodeId> {
+        let surplus = self.peers.iter().filter(|(_, peer)| {
+            peer.connections.len() > 1
+                && (peer.connections.last())
+                    .is_some_and(|newest| now.duration_since(newest.since) > SURPLUS_AFTER)
+        });
+        surplus.map(|(node, _)| *node).collect()
+    }
+
+    /// What can be shown of each peer, ordered by node.
+    pub(super) fn infos(&self) -> Vec<PeerInfo> {
+        let infos = self.peers.iter().filter_map(|(node, peer)| {
+            let newest = peer.connections.last()?;
+            let mut addresses = vec![newest.address.clone()];
+            let others = peer.listening.iter();
+            addresses.extend(others.filter(|other| **other != newest.address).cloned());
+            Some(PeerInfo {
+                node: *node,
+                addresses,
+                direction: newest.direction,
+                since: peer.since,
+                rtt: newest.rtt,
+                agent: peer.agent.clone(),
+                connections: peer.connections.len(),
+            })
+        });
+        infos.collect()
+    }
+}
+
+/// Whether an address is one of this machine only.
+pub(super) fn is_loopback(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    }
+}

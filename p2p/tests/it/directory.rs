@@ -1,0 +1,574 @@
+//! The fold: the same logs make the same state, and only what may count does.
+
+use attic_p2p::directory::{Change, Directory, Refused};
+use attic_p2p::ids::Dot;
+use attic_p2p::log::{Log, MemoryLog};
+use attic_p2p::membership::scopes::Scopes;
+use attic_p2p::record::{Record, Touch};
+use attic_p2p::segment::Segment;
+use proptest::prelude::*;
+
+use crate::cluster::{Cluster, Writer, del, path_hash, tag};
+
+/// A directory with its log, to which segments are offered in any order, again and again.
+struct Fold {
+    directory: Directory,
+    log: MemoryLog,
+}
+
+impl Fold {
+    fn new(cluster: &Cluster) -> Fold {
+        Fold {
+            directory: cluster.directory(),
+            log: MemoryLog::default(),
+        }
+    }
+
+    fn take(&mut self, segment: &Segment) -> Result<Vec<Change>, Refused> {
+        let folded = self.directory.take(segment, &mut self.log)?;
+        if let Some(seq) = folded.needless_before {
+            self.log.forget_before(segment.head().node, seq).unwrap();
+        }
+        Ok(folded.changes)
+    }
+
+    /// Offers all segments until none is new; proofs of forks are folded.
+    fn take_all<'a>(&mut self, segments: impl Iterator<Item = &'a Segment> + Clone) {
+        let mut progress = true;
+        let mut rounds = 0;
+        while progress {
+            progress = false;
+            rounds += 1;
+            assert!(rounds < 500, "it goes on for ever");
+            for segment in segments.clone() {
+                match self.take(segment) {
+                    Ok(_) => progress = true,
+                    Err(Refused::Fork(proof)) => {
+                        self.directory.quarantine(*proof, &mut self.log).unwrap();
+                        progress = true;
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    fn has(&self, cluster: &Cluster, number: u32) -> bool {
+        let found = self
+            .directory
+            .path(&self.log, cluster.cache(), path_hash(number));
+        found.unwrap().is_some()
+    }
+}
+
+fn fold(cluster: &Cluster, writers: &[&Writer]) -> Fold {
+    let mut fold = Fold::new(cluster);
+    fold.take_all(writers.iter().flat_map(|writer| &writer.segments));
+    fold
+}
+
+#[test]
+fn a_signed_path_of_a_writer_is_found_by_path_and_by_nar() {
+    let cluster = Cluster::new();
+    let mut writer = cluster.writer(1);
+    let path = cluster.path(7);
+    writer.append(&[cluster.config(1), Record::Path(path.clone())]);
+    writer.append(&[Record::Hold(vec![tag(7)])]);
+    let fold = fold(&cluster, &[&writer]);
+    let directory = &fold.directory;
+    let found = directory.path(&fold.log, cluster.cache(), path_hash(7));
+    assert_eq!(found.unwrap().map(|(_, path)| path), Some(path.clone()));
+    let found = directory.nar(&fold.log, cluster.cache(), &path.info.nar_hash);
+    assert_eq!(found.unwrap().map(|(_, path)| path), Some(path));
+    assert_eq!(directory.holders(tag(7)), [writer.node()]);
+    assert_eq!(directory.paths(cluster.cache(), None, 10), [path_hash(7)]);
+    let name = "main".parse().unwrap();
+    let id = directory.cache_by_name(&name).map(|view| view.id);
+    assert_eq!(id, Some(cluster.cache()));
+}
+
+#[test]
+fn a_path_without_a_good_signature_is_not_found() {
+    let cluster = Cluster::new();
+    let mut writer = cluster.writer(1);
+    let mut forged = cluster.path(8);
+    forged.info.nar_size += 1;
+    let unsigned = Record::Path(cluster.unsigned_path(7));
+    writer.append(&[cluster.config(1), unsigned, Record::Path(forged)]);
+    let fold = fold(&cluster, &[&writer]);
+    assert!(!fold.has(&cluster, 7));
+    assert!(!fold.has(&cluster, 8));
+}
+
+#[test]
+fn who_may_not_write_adds_removes_and_founds_nothing() {
+    let cluster = Cluster::new();
+    let mut reader = cluster.newcomer(2);
+    let certificate = cluster.certificate(2, Scopes::read_all());
+    reader.append(&[Record::Member(certificate), cluster.config(1)]);
+    reader.append(&[Record::Path(cluster.path(8))]);
+    let alone = fold(&cluster, &[&reader]);
+    assert!(alone.directory.caches().is_empty());
+
+    let mut writer = cluster.writer(1);
+    let dot = writer.next_dot();
+    writer.append(&[Record::Path(cluster.path(7)), cluster.config(1)]);
+    reader.append(&[del(vec![dot])]);
+    let fold = fold(&cluster, &[&writer, &reader]);
+    assert!(fold.has(&cluster, 7));
+    assert!(!fold.has(&cluster, 8));
+}
+
+#[test]
+fn a_removal_is_for_ever_but_spares_what_is_pushed_again() {
+    let cluster = Cluster::new();
+    let (mut one, mut two) = (cluster.writer(1), cluster.writer(2));
+    let dot = one.next_dot();
+    one.append(&[Record::Path(cluster.path(7)), cluster.config(1)]);
+    two.append(&[del(vec![dot])]);
+    let mut gone = fold(&cluster, &[&one, &two]);
+    assert!(!gone.has(&cluster, 7));
+    gone.take_all(one.segments.iter());
+    assert!(!gone.has(&cluster, 7), "replayed");
+    one.append(&[Record::Path(cluster.path(7))]);
+    assert!(fold(&cluster, &[&one, &two]).has(&cluster, 7));
+}
+
+#[test]
+fn a_removal_waits_for_what_it_removes() {
+    let cluster = Cluster::new();
+    let (mut one, mut two) = (cluster.writer(1), cluster.writer(2));
+    let dot = one.next_dot();
+    one.append(&[Record::Path(cluster.path(7))]);
+    let removal = two.append(&[del(vec![dot])]);
+    let mut early = fold(&cluster, &[]);
+    early.take(&two.segments[0]).unwrap();
+    let outcome = early.take(&removal);
+    assert!(matches!(outcome, Err(Refused::Waiting(f)) if f.node == one.node() && f.seq == 2));
+    early.take_all(one.segments.iter());
+    assert!(early.take(&removal).is_ok());
+}
+
+#[test]
+fn strangers_and_other_clusters_are_refused() {
+    let cluster = Cluster::new();
+    let mut stranger = cluster.newcomer(9);
+    let segment = stranger.append(&[Record::Hold(vec![tag(1)])]);
+    let mut fold = Fold::new(&cluster);
+    assert!(matches!(fold.take(&segment), Err(Refused::NotMember)));
+    // A certificate counts in its node's own log only.
+    let mut thief = cluster.newcomer(9);
+    let segment = thief.append(&[Record::Member(cluster.certificate(1, Scopes::all()))]);
+    assert!(matches!(fold.take(&segment), Err(Refused::NotMember)));
+    let mut foreign = cluster.newcomer(1);
+    foreign.place.cluster = attic_p2p::ids::ClusterId::from_bytes([9; 16]);
+    let segment = foreign.append(&[Record::Member(cluster.certificate(1, Scopes::all()))]);
+    assert!(matches!(fold.take(&segment), Err(Refused::Cluster)));
+}
+
+#[test]
+fn gaps_are_refused_and_named() {
+    let cluster = Cluster::new();
+    let mut writer = cluster.writer(1);
+    writer.append(&[]);
+    let third = writer.append(&[]);
+    let mut fold = Fold::new(&cluster);
+    fold.take(&writer.segments[0]).unwrap();
+    assert!(matches!(fold.take(&third), Err(Refused::Gap { next: 2 })));
+    assert!(matches!(
+        fold.take(&writer.segments[0]),
+        Err(Refused::Known)
+    ));
+}
+
+#[test]
+fn a_fork_takes_the_whole_log_out_whichever_branch_came_first() {
+    let cluster = Cluster::new();
+    let mut honest = cluster.writer(1);
+    honest.append(&[cluster.config(1), Record::Path(cluster.path(1))]);
+    let mut left = cluster.writer(2);
+    left.append(&[Record::Path(cluster.path(7))]);
+    let mut right = left.clone();
+    left.append(&[Record::Path(cluster.path(8))]);
+    left.append(&[Record::Hold(vec![tag(8)])]);
+    right.append(&[Record::Path(cluster.path(9))]);
+    let one = fold(&cluster, &[&honest, &left, &right]);
+    let two = fold(&cluster, &[&right, &left, &honest]);
+    assert!(one.directory.is_quarantined(left.node()));
+    assert!(one.has(&cluster, 1));
+    assert!(!one.has(&cluster, 7));
+    assert_eq!(one.directory.digest(), two.directory.digest());
+    assert_eq!(one.directory.uncarried().len(), 1, "somebody must say it");
+    // Told by another's log it is the same.
+    let proof = one.directory.uncarried().remove(0);
+    let mut told = Fold::new(&cluster);
+    let mut teller = cluster.writer(3);
+    teller.append(&[proof]);
+    told.take_all(left.segments.iter().chain(&teller.segments));
+    assert!(told.directory.is_quarantined(left.node()));
+    assert!(told.directory.uncarried().is_empty());
+    let outcome = told.take(&right.segments[0]);
+    assert!(matches!(outcome, Err(Refused::Quarantined)));
+}
+
+#[test]
+fn a_revocation_cuts_the_log_on_every_node_alike() {
+    let cluster = Cluster::new();
+    let mut bad = cluster.writer(2);
+    bad.append(&[cluster.config(1), Record::Path(cluster.path(7))]);
+    bad.append(&[Record::Path(cluster.path(8)), Record::Hold(vec![tag(8)])]);
+    let mut admin = cluster.writer(1);
+    admin.append(&[cluster.revocation(bad.node(), 2), cluster.config(1)]);
+    let late = fold(&cluster, &[&bad, &admin]);
+    let early = fold(&cluster, &[&admin, &bad]);
+    assert_eq!(late.directory.digest(), early.directory.digest());
+    assert_eq!(late.directory.seq(bad.node()), 2);
+    assert!(late.has(&cluster, 7));
+    assert!(!late.has(&cluster, 8));
+    assert!(late.directory.is_revoked(bad.node()));
+    assert!(late.directory.holders(tag(8)).is_empty());
+}
+
+/// A log in which much is obsolete, and its checkpoint.
+fn checkpointed(cluster: &Cluster) -> Writer {
+    let mut writer = cluster.writer(1);
+    writer.append(&[cluster.config(1)]);
+    let first = writer.next_dot();
+    for number in 0..4 {
+        writer.append(&[Record::Path(cluster.path(number))]);
+    }
+    let kept = Dot {
+        seq: first.seq + 1,
+        ..first
+    };
+    let removed = [0, 2, 3].map(|offset| Dot {
+        seq: first.seq + offset,
+        ..first
+    });
+    writer.append(&[del(removed.to_vec())]);
+    let certificate = cluster.certificate(1, Scopes::all());
+    writer.checkpoint(&[
+        (0, 0, Record::Member(certificate)),
+        (2, 0, cluster.config(1)),
+        (kept.seq, kept.index, Record::Path(cluster.path(1))),
+    ]);
+    writer.append(&[Record::Hold(vec![tag(1)])]);
+    writer
+}
+
+#[test]
+fn a_late_joiner_needs_the_checkpoint_only() {
+    let cluster = Cluster::new();
+    let writer = checkpointed(&cluster);
+    let all = fold(&cluster, &[&writer]);
+    let mut late = Fold::new(&cluster);
+    let from = all.directory.first_needed(writer.node()) as usize - 1;
+    late.take_all(writer.segments[from..].iter());
+    assert_eq!(late.directory.digest(), all.directory.digest());
+    assert!(late.has(&cluster, 1));
+    assert!(!late.has(&cluster, 0));
+    assert_eq!(all.log.range(writer.node()).unwrap().0, from as u64 + 1);
+    let dot = late.directory.dots(cluster.cache(), path_hash(1));
+    assert_eq!(dot[0].seq, 4, "the dot is the first one");
+    // And a restart folds the same.
+    let digest = late.directory.digest();
+    assert_eq!(cluster.load(&mut late.log).digest(), digest);
+}
+
+#[test]
+fn a_checkpoint_counts_when_it_is_complete() {
+    let cluster = Cluster::new();
+    let writer = checkpointed(&cluster);
+    let last_part = writer.segments.len() - 2;
+    let mut partial = Fold::new(&cluster);
+    partial.take_all(writer.segments[..last_part].iter());
+    let node = writer.node();
+    assert_eq!(partial.directory.seq(node), last_part as u64);
+    assert_eq!(partial.directory.first_needed(node), 1);
+    assert!(partial.has(&cluster, 1));
+
+    let mut late = Fold::new(&cluster);
+    let parts = &writer.segments[last_part - 2..last_part];
+    late.take_all(parts.iter());
+    assert_eq!(late.directory.seq(node), 0);
+    assert_eq!(late.directory.next_wanted(node), last_part as u64 + 1);
+    // An interrupted one survives a restart.
+    let reloaded = cluster.load(&mut late.log);
+    assert_eq!(reloaded.next_wanted(node), last_part as u64 + 1);
+    late.take_all(writer.segments[last_part..].iter());
+    assert!(late.has(&cluster, 1));
+}
+
+#[test]
+fn an_abandoned_checkpoint_means_nothing() {
+    let cluster = Cluster::new();
+    let mut writer = checkpointed(&cluster);
+    let certificate = Record::Member(cluster.certificate(1, Scopes::all()));
+    let before = fold(&cluster, &[&writer]).directory.stats();
+    let (segments, place) = (writer.segments.len(), writer.place);
+    writer.checkpoint(&[(0, 0, certificate.clone()), (0, 1, certificate)]);
+    writer.segments.truncate(segments + 1);
+    writer.place = place;
+    writer.place.seq += 1;
+    writer.place.prev = writer.segments[segments].id();
+    writer.append(&[Record::Hold(vec![tag(3)])]);
+    let after = fold(&cluster, &[&writer]);
+    assert!(after.has(&cluster, 1));
+    assert_eq!(after.directory.stats().paths, before.paths);
+    assert_eq!(after.directory.holders(tag(3)), [writer.node()]);
+}
+
+#[test]
+fn a_damaged_disk_is_cut_where_it_is_damaged() {
+    let cluster = Cluster::new();
+    let mut writer = cluster.writer(1);
+    for number in 0..5 {
+        writer.append(&[Record::Hold(vec![tag(number)])]);
+    }
+    let mut log = MemoryLog::default();
+    for (seq, segment) in (1..).zip(&writer.segments) {
+        let bytes = match seq {
+            4 => vec![0; 100].into(),
+            _ => segment.bytes().clone(),
+        };
+        log.append(writer.node(), seq, bytes).unwrap();
+    }
+    let directory = cluster.load(&mut log);
+    assert_eq!(directory.seq(writer.node()), 3);
+    assert_eq!(log.range(writer.node()), Some((1, 3)));
+}
+
+/// What a generated node does next.
+#[derive(Clone, Debug)]
+enum Deed {
+    Path(u32),
+    Hold(u32),
+    Release(u32),
+    Remove { of: usize, number: u32 },
+    Touch,
+    Config(u64),
+    Checkpoint,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        4 => (0u32..8).prop_map(Deed::Path),
+        3 => (0u32..8).prop_map(Deed::Hold),
+        2 => (0u32..8).prop_map(Deed::Release),
+        3 => (0usize..3, 0u32..8).prop_map(|(of, number)| Deed::Remove { of, number }),
+        1 => Just(Deed::Touch),
+        1 => (1u64..4).prop_map(Deed::Config),
+        1 => Just(Deed::Checkpoint),
+    ]
+}
+
+/// Carries out deeds, each node seeing all that was done before; all segments in one causal order.
+fn history(cluster: &Cluster, deeds: &[(usize, Deed)]) -> (Vec<Writer>, Fold) {
+    let mut writers: Vec<Writer> = (1..=3).map(|number| cluster.writer(number)).collect();
+    let mut fold = fold(cluster, &writers.iter().collect::<Vec<_>>());
+    for (who, deed) in deeds {
+        let record =
+            match deed {
+                Deed::Path(number) => Record::Path(cluster.path(*number)),
+                Deed::Hold(number) => Record::Hold(vec![tag(*number)]),
+                Deed::Release(number) => Record::Release(vec![tag(*number)]),
+                Deed::Remove { of, number } => {
+                    let node = writers[*of].node();
+                    let dots = fold.directory.dots(cluster.cache(), path_hash(*number));
+                    del(dots.into_iter().filter(|dot| dot.node == node).collect())
+                }
+                Deed::Touch => Record::Touch(Touch {
+                    day: 20_000,
+                    prefixes: vec![1],
+                }),
+                Deed::Config(version) => cluster.config(*version),
+                Deed::Checkpoint => {
+                    let node = writers[*who].node();
+                    let live = fold.directory.live_records(node, &fold.log).unwrap();
+                    let certificate = cluster.certificate(*who as u8 + 1, Scopes::all());
+                    let mut entries = vec![(0, 0, Record::Member(certificate))];
+                    entries.extend(
+                        (1..)
+                            .zip(live.context())
+                            .map(|(index, record)| (0, index, record)),
+                    );
+                    entries.extend(live.records.iter().map(|live| {
+                        (live.seq, live.index, Record::decode(&live.encoded).unwrap())
+                    }));
+                    let before = writers[*who].segments.len();
+                    writers[*who].checkpoint(&entries);
+                    let paths = |fold: &Fold| fold.directory.paths(cluster.cache(), None, 100);
+                    let holders = |fold: &Fold| {
+                        (0..8)
+                            .map(|n| fold.directory.holders(tag(n)))
+                            .collect::<Vec<_>>()
+                    };
+                    let (paths_before, holders_before) = (paths(&fold), holders(&fold));
+                    for segment in &writers[*who].segments[before..] {
+                        fold.take(segment).unwrap();
+                    }
+                    assert_eq!(paths(&fold), paths_before, "a checkpoint changes nothing");
+                    assert_eq!(
+                        holders(&fold),
+                        holders_before,
+                        "a checkpoint changes nothing"
+                    );
+                    continue;
+                }
+            };
+        let segment = writers[*who].append(&[record]);
+        fold.take(&segment).unwrap();
+    }
+    (writers, fold)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_order_and_repetition_of_the_same_logs_is_the_same_state(
+        deeds in proptest::collection::vec((0usize..3, deed()), 1..40),
+        order in proptest::collection::vec(any::<prop::sample::Index>(), 60),
+    ) {
+        let cluster = Cluster::new();
+        let (writers, causal) = history(&cluster, &deeds);
+        let all: Vec<&Segment> = writers.iter().flat_map(|writer| &writer.segments).collect();
+        let mut shuffled = Fold::new(&cluster);
+        for index in &order {
+            let _ = shuffled.take(all[index.index(all.len())]);
+        }
+        shuffled.take_all(all.iter().rev().copied());
+        prop_assert_eq!(shuffled.directory.digest(), causal.directory.digest());
+        // A late joiner sees the newest checkpoints and what follows.
+        let mut late = Fold::new(&cluster);
+        let needed = all.iter().filter(|segment| {
+            segment.head().seq >= causal.directory.first_needed(segment.head().node)
+        });
+        late.take_all(needed.copied());
+        prop_assert_eq!(late.directory.digest(), causal.directory.digest());
+        let reloaded = cluster.load(&mut late.log);
+        prop_assert_eq!(reloaded.digest(), causal.directory.digest());
+        for number in 0..8 {
+            prop_assert_eq!(late.has(&cluster, number), causal.has(&cluster, number));
+        }
+    }
+}
+
+/// Few paths, so that it is quick. The bound itself is measured by
+/// `MESH_MEMORY_PATHS=1000000 cargo test --release -p attic-p2p memory_for -- --nocapture`, and once
+/// more with `MESH_MEMORY_SCATTERED=1`.
+#[test]
+fn memory_for_a_path_is_bounded() {
+    let count: u32 = match std::env::var("MESH_MEMORY_PATHS") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => 2_000,
+    };
+    let cluster = Cluster::new();
+    let mut directory = cluster.directory();
+    // Bodies are not what is measured: the log forgets them.
+    let mut log = Forgetful;
+    let writers: Vec<Writer> = (1..=20).map(|number| cluster.writer(number)).collect();
+    let mut writers: Vec<Writer> = writers;
+    for writer in &mut writers {
+        directory.take(&writer.segments[0], &mut log).unwrap();
+    }
+    let before = resident_bytes();
+    let template = cluster.unsigned_path(0);
+    for start in (0..count).step_by(25) {
+        let writer = &mut writers[start as usize / 25 % 20];
+        let paths = start..(start + 25).min(count);
+        let record = |number: u32| {
+            let mut path = template.clone();
+            let name = template.info.path.name();
+            path.info.path = attic_store::StorePath::new(path_hash(number), name).unwrap();
+            path.info.nar_hash = attic_store::NarHash::of(&number.to_le_bytes());
+            path.info.references.clear();
+            path.info.deriver = None;
+            Record::Path(path)
+        };
+        let segment = writer.append(&paths.map(record).collect::<Vec<_>>());
+        writer.segments.clear();
+        directory.take(&segment, &mut log).unwrap();
+    }
+    // Runs of paths have the same holders, or nearly each path holders of its own.
+    let scattered = std::env::var("MESH_MEMORY_SCATTERED").is_ok();
+    for start in (0..count).step_by(1000) {
+        let run = start..(start + 1000).min(count);
+        for number in 0..20u32 {
+            let holds = |path: &u32| match scattered {
+                true => {
+                    u64::from(*path).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (40 + number) & 1 == 1
+                }
+                false => (start / 1000 + number) % 20 < 10,
+            };
+            let tags: Vec<_> = run.clone().filter(holds).map(tag).collect();
+            let writer = &mut writers[number as usize];
+            let segment = writer.append(&[Record::Hold(tags)]);
+            writer.segments.clear();
+            directory.take(&segment, &mut log).unwrap();
+        }
+    }
+    let used = resident_bytes().saturating_sub(before);
+    let stats = directory.stats();
+    assert_eq!(stats.paths, count as usize);
+    assert!(stats.held_nars > count as usize * 9 / 10);
+    println!(
+        "{count} paths with 10 holders: {used} bytes, {} each",
+        used / u64::from(count)
+    );
+    if count >= 1_000_000 {
+        assert!(used / u64::from(count) <= 125, "120 MiB per million");
+    }
+}
+
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// A log that keeps nothing.
+struct Forgetful;
+
+impl Log for Forgetful {
+    fn append(
+        &mut self,
+        _: attic_p2p::ids::NodeId,
+        _: u64,
+        _: bytes::Bytes,
+    ) -> Result<(), attic_p2p::log::LogError> {
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        _: attic_p2p::ids::NodeId,
+        _: u64,
+    ) -> Result<Option<bytes::Bytes>, attic_p2p::log::LogError> {
+        Ok(None)
+    }
+
+    fn forget_before(
+        &mut self,
+        _: attic_p2p::ids::NodeId,
+        _: u64,
+    ) -> Result<(), attic_p2p::log::LogError> {
+        Ok(())
+    }
+
+    fn forget_after(
+        &mut self,
+        _: attic_p2p::ids::NodeId,
+        _: u64,
+    ) -> Result<(), attic_p2p::log::LogError> {
+        Ok(())
+    }
+
+    fn nodes(&self) -> Vec<attic_p2p::ids::NodeId> {
+        Vec::new()
+    }
+
+    fn range(&self, _: attic_p2p::ids::NodeId) -> Option<(u64, u64)> {
+        None
+    }
+}

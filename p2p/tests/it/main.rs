@@ -1,0 +1,9 @@
+//! Tests of this crate through its public door, one module per area.
+
+mod cluster;
+mod directory;
+mod membership;
+mod network;
+mod replica;
+mod swarm;
+mod swarm_world;

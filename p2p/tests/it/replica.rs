@@ -1,0 +1,472 @@
+//! Replicas in a small world of virtual time: they converge, whatever the network does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use attic_p2p::directory::NoKeys;
+use attic_p2p::ids::{Dot, NodeId};
+use attic_p2p::log::{Log, MemoryLog};
+use attic_p2p::membership::scopes::Scopes;
+use attic_p2p::record::Record;
+use attic_p2p::replica::{Action, Event, Replica, Setup, Verdict};
+use attic_p2p::time::Millis;
+use bytes::Bytes;
+
+use crate::cluster::{Cluster, del, path_hash, tag};
+
+/// Nodes 1 to N, all connected unless cut, with messages in flight.
+struct World {
+    cluster: Cluster,
+    now: Millis,
+    nodes: BTreeMap<u8, Replica<MemoryLog>>,
+    names: BTreeMap<NodeId, u8>,
+    /// By time and order of sending: to whom, what.
+    flying: BTreeMap<(Millis, u64), (u8, Event)>,
+    wakes: BTreeMap<u8, Millis>,
+    sent: u64,
+    /// Links that are cut.
+    cut: BTreeSet<(u8, u8)>,
+    /// Percent of gossiped messages that are lost.
+    gossip_loss: u64,
+    random: u64,
+    bytes_on_wire: usize,
+    misbehaved: Vec<String>,
+    rejected: usize,
+}
+
+impl World {
+    fn new(count: u8, gossip_loss: u64, seed: u64) -> World {
+        let cluster = Cluster::new();
+        let mut world = World {
+            cluster,
+            now: Millis(1_800_000_000_000),
+            nodes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            flying: BTreeMap::new(),
+            wakes: BTreeMap::new(),
+            sent: 0,
+            cut: BTreeSet::new(),
+            gossip_loss,
+            random: seed | 1,
+            bytes_on_wire: 0,
+            misbehaved: Vec::new(),
+            rejected: 0,
+        };
+        for number in 1..=count {
+            world.boot(number, MemoryLog::default());
+        }
+        world
+    }
+
+    fn boot(&mut self, number: u8, log: MemoryLog) {
+        let identity = Cluster::identity(number);
+        let node = identity.node_id();
+        let replica = Replica::new(Setup {
+            identity,
+            genesis: self.cluster.genesis.clone(),
+            certificate: self.cluster.certificate(number, Scopes::all()),
+            unseal: Arc::new(NoKeys),
+            log,
+            seed: u64::from(number),
+        });
+        self.names.insert(node, number);
+        self.nodes.insert(number, replica.unwrap());
+        for other in self.others(number) {
+            self.connect(number, other);
+        }
+        self.event(number, Event::Tick);
+    }
+
+    fn others(&self, number: u8) -> Vec<u8> {
+        let open = |other: &u8| *other != number && !self.cut.contains(&(number, *other));
+        self.nodes.keys().copied().filter(open).collect()
+    }
+
+    fn connect(&mut self, one: u8, other: u8) {
+        let (a, b) = (
+            Cluster::identity(one).node_id(),
+            Cluster::identity(other).node_id(),
+        );
+        self.cut.remove(&(one, other));
+        self.cut.remove(&(other, one));
+        self.event(one, Event::PeerUp(b));
+        self.event(other, Event::PeerUp(a));
+    }
+
+    fn disconnect(&mut self, one: u8, other: u8) {
+        let (a, b) = (
+            Cluster::identity(one).node_id(),
+            Cluster::identity(other).node_id(),
+        );
+        self.cut.extend([(one, other), (other, one)]);
+        self.event(one, Event::PeerDown(b));
+        self.event(other, Event::PeerDown(a));
+    }
+
+    fn stop(&mut self, number: u8) -> MemoryLog {
+        for other in self.others(number) {
+            let node = Cluster::identity(number).node_id();
+            self.event(other, Event::PeerDown(node));
+        }
+        self.flying.retain(|_, (to, _)| *to != number);
+        self.wakes.remove(&number);
+        self.nodes.remove(&number).unwrap().into_log()
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    fn say(&mut self, number: u8, records: Vec<Record>) {
+        self.event(number, Event::Local(records));
+    }
+
+    fn event(&mut self, number: u8, event: Event) {
+        let Some(replica) = self.nodes.get_mut(&number) else {
+            return;
+        };
+        let actions = replica.handle(self.now, event);
+        for action in actions {
+            self.act(number, action);
+        }
+    }
+
+    fn act(&mut self, number: u8, action: Action) {
+        let me = Cluster::identity(number).node_id();
+        match action {
+            Action::Publish(bytes) => {
+                for other in self.others(number) {
+                    // Now and then a message comes twice.
+                    for _ in 0..1 + usize::from(self.random(10) == 0) {
+                        if self.random(100) >= self.gossip_loss {
+                            let bytes = bytes.clone();
+                            self.send(other, bytes.len(), Event::Gossip { from: me, bytes });
+                        }
+                    }
+                }
+            }
+            Action::Request { to, id, bytes } => {
+                let other = self.names[&to];
+                if self.cut.contains(&(number, other)) || !self.nodes.contains_key(&other) {
+                    let (from, bytes) = (to, None);
+                    self.send(number, 0, Event::Response { from, id, bytes });
+                    return;
+                }
+                // The caller chooses ids; here they carry who asked.
+                let id = id << 8 | u64::from(number);
+                self.send(
+                    other,
+                    bytes.len(),
+                    Event::Request {
+                        from: me,
+                        id,
+                        bytes,
+                    },
+                );
+            }
+            Action::Respond { id, bytes } => {
+                let (asker, id) = ((id & 0xff) as u8, id >> 8);
+                if !self.cut.contains(&(number, asker)) {
+                    let (from, len, bytes) = (me, bytes.len(), Some(bytes));
+                    self.send(asker, len, Event::Response { from, id, bytes });
+                }
+            }
+            Action::Wake(at) => {
+                self.wakes.insert(number, at);
+            }
+            Action::Misbehaved { node, why } => self.misbehaved.push(format!("{node}: {why}")),
+            Action::Rejected(records) => self.rejected += records.len(),
+            Action::LogFailed(error) => panic!("{error}"),
+            Action::Judge(verdict) => assert_ne!(verdict, Verdict::Reject),
+            Action::Changed(_) => {}
+        }
+    }
+
+    fn send(&mut self, to: u8, len: usize, event: Event) {
+        self.bytes_on_wire += len;
+        self.sent += 1;
+        let at = Millis(self.now.0 + 1 + self.random(40));
+        self.flying.insert((at, self.sent), (to, event));
+    }
+
+    fn run(&mut self, millis: u64) {
+        let end = Millis(self.now.0 + millis);
+        loop {
+            let message = self.flying.keys().next().map(|(at, _)| *at);
+            let wake = self.wakes.iter().map(|(number, at)| (*at, *number)).min();
+            let next = [message, wake.map(|(at, _)| at)]
+                .into_iter()
+                .flatten()
+                .min();
+            let Some(at) = next.filter(|at| *at <= end) else {
+                self.now = end;
+                return;
+            };
+            self.now = self.now.max(at);
+            if message == Some(at) {
+                let (_, (to, event)) = self.flying.pop_first().unwrap();
+                self.event(to, event);
+            } else if let Some((_, number)) = wake {
+                self.wakes.remove(&number);
+                self.event(number, Event::Tick);
+            }
+        }
+    }
+
+    fn digests(&self) -> BTreeSet<[u8; 32]> {
+        self.nodes
+            .values()
+            .map(|node| node.directory().digest())
+            .collect()
+    }
+
+    fn assert_converged(&self) {
+        assert_eq!(self.digests().len(), 1, "nodes differ");
+        assert_eq!(self.misbehaved, Vec::<String>::new());
+        assert_eq!(self.rejected, 0);
+    }
+
+    fn knows(&self, number: u8, path: u32) -> bool {
+        let node = &self.nodes[&number];
+        let cache = self.cluster.cache();
+        let found = node.directory().path(node.log(), cache, path_hash(path));
+        found.unwrap().is_some()
+    }
+
+    fn path(&self, number: u32) -> Record {
+        Record::Path(self.cluster.path(number))
+    }
+}
+
+#[test]
+fn a_path_is_known_everywhere_within_a_second() {
+    let mut world = World::new(8, 0, 1);
+    world.run(5_000);
+    world.say(1, vec![world.cluster.config(1), world.path(7)]);
+    world.run(1_000);
+    for number in 1..=8 {
+        assert!(world.knows(number, 7), "node {number}");
+    }
+    world.assert_converged();
+}
+
+#[test]
+fn it_converges_when_gossip_delivers_nothing() {
+    let mut world = World::new(6, 100, 2);
+    world.run(5_000);
+    for number in 1..=6 {
+        let path = world.path(u32::from(number));
+        let hold = Record::Hold(vec![tag(u32::from(number))]);
+        world.say(number, vec![world.cluster.config(1), path, hold]);
+    }
+    world.run(10 * 60_000);
+    world.assert_converged();
+    assert!(world.knows(1, 6));
+}
+
+#[test]
+fn it_converges_through_loss_partition_and_restarts() {
+    for seed in 0..12 {
+        let mut world = World::new(5, 30, seed);
+        world.say(1, vec![world.cluster.config(1)]);
+        let mut path = 0;
+        for round in 0..30 {
+            for _ in 0..world.random(4) {
+                path += 1;
+                let number = 1 + world.random(5) as u8;
+                let records = vec![world.path(path % 40), Record::Hold(vec![tag(path)])];
+                world.say(number, records);
+            }
+            match world.random(6) {
+                0 => {
+                    let number = 1 + world.random(5) as u8;
+                    let log = world.stop(number);
+                    world.run(500);
+                    world.boot(number, log);
+                }
+                1 => {
+                    let (one, other) = (1 + world.random(5) as u8, 1 + world.random(5) as u8);
+                    if one != other {
+                        world.disconnect(one, other);
+                    }
+                }
+                2 => {
+                    let number = 1 + world.random(5) as u8;
+                    let gone = world.random(40) as u32;
+                    let directory = world.nodes[&number].directory();
+                    let dots: Vec<Dot> = directory.dots(world.cluster.cache(), path_hash(gone));
+                    world.say(number, vec![del(dots)]);
+                }
+                _ => {}
+            }
+            world.run(200 + 100 * round);
+        }
+        for (one, other) in world.cut.clone() {
+            world.connect(one, other);
+        }
+        world.run(10 * 60_000);
+        assert_eq!(world.digests().len(), 1, "seed {seed}");
+        world.assert_converged();
+        assert_eq!(
+            world.nodes[&1].directory().stats().quarantined,
+            0,
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn ten_thousand_differing_records_heal_in_ten_seconds_for_little_more_than_their_bytes() {
+    let mut world = World::new(2, 0, 3);
+    world.say(1, vec![world.cluster.config(1)]);
+    world.run(5_000);
+    world.disconnect(1, 2);
+    world.run(1_000);
+    let before: usize = log_bytes(&world, 1) + log_bytes(&world, 2);
+    for number in 0..5_000 {
+        let (left, right) = (world.path(number), world.path(5_000 + number));
+        world.say(1, vec![left]);
+        world.say(2, vec![right]);
+        if number % 50 == 0 {
+            world.run(100);
+        }
+    }
+    world.run(60_000);
+    let difference = log_bytes(&world, 1) + log_bytes(&world, 2) - before;
+    world.bytes_on_wire = 0;
+    world.connect(1, 2);
+    world.run(10_000);
+    world.assert_converged();
+    let used = world.bytes_on_wire;
+    println!(
+        "{difference} bytes differ, {} a record; {used} on the wire",
+        difference / 10_000
+    );
+    assert!(used <= 2 * difference + (64 << 10));
+    assert!(world.knows(1, 9_999) && world.knows(2, 0));
+}
+
+fn log_bytes(world: &World, number: u8) -> usize {
+    world.nodes[&number].log().len_bytes()
+}
+
+#[test]
+fn a_disk_that_was_set_back_is_no_fork() {
+    let mut world = World::new(3, 0, 4);
+    world.say(1, vec![world.cluster.config(1), world.path(1)]);
+    world.run(5_000);
+    let old = world.nodes[&1].log().clone();
+    world.say(1, vec![world.path(2)]);
+    world.run(5_000);
+    world.stop(1);
+    world.boot(1, old);
+    world.say(1, vec![world.path(3)]);
+    world.run(60_000);
+    world.assert_converged();
+    assert_eq!(world.nodes[&2].directory().stats().quarantined, 0);
+    assert!(world.knows(3, 2) && world.knows(3, 3));
+    assert!(!world.nodes[&1].is_retired());
+}
+
+#[test]
+fn a_cloned_node_is_quarantined_by_all_and_knows_it() {
+    let mut world = World::new(3, 0, 5);
+    world.say(1, vec![world.cluster.config(1), world.path(1)]);
+    world.run(5_000);
+    let log = world.nodes[&1].log().clone();
+    // The clone lives alone for a while, then its words reach the others.
+    let mut clone = World::new(0, 0, 6);
+    clone.boot(1, log);
+    clone.run(5_000);
+    clone.say(1, vec![clone.path(50)]);
+    world.say(1, vec![world.path(60)]);
+    clone.run(5_000);
+    world.run(5_000);
+    let forged = clone.stop(1);
+    let node = Cluster::identity(1).node_id();
+    let (_, last) = forged.range(node).unwrap();
+    let bytes: Bytes = forged.read(node, last).unwrap().unwrap();
+    let from = Cluster::identity(3).node_id();
+    world.event(2, Event::Gossip { from, bytes });
+    world.run(5 * 60_000);
+    world.assert_converged();
+    for (number, replica) in &world.nodes {
+        assert!(replica.directory().is_quarantined(node), "node {number}");
+    }
+    assert!(world.nodes[&1].is_retired());
+    assert!(!world.nodes[&2].is_retired());
+}
+
+#[test]
+fn an_own_log_that_is_mostly_obsolete_is_compacted_and_late_joiners_fetch_little() {
+    let mut world = World::new(2, 0, 7);
+    world.say(1, vec![world.cluster.config(1)]);
+    world.run(5_000);
+    // The same few paths again and again: the newest of each counts.
+    for number in 0..6_000 {
+        world.say(1, vec![world.path(number % 100)]);
+        if number % 50 == 0 {
+            world.run(400);
+        }
+    }
+    world.run(60_000);
+    let node = Cluster::identity(1).node_id();
+    assert!(
+        world.nodes[&1].directory().first_needed(node) > 1,
+        "no checkpoint"
+    );
+    let len = log_bytes(&world, 1);
+    assert!(len < 2_000_000, "{len} bytes are left of 2.9 MB");
+    world.bytes_on_wire = 0;
+    world.boot(3, MemoryLog::default());
+    world.run(60_000);
+    world.assert_converged();
+    assert!(world.knows(3, 99));
+    assert!(world.bytes_on_wire < 2 * len + 64_000);
+}
+
+#[test]
+fn garbage_and_forgeries_are_blamed_on_who_sends_them() {
+    let mut world = World::new(2, 0, 8);
+    world.run(5_000);
+    let from = Cluster::identity(2).node_id();
+    let replica = world.nodes.get_mut(&1).unwrap();
+    let mut segment = world.cluster.writer(2).segments[0].bytes().to_vec();
+    *segment.last_mut().unwrap() ^= 1;
+    for bytes in [
+        Bytes::from_static(b"garbage"),
+        segment.into(),
+        vec![0; 20_000].into(),
+    ] {
+        let actions = replica.handle(world.now, Event::Gossip { from, bytes });
+        let rejects = |action: &Action| matches!(action, Action::Judge(Verdict::Reject));
+        let blames =
+            |action: &Action| matches!(action, Action::Misbehaved { node, .. } if *node == from);
+        assert!(actions.iter().any(rejects) && actions.iter().any(blames));
+    }
+    let bytes = Bytes::from_static(b"garbage");
+    let actions = replica.handle(world.now, Event::Request { from, id: 1, bytes });
+    assert!(
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Misbehaved { .. }))
+    );
+}
+
+#[test]
+fn the_same_seed_makes_the_same_history() {
+    let run = || {
+        let mut world = World::new(4, 20, 9);
+        world.say(1, vec![world.cluster.config(1)]);
+        for number in 0..20 {
+            world.say(1 + number as u8 % 4, vec![world.path(number)]);
+            world.run(300);
+        }
+        world.run(120_000);
+        (world.sent, world.bytes_on_wire, world.digests())
+    };
+    assert_eq!(run(), run());
+}
