@@ -30,6 +30,8 @@
 //! DELETE push/{session}            -> 204; releases what the session held
 //! ```
 //!
+//! The routes below `cluster` and `peers` are in [`cluster`].
+//!
 //! All times are seconds since the Unix epoch, all sizes bytes.
 
 use std::fmt::{Debug, Formatter, Result as FmtResult};
@@ -37,6 +39,13 @@ use std::fmt::{Debug, Formatter, Result as FmtResult};
 use attic_store::{CacheName, NarHash, PathInfo, StorePath, StorePathHash};
 use serde::{Deserialize, Serialize};
 
+pub use self::cluster::{
+    ClusterCache, ClusterId, ClusterInit, ClusterMade, ClusterView, Direction, InviteReply,
+    InviteRequest, JoinReply, JoinRequest, JoinedCache, LeaveReply, LogUsage, NodeId, Nothing,
+    PATTERNS_MAX, PeerState, PeerView, RenamedCache, Role,
+};
+
+pub mod cluster;
 pub mod wire;
 
 /// Path prefix of every route described here.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use attic_p2p::identity::Identity;
 use attic_store::{Store, StoreError};
 use tokio::sync::Semaphore;
 
@@ -11,8 +12,10 @@ use crate::api::StoreUsage;
 use crate::auth::AdminToken;
 use crate::caches::Caches;
 use crate::config::Config;
+use crate::data_dir::DataDir;
 use crate::http::error::chain;
 use crate::http::host::AllowedHosts;
+use crate::mesh::MeshSlot;
 use crate::metrics::Metrics;
 use crate::narinfo_memory::NarinfoMemory;
 use crate::publish::Publisher;
@@ -38,6 +41,12 @@ pub(crate) struct App {
     /// One permit per commit: each reads and hashes whole NARs.
     pub(crate) commits: Semaphore,
     pub(crate) peer_id: String,
+    pub(crate) identity: Identity,
+    pub(crate) data: DataDir,
+    /// The cluster, while this node is in one.
+    pub(crate) mesh: Arc<MeshSlot>,
+    /// Held while the node enters or leaves a cluster.
+    pub(crate) membership: tokio::sync::Mutex<()>,
     pub(crate) started_at: u64,
     /// Where it listens; set once it does.
     pub(crate) addresses: OnceLock<Vec<String>>,
@@ -50,7 +59,8 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) caches: Caches,
     pub(crate) token: AdminToken,
-    pub(crate) peer_id: String,
+    pub(crate) identity: Identity,
+    pub(crate) data: DataDir,
     pub(crate) started_at: u64,
 }
 
@@ -61,14 +71,17 @@ impl App {
             store,
             caches,
             token,
-            peer_id,
+            identity,
+            data,
             started_at,
         } = parts;
+        let mesh = Arc::new(MeshSlot::default());
         let narinfos = Arc::new(NarinfoMemory::new(config.http.narinfo_memory));
         App {
             publisher: Publisher {
                 store: store.clone(),
                 narinfos: Arc::clone(&narinfos),
+                mesh: Arc::clone(&mesh),
             },
             sessions: Sessions::new(config.push.sessions_max, config.push.session_idle),
             hosts: AllowedHosts::new(config.http.allowed_hosts.clone()),
@@ -84,7 +97,11 @@ impl App {
             caches,
             narinfos,
             token,
-            peer_id,
+            peer_id: identity.peer_id().to_string(),
+            identity,
+            data,
+            mesh,
+            membership: tokio::sync::Mutex::new(()),
             started_at,
         }
     }

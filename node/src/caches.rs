@@ -11,6 +11,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use attic_p2p::ids::CacheId;
 use attic_store::signature::KeyError;
 use attic_store::store_path::StorePathError;
 use attic_store::{CacheInfo, CacheName, PublicKey, SecretKey, Store, StoreError, TrustedKeys};
@@ -46,12 +47,15 @@ pub(crate) struct Cache {
     pub(crate) id: u32,
     pub(crate) name: CacheName,
     pub(crate) settings: Settings,
-    pub(crate) secret: SecretKey,
+    /// Absent when this node was not given the key: then it serves the cache, but signs nothing.
+    pub(crate) secret: Option<SecretKey>,
     /// The body of `nix-cache-info`.
     pub(crate) info_text: Bytes,
     /// Every key whose signatures this node can check: its own, old and new, and those that the
     /// settings name. A signature under one of these names must be good.
     pub(crate) known_keys: TrustedKeys,
+    /// Its own, old and new.
+    pub(crate) own_keys: TrustedKeys,
     /// When not empty, a path needs a signature of one of these.
     pub(crate) required_keys: TrustedKeys,
     /// What outlives a change of settings.
@@ -91,7 +95,7 @@ impl Cache {
         id: u32,
         name: CacheName,
         settings: Settings,
-        secret: SecretKey,
+        secret: Option<SecretKey>,
         life: Arc<Life>,
     ) -> Cache {
         let info = CacheInfo {
@@ -99,9 +103,12 @@ impl Cache {
             want_mass_query: true,
             priority: settings.priority,
         };
-        let own = [secret.public()]
+        let public_key = secret.as_ref().map(SecretKey::public);
+        let own = public_key
             .into_iter()
+            .chain(settings.public_key.clone())
             .chain(settings.old_public_keys.iter().cloned());
+        let own_keys: TrustedKeys = own.clone().collect();
         let named = settings
             .skip_signed_by
             .iter()
@@ -112,11 +119,18 @@ impl Cache {
             name,
             info_text: info.to_string().into(),
             known_keys: own.chain(named).collect(),
+            own_keys,
             required_keys: TrustedKeys::new(settings.require_signed_by.clone()),
             settings,
             secret,
             life,
         }
+    }
+
+    /// The key its paths are signed with now.
+    pub(crate) fn public_key(&self) -> Option<PublicKey> {
+        let own = self.secret.as_ref().map(SecretKey::public);
+        own.or_else(|| self.settings.public_key.clone())
     }
 
     /// What the API says about it.
@@ -128,7 +142,9 @@ impl Cache {
             public: settings.public,
             priority: settings.priority,
             store_dir: settings.store_dir.to_string(),
-            public_key: self.secret.public().to_string(),
+            public_key: self
+                .public_key()
+                .map_or_else(String::new, |key| key.to_string()),
             old_public_keys: texts(&settings.old_public_keys),
             skip_signed_by: texts(&settings.skip_signed_by),
             cache_everything: settings.cache_everything,
@@ -199,7 +215,7 @@ impl Caches {
             self.new_id(),
             name.clone(),
             settings,
-            secret,
+            Some(secret),
             Life::new(),
         )))
     }
@@ -237,21 +253,60 @@ impl Caches {
         let _writer = self.writer.lock().expect("no panic under this lock");
         let old = self.existing(name)?;
         let secret = secret.map_or_else(|| fresh_key(name), Ok)?;
-        let (public, old_public) = (secret.public(), old.secret.public());
+        let public = secret.public();
         let mut settings = old.settings.clone();
-        settings
-            .old_public_keys
-            .retain(|key| *key != public && *key != old_public);
-        if public != old_public {
+        settings.public_key = None;
+        if let Some(old_public) = old.public_key() {
+            settings.old_public_keys.retain(|key| *key != old_public);
             settings.old_public_keys.push(old_public);
         }
+        settings.old_public_keys.retain(|key| *key != public);
         if settings.old_public_keys.len() > KEYS_MAX {
             return Err(CacheError::TooManyKeys(settings.old_public_keys.len()));
         }
         // The list may name the current key for a moment: a crash in between loses neither key.
         self.write_settings(name, &settings)?;
         self.write_key(name, &secret)?;
-        Ok(self.insert(successor(&old, settings, secret)))
+        Ok(self.insert(successor(&old, settings, Some(secret))))
+    }
+
+    /// Gives a cache a name that is free: `<name>-local`, or with a number. All its paths, pins and
+    /// objects go along.
+    ///
+    /// **Errors**: file and store errors; both names may exist then, and a second attempt finishes
+    /// the work.
+    pub(crate) fn rename(&self, name: &CacheName, store: &Store) -> Result<CacheName, CacheError> {
+        let to = {
+            let _writer = self.writer.lock().expect("no panic under this lock");
+            let old = self.existing(name)?;
+            let to = self.free_name(name)?;
+            old.life.end();
+            if let Some(secret) = &old.secret {
+                self.write_key(&to, secret)?;
+            }
+            self.write_settings(&to, &old.settings)?;
+            store.rename_cache(name, &to)?;
+            let (settings, secret) = (old.settings.clone(), old.secret.clone());
+            self.insert(Cache::new(
+                self.new_id(),
+                to.clone(),
+                settings,
+                secret,
+                Life::new(),
+            ));
+            to
+        };
+        self.destroy(name, store)?;
+        Ok(to)
+    }
+
+    fn free_name(&self, name: &CacheName) -> Result<CacheName, CacheError> {
+        let numbered = (2..1000).map(|number| format!("{name}-local-{number}"));
+        let texts = std::iter::once(format!("{name}-local")).chain(numbered);
+        let mut names = texts.filter_map(|text| text.parse::<CacheName>().ok());
+        names
+            .find(|free| self.find(free.as_str()).is_none())
+            .ok_or_else(|| CacheError::Exists(name.clone()))
     }
 
     /// Ends a cache: first for readers and publishers, then its paths, then its files.
@@ -273,6 +328,75 @@ impl Caches {
         snapshot.remove(name.as_str());
         self.replace_snapshot(snapshot);
         Ok(cache)
+    }
+
+    /// The cache of this cluster-wide id.
+    pub(crate) fn find_shared(&self, id: &CacheId) -> Option<Arc<Cache>> {
+        let snapshot = self.snapshot();
+        snapshot
+            .values()
+            .find(|cache| cache.settings.shared_as == Some(*id))
+            .cloned()
+    }
+
+    /// Makes or changes the local side of a cluster's cache: the settings as given, the key as it
+    /// is. A cache of the same name that is not this one stays untouched.
+    ///
+    /// **Errors**: [`CacheError::Exists`] when the name belongs to another cache; file errors.
+    pub(crate) fn adopt(
+        &self,
+        name: &CacheName,
+        id: CacheId,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.find(name.as_str());
+        let mut settings = match &old {
+            Some(cache) if cache.settings.shared_as != Some(id) => {
+                return Err(CacheError::Exists(name.clone()));
+            }
+            Some(cache) => cache.settings.clone(),
+            None => Settings::default(),
+        };
+        settings.shared_as = Some(id);
+        change(&mut settings);
+        let cache = match old {
+            Some(cache) if cache.settings == settings => return Ok(cache),
+            Some(cache) => successor(&cache, settings, cache.secret.clone()),
+            None => Cache::new(self.new_id(), name.clone(), settings, None, Life::new()),
+        };
+        self.write_settings(name, &cache.settings)?;
+        Ok(self.insert(cache))
+    }
+
+    /// Marks a local cache as the cluster's cache `id`, or as nobody's but this node's.
+    ///
+    /// **Errors**: as [`Caches::patch`].
+    pub(crate) fn share_as(
+        &self,
+        name: &CacheName,
+        id: Option<CacheId>,
+    ) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        let mut settings = old.settings.clone();
+        settings.shared_as = id;
+        self.write_settings(name, &settings)?;
+        Ok(self.insert(successor(&old, settings, old.secret.clone())))
+    }
+
+    /// Signs with `secret` from now on, in a cache whose settings name its public half.
+    ///
+    /// **Errors**: file errors; nothing is changed then.
+    pub(crate) fn give_key(
+        &self,
+        name: &CacheName,
+        secret: SecretKey,
+    ) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        self.write_key(name, &secret)?;
+        Ok(self.insert(successor(&old, old.settings.clone(), Some(secret))))
     }
 
     fn existing(&self, name: &CacheName) -> Result<Arc<Cache>, CacheError> {
@@ -297,19 +421,24 @@ impl Caches {
         Ok(names)
     }
 
-    fn read(&self, name: &CacheName) -> Result<(Settings, SecretKey), CacheError> {
+    fn read(&self, name: &CacheName) -> Result<(Settings, Option<SecretKey>), CacheError> {
         let path = self.dir.cache_settings(name);
-        let settings =
+        let settings: Settings =
             toml::from_str(&read_file(&path)?).map_err(|source| CacheError::Settings {
                 path,
                 source: Box::new(source),
             })?;
-        let secret = read_secret(&self.dir.cache_key(name))?.trim().parse();
-        let secret = secret.map_err(|source| CacheError::KeyFile {
+        let text = match read_secret(&self.dir.cache_key(name)) {
+            Err(error) if error.is_not_found() && settings.public_key.is_some() => {
+                return Ok((settings, None));
+            }
+            text => text?,
+        };
+        let secret = text.trim().parse().map_err(|source| CacheError::KeyFile {
             cache: name.clone(),
             source,
         })?;
-        Ok((settings, secret))
+        Ok((settings, Some(secret)))
     }
 
     /// A key without settings: of a cache whose making was interrupted, or put there by the owner.
@@ -356,7 +485,7 @@ impl Caches {
     }
 }
 
-fn successor(old: &Cache, settings: Settings, secret: SecretKey) -> Cache {
+fn successor(old: &Cache, settings: Settings, secret: Option<SecretKey>) -> Cache {
     Cache::new(
         old.id,
         old.name.clone(),
@@ -520,17 +649,21 @@ mod tests {
             .unwrap();
         let second = caches.replace_key(&main(), None).unwrap();
         assert_ne!(
-            first.secret.name(),
-            second.secret.name(),
+            first.public_key().unwrap().name(),
+            second.public_key().unwrap().name(),
             "clients tell keys apart by name"
         );
-        assert_eq!(second.settings.old_public_keys, [first.secret.public()]);
+        assert_eq!(
+            second.settings.old_public_keys,
+            [first.public_key().unwrap()]
+        );
         let reloaded = fixture.caches().find("main").unwrap();
         assert_eq!(reloaded.view(), second.view());
-        let back = caches
-            .replace_key(&main(), Some(first.secret.clone()))
-            .unwrap();
-        assert_eq!(back.settings.old_public_keys, [second.secret.public()]);
+        let back = caches.replace_key(&main(), first.secret.clone()).unwrap();
+        assert_eq!(
+            back.settings.old_public_keys,
+            [second.public_key().unwrap()]
+        );
     }
 
     #[test]
@@ -547,7 +680,7 @@ mod tests {
             .create(&main(), &CachePatch::default(), None)
             .unwrap();
         assert_ne!(first.id, second.id);
-        assert_ne!(first.secret.public(), second.secret.public());
+        assert_ne!(first.public_key(), second.public_key());
         assert!(second.life.while_alive(|| ()).is_some());
     }
 

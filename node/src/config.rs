@@ -20,6 +20,8 @@ use self::keys::{Default, Key};
 use self::read::{Setting, Settings, read_env, read_file, setting_from_text, unknown};
 use self::show::{render, toml_list};
 
+pub use self::value::duration;
+
 pub mod keys;
 mod read;
 mod show;
@@ -38,6 +40,8 @@ pub struct Config {
     pub push: PushConfig,
     /// `[gc]`
     pub gc: GcConfig,
+    /// `[mesh]`
+    pub mesh: MeshConfig,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -113,6 +117,25 @@ pub struct PushConfig {
 pub struct GcConfig {
     /// Not zero.
     pub interval: Duration,
+}
+
+/// Section `[mesh]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// TCP address for other nodes; port 0 takes a free one.
+    pub listen: Option<SocketAddr>,
+    /// Multiaddrs, as text that was checked.
+    pub announce: Vec<String>,
+    /// Multiaddrs, as text that was checked.
+    pub bootstrap: Vec<String>,
+    /// Whether to look around by mDNS.
+    pub mdns: bool,
+    /// Not zero.
+    pub deadline: Duration,
+    /// At least 1.
+    pub replicas: usize,
+    /// Bytes a second.
+    pub upload_rate_max: Option<u64>,
 }
 
 /// Section `[log]`.
@@ -288,6 +311,7 @@ impl Layers {
             gc: GcConfig {
                 interval: self.timeout("gc.interval")?,
             },
+            mesh: self.mesh()?,
             log: LogConfig {
                 level: self.parse("log.level", value::log_filter)?,
             },
@@ -314,6 +338,23 @@ impl Layers {
             upload_grace: self.parse("store.upload-grace", value::duration)?,
             threads,
             compact_below: self.parse("gc.compact-below", value::percent)?,
+        })
+    }
+
+    fn mesh(&self) -> Result<MeshConfig, ConfigError> {
+        Ok(MeshConfig {
+            listen: self.parse("mesh.listen", |text| match text {
+                "off" => Ok(None),
+                address => address.parse().map(Some).map_err(|_| {
+                    "an address and port such as \"[::]:7746\", or \"off\"".to_owned()
+                }),
+            })?,
+            announce: self.list("mesh.announce", value::multiaddr)?,
+            bootstrap: self.list("mesh.bootstrap", value::multiaddr)?,
+            mdns: self.parse("mesh.mdns", value::switch)?,
+            deadline: self.timeout("mesh.deadline")?,
+            replicas: self.count("mesh.replicas", 1, 64)?,
+            upload_rate_max: self.optional("mesh.upload-rate-max", value::size)?,
         })
     }
 

@@ -9,6 +9,7 @@
 //! caches/<name>.toml  settings of a cache
 //! keys/<name>.key     its secret signing key in Nix's text form, 0600
 //! store/              packs and index
+//! cluster/            what makes it a member of a cluster; absent while it is in none
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -38,8 +39,7 @@ impl DataDir {
     /// **Errors**: when one cannot be made. What was made before stays.
     pub fn create(&self) -> Result<(), FileError> {
         for dir in [self.root.clone(), self.caches(), self.keys(), self.store()] {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-            made.map_err(|source| FileError::new("create", &dir, source))?;
+            make_dir(&dir)?;
         }
         Ok(())
     }
@@ -124,6 +124,11 @@ impl DataDir {
         self.root.join("store")
     }
 
+    /// Directory of the cluster.
+    pub fn cluster(&self) -> PathBuf {
+        self.root.join("cluster")
+    }
+
     /// Directory of the caches' settings.
     pub fn caches(&self) -> PathBuf {
         self.root.join("caches")
@@ -202,6 +207,12 @@ pub(crate) enum Secrecy {
     Secret,
     /// Mode 0644.
     Public,
+}
+
+/// Makes a directory and those above it where they are missing, for the owner only.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), FileError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| FileError::new("create", dir, source))
 }
 
 /// Puts `text` at `path`, whole or not at all, replacing what is there; durable on return.

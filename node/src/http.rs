@@ -38,6 +38,7 @@ use crate::metrics::Route;
 
 pub(crate) mod admin;
 pub(crate) mod body;
+pub(crate) mod cluster;
 pub(crate) mod condition;
 pub(crate) mod connection;
 pub(crate) mod error;

@@ -39,6 +39,7 @@ mod content_path;
 pub mod data_dir;
 mod decode;
 mod http;
+mod mesh;
 mod metrics;
 mod nar_file;
 mod narinfo_memory;
@@ -50,3 +51,5 @@ mod report;
 mod worker;
 
 pub use caches::CacheError;
+pub use mesh::MeshError;
+pub use mesh::files::ClusterFileError;

@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) push: PushMetrics,
     pub(crate) gc: GcMetrics,
     pub(crate) store: StoreMetrics,
+    pub(crate) mesh: MeshMetrics,
     /// Client connections open now.
     pub(crate) connections: Gauge,
     /// Connections closed because there were too many.
@@ -76,6 +77,58 @@ pub(crate) struct StoreMetrics {
     /// Reads that found damage or failed.
     pub(crate) read_errors: Counter,
 }
+
+/// The node's part of its cluster; 0 while it is in none. Set when the text is made.
+#[derive(Clone, Default)]
+pub(crate) struct MeshMetrics {
+    numbers: [Gauge<u64, AtomicU64>; MESH_NUMBERS.len()],
+}
+
+impl MeshMetrics {
+    /// Sets all numbers, in the order of [`MESH_NUMBERS`].
+    pub(crate) fn set(&self, numbers: [u64; MESH_NUMBERS.len()]) {
+        for (gauge, number) in self.numbers.iter().zip(numbers) {
+            gauge.set(number);
+        }
+    }
+}
+
+/// Names of the mesh's numbers, and what they count since the mesh began.
+pub(crate) const MESH_NUMBERS: [(&str, &str); 21] = [
+    ("peers", "Connected nodes of the cluster"),
+    ("members", "Nodes of the cluster"),
+    ("paths", "Paths the cluster is said to have"),
+    ("log_segments", "Segments of all logs"),
+    ("log_size_bytes", "Bytes of all logs"),
+    ("gossip_sent", "Gossip messages sent"),
+    ("gossip_received", "Gossip messages received"),
+    ("gossip_rejected", "Gossip messages that were not good"),
+    ("sync_sent_bytes", "Bytes sent to compare and complete logs"),
+    (
+        "sync_received_bytes",
+        "Bytes received to compare and complete logs",
+    ),
+    (
+        "misbehaviour",
+        "Times a member did what an honest one does not",
+    ),
+    (
+        "records_rejected",
+        "Records of this node that could not be said",
+    ),
+    ("bans_wrong_bytes", "Peers kept out because of wrong bytes"),
+    ("bans_protocol", "Peers kept out because of the protocol"),
+    ("bulk_received_bytes", "Bytes of chunks received from peers"),
+    ("bulk_sent_bytes", "Bytes of chunks sent to peers"),
+    ("requests_refused", "Requests of peers refused as too many"),
+    ("flights", "NARs being fetched from peers"),
+    ("flights_landed", "NARs fetched from peers"),
+    (
+        "flights_failed",
+        "NARs that could not be fetched from peers",
+    ),
+    ("hedged_bytes", "Bytes asked of a second peer"),
+];
 
 /// What kind of thing a request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -206,6 +259,7 @@ impl Metrics {
             push: PushMetrics::default(),
             gc: GcMetrics::default(),
             store: StoreMetrics::default(),
+            mesh: MeshMetrics::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             rss: Gauge::default(),
@@ -316,6 +370,9 @@ impl Metrics {
         let mut add = |name: &str, help: &str, gauge: &Gauge<u64, AtomicU64>| {
             registry.register(name, help, gauge.clone());
         };
+        for ((name, help), gauge) in MESH_NUMBERS.iter().zip(&self.mesh.numbers) {
+            add(&format!("mesh_{name}"), help, gauge);
+        }
         add("store_packs", "Pack files", &store.packs);
         add("store_chunks", "Chunks stored, about", &store.chunks);
         add(

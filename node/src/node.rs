@@ -25,12 +25,15 @@ use crate::caches::{CacheError, Caches};
 use crate::clock::unix_now;
 use crate::collect::{Collector, Maintainer, SessionReaper};
 use crate::config::{Config, HttpConfig, StoreConfig, UnixSocket};
-use crate::data_dir::{DataDir, FileError, Lock, Secrecy, overwrite_file, remove_file, replace_file};
+use crate::data_dir::{
+    DataDir, FileError, Lock, Secrecy, overwrite_file, remove_file, replace_file,
+};
 use crate::http::connection::Timeouts;
 use crate::http::error::chain;
 use crate::http::ingest::joined;
 use crate::http::serve::{ServeOptions, serve};
-use crate::http::{Door, Wall};
+use crate::http::{Door, Wall, cluster};
+use crate::mesh::MeshError;
 use crate::worker::Workers;
 
 /// A running node. Dropping it closes all connections at once; [`Node::shutdown`] is kinder.
@@ -43,7 +46,19 @@ pub struct Node {
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
     workers: Workers,
+    _mesh: MeshGuard,
     _lock: Lock,
+}
+
+/// Ends the mesh with its node: its tasks hold what they work with, and would go on without one.
+struct MeshGuard(Arc<App>);
+
+impl Drop for MeshGuard {
+    fn drop(&mut self) {
+        if let Some(mesh) = self.0.mesh.set(None) {
+            mesh.abort();
+        }
+    }
 }
 
 /// What a first start made.
@@ -88,6 +103,7 @@ impl Node {
             stop,
             servers: JoinSet::new(),
             workers: Workers::new(stopped),
+            _mesh: MeshGuard(Arc::clone(&app)),
             _lock: lock,
             app,
         };
@@ -104,6 +120,7 @@ impl Node {
         };
         node.serve(tcp, unix.map(|(_, listener)| listener), &http);
         node.work();
+        cluster::resume(&node.app).await?;
         Ok(node)
     }
 
@@ -140,6 +157,9 @@ impl Node {
             if let Err(error) = done {
                 tracing::error!(cause = chain(&error), "server ended");
             }
+        }
+        if let Some(mesh) = self.app.mesh.set(None) {
+            mesh.stop().await;
         }
         self.workers.finish(WORK_PATIENCE).await;
         address_removed?;
@@ -222,16 +242,15 @@ fn prepare(config: Config) -> Result<Prepared, StartError> {
         None
     };
     // Last: when it exists, everything a first start makes exists.
-    let peer_id = Identity::load_or_create(&data.identity())?
-        .peer_id()
-        .to_string();
+    let identity = Identity::load_or_create(&data.identity())?;
     let started_at = unix_now();
     let parts = Parts {
         config,
         store,
         caches,
         token,
-        peer_id,
+        identity,
+        data: data.clone(),
         started_at,
     };
     Ok(Prepared {
@@ -251,7 +270,7 @@ fn first_cache(caches: &Caches) -> Result<Option<FirstStart>, CacheError> {
     let cache = caches.create(&name, &CachePatch::default(), None)?;
     Ok(Some(FirstStart {
         cache: name,
-        public_key: cache.secret.public().to_string(),
+        public_key: cache.view().public_key,
     }))
 }
 
@@ -350,6 +369,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("open store")]
     Store(#[from] StoreError),
+    /// The node's part of its cluster cannot start.
+    #[error("start the mesh")]
+    Mesh(#[from] MeshError),
     /// An address cannot be listened on.
     #[error("listen on {address}")]
     Listen {

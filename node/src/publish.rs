@@ -12,12 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use attic_store::narinfo::Compression;
 use attic_store::record::PathRow;
-use attic_store::{NarHash, NarInfo, PathInfo, Store, StoreError, StorePathHash};
+use attic_store::{
+    CacheName, NarHash, NarInfo, PathInfo, SecretKey, Store, StoreError, StorePathHash,
+};
 use thiserror::Error;
 
 use crate::caches::Cache;
 use crate::clock::unix_now;
 use crate::content_path;
+use crate::mesh::MeshSlot;
 use crate::nar_file::{NarFile, NarSuffix};
 use crate::narinfo_memory::NarinfoMemory;
 
@@ -26,6 +29,7 @@ use crate::narinfo_memory::NarinfoMemory;
 pub(crate) struct Publisher {
     pub(crate) store: Store,
     pub(crate) narinfos: Arc<NarinfoMemory>,
+    pub(crate) mesh: Arc<MeshSlot>,
 }
 
 /// What to do about a path that is in the cache with other contents.
@@ -52,7 +56,7 @@ impl Publisher {
         let outcome = cache.life.while_alive(|| {
             let _locks = cache.life.paths.lock(&hashes);
             let rows = self.checked_rows(cache, infos, existing);
-            self.commit(cache, rows)
+            self.commit_and_announce(cache, rows)
         });
         outcome.unwrap_or_else(|| {
             hashes
@@ -60,6 +64,22 @@ impl Publisher {
                 .map(|_| Err(PublishError::CacheGone))
                 .collect()
         })
+    }
+
+    /// Keeps a path that another node of the cluster published, with the signatures it came with.
+    /// True if it was not here before.
+    ///
+    /// **Errors**: as [`Publisher::publish`].
+    pub(crate) fn keep(&self, cache: &Cache, info: PathInfo) -> Result<bool, PublishError> {
+        let hash = *info.path.hash();
+        let outcome = cache.life.while_alive(|| {
+            let _locks = cache.life.paths.lock(&[hash]);
+            let row = self.checked_row(cache, info, Existing::Replace)?;
+            let is_new = row.is_some();
+            let mut results = self.commit(cache, vec![Ok(row)]);
+            results.pop().unwrap_or(Ok(())).map(|()| is_new)
+        });
+        outcome.unwrap_or(Err(PublishError::CacheGone))
     }
 
     /// Checks that a narinfo sent by `PUT` describes a body that was uploaded to this cache, or a
@@ -113,6 +133,9 @@ impl Publisher {
     }
 
     fn sign_page(&self, cache: &Cache, hashes: &[StorePathHash]) -> Result<u64, StoreError> {
+        let Some(secret) = &cache.secret else {
+            return Ok(0);
+        };
         let _locks = cache.life.paths.lock(hashes);
         let mut rows = Vec::new();
         for hash in hashes {
@@ -121,7 +144,7 @@ impl Publisher {
                 continue;
             };
             let before = row.info.signatures.len();
-            sign(cache, &mut row.info);
+            sign(secret, cache, &mut row.info);
             if row.info.signatures.len() > before {
                 rows.push(row);
             }
@@ -174,7 +197,12 @@ impl Publisher {
             Some(row) => merge(cache, &row.info, info, existing)?,
             None => info,
         };
-        sign(cache, &mut merged);
+        match &cache.secret {
+            Some(secret) => sign(secret, cache, &mut merged),
+            // Vouched for by another node that has the key, or by nobody.
+            None if is_signed(cache, &merged) => {}
+            None => return Err(PublishError::NoKey(cache.name.clone())),
+        }
         if merged.signatures.len() > SIGNATURES_MAX {
             return Err(PublishError::TooManySignatures(merged.signatures.len()));
         }
@@ -187,6 +215,31 @@ impl Publisher {
             info: merged,
             published_at,
         }))
+    }
+
+    /// Commits the rows that passed, and tells the cluster of them.
+    fn commit_and_announce(
+        &self,
+        cache: &Cache,
+        checked: Vec<Result<Option<PathRow>, PublishError>>,
+    ) -> Vec<Result<(), PublishError>> {
+        let mesh = cache.settings.shared_as.zip(self.mesh.get());
+        let Some((id, mesh)) = mesh else {
+            return self.commit(cache, checked);
+        };
+        let rows = checked.iter().flatten().flatten();
+        let hashes: Vec<_> = rows.map(|row| *row.info.path.hash()).collect();
+        if let Err(error) = mesh.announcer.note(id, &hashes) {
+            let error = Arc::new(error);
+            let refuse = |row: Result<Option<PathRow>, PublishError>| match row? {
+                None => Ok(()),
+                Some(_) => Err(PublishError::Outbox(Arc::clone(&error))),
+            };
+            return checked.into_iter().map(refuse).collect();
+        }
+        let results = self.commit(cache, checked);
+        mesh.announcer.announce(&self.store, cache, id, &hashes);
+        results
     }
 
     /// Commits the rows that passed; a failing store fails all of them.
@@ -327,9 +380,18 @@ fn sorted(mut info: PathInfo) -> PathInfo {
     info
 }
 
-fn sign(cache: &Cache, info: &mut PathInfo) {
+fn sign(secret: &SecretKey, cache: &Cache, info: &mut PathInfo) {
     let fingerprint = info.fingerprint(&cache.settings.store_dir);
-    info.add_signature(cache.secret.sign(fingerprint.as_ref()));
+    info.add_signature(secret.sign(fingerprint.as_ref()));
+}
+
+/// Whether a key of the cache itself, old or new, vouches for a path.
+fn is_signed(cache: &Cache, info: &PathInfo) -> bool {
+    let fingerprint = info.fingerprint(&cache.settings.store_dir);
+    cache
+        .own_keys
+        .verify(&fingerprint, &info.signatures)
+        .is_some()
 }
 
 /// Locks on paths: striped, so that a batch takes a handful of them at once.
@@ -380,6 +442,9 @@ pub(crate) enum PublishError {
     /// The cache demands a signature that is not there.
     #[error("it has no signature that this cache requires")]
     Unsigned,
+    /// This node was not given the key of the cache, and nobody who has it signed the path.
+    #[error("this node was not given the key of cache {0}")]
+    NoKey(CacheName),
     /// More signatures than are kept.
     #[error("{0} signatures are too many")]
     TooManySignatures(usize),
@@ -392,6 +457,9 @@ pub(crate) enum PublishError {
     /// The cache was destroyed meanwhile.
     #[error("the cache does not exist any more")]
     CacheGone,
+    /// It could not be written down that the path has to be announced.
+    #[error("write the outbox")]
+    Outbox(#[source] Arc<std::io::Error>),
     /// The store failed while checking.
     #[error(transparent)]
     Store(Arc<StoreError>),

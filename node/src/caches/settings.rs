@@ -1,5 +1,6 @@
 //! What can be set about a cache, and its file.
 
+use attic_p2p::ids::CacheId;
 use attic_store::{PublicKey, StoreDir};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,36 @@ pub(crate) struct Settings {
     pub(crate) cache_everything: bool,
     pub(crate) require_signed_by: Vec<PublicKey>,
     pub(crate) old_public_keys: Vec<PublicKey>,
+    /// The key others sign with, where this node has no secret key of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) public_key: Option<PublicKey>,
+    /// What the cluster calls it; none for a cache of this node alone.
+    #[serde(skip_serializing_if = "Option::is_none", with = "text_id")]
+    pub(crate) shared_as: Option<CacheId>,
+}
+
+/// A cache's id as the text it is shown as.
+mod text_id {
+    use attic_p2p::ids::CacheId;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        id: &Option<CacheId>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match id {
+            Some(id) => serializer.collect_str(id),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<CacheId>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Some).map_err(Error::custom)
+    }
 }
 
 impl Default for Settings {
@@ -32,6 +63,8 @@ impl Default for Settings {
             cache_everything: false,
             require_signed_by: Vec::new(),
             old_public_keys: Vec::new(),
+            public_key: None,
+            shared_as: None,
         }
     }
 }

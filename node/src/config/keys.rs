@@ -197,6 +197,53 @@ pub const KEYS: &[Key] = &[
         doc: "Pack files of which a smaller share is still needed are rewritten without the rest.",
     },
     Key {
+        section: "mesh",
+        name: "listen",
+        default: Default::Text("[::]:7746"),
+        doc: "Address and port that the other nodes of the cluster connect to; opened only while \
+              this node is in a cluster. \"[::]\" takes IPv4 as well, port 0 takes a free one, \
+              \"off\" means this node only connects to others.",
+    },
+    Key {
+        section: "mesh",
+        name: "announce",
+        default: Default::EmptyList,
+        doc: "Addresses under which other nodes reach this one, as multiaddrs \
+              (\"/dns4/cache.example.org/tcp/7746\"), where it cannot see them by itself.",
+    },
+    Key {
+        section: "mesh",
+        name: "bootstrap",
+        default: Default::EmptyList,
+        doc: "Addresses of other nodes to connect to, as multiaddrs \
+              (\"/ip4/192.0.2.7/tcp/7746\"), besides those that are remembered or found.",
+    },
+    Key {
+        section: "mesh",
+        name: "mdns",
+        default: Default::Text("true"),
+        doc: "Whether to look for the cluster's other nodes in the local network, by mDNS.",
+    },
+    Key {
+        section: "mesh",
+        name: "deadline",
+        default: Default::Text("250ms"),
+        doc: "How long a narinfo that nobody is known to have is looked for among the connected \
+              nodes before Nix is told that it is not here. The look-up goes on behind its back.",
+    },
+    Key {
+        section: "mesh",
+        name: "replicas",
+        default: Default::Text("2"),
+        doc: "How many nodes shall hold what is pushed here, this one included.",
+    },
+    Key {
+        section: "mesh",
+        name: "upload-rate-max",
+        default: Default::Unset("20 MB"),
+        doc: "Most bytes a second sent to other nodes. Unset means no limit.",
+    },
+    Key {
         section: "log",
         name: "level",
         default: Default::Text("info"),

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use attic_p2p::Multiaddr;
+
 /// Reads a duration: a whole number and one of `ms s m h d`, with or without a space between.
 ///
 /// **Errors**: what a duration looks like, as a phrase.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let scaled = with_unit(text, |unit| match unit {
         "ms" => Some(1),
         "s" => Some(1000),
@@ -80,6 +82,22 @@ pub(crate) fn percent(text: &str) -> Result<f64, String> {
     number
         .map(|n| f64::from(n) / 100.0)
         .ok_or_else(|| "a share from 0% to 100%".to_owned())
+}
+
+/// Reads `true` or `false`.
+///
+/// **Errors**: the two, as a phrase.
+pub(crate) fn switch(text: &str) -> Result<bool, String> {
+    text.trim().parse().map_err(|_| "true or false".to_owned())
+}
+
+/// Reads a multiaddr and keeps it as text.
+///
+/// **Errors**: what a multiaddr looks like, as a phrase.
+pub(crate) fn multiaddr(text: &str) -> Result<String, String> {
+    let address: Result<Multiaddr, _> = text.trim().parse();
+    let address = address.map_err(|_| "a multiaddr such as \"/ip4/192.0.2.7/tcp/7746\"")?;
+    Ok(address.to_string())
 }
 
 /// Splits `text` into number and unit and multiplies; `None` for anything else and on overflow.

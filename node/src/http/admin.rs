@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use attic_store::record::{PathRow, Pin};
 use attic_store::{
-    CacheName, CollectOptions, SecretKey, Store, StoreError, StorePathHash, VerifyOptions,
+    CacheName, CollectOptions, PublicKey, SecretKey, Store, StoreError, StorePath, StorePathHash,
+    VerifyOptions,
 };
 use axum::extract::{Path, Query, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -31,7 +32,9 @@ use crate::clock::unix_now;
 use crate::collect;
 use crate::http::error::{Failure, Kind};
 use crate::http::ingest::{Limits, check_framed, joined, read_small};
-use crate::http::{admitted, caller, push};
+use crate::http::{admitted, caller, cluster, push};
+use crate::mesh::Mesh;
+use crate::mesh::announce::ShareError;
 use crate::metrics::{Source, rss_bytes};
 use crate::report::{gc_reply, verify_reply};
 
@@ -51,6 +54,7 @@ pub(crate) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/gc", post(gc))
         .route("/verify", post(verify))
         .merge(push::routes())
+        .merge(cluster::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(Arc::clone(app), admit))
@@ -110,8 +114,14 @@ async fn create(
         key,
     } = json_body(&app, request, JSON_LEN_MAX).await?;
     let secret = key.map(|key| parse_secret(&key)).transpose()?;
-    let cache = blocking(move || Ok(app.caches.create(&name, &settings, secret)?)).await?;
-    Ok((StatusCode::CREATED, Json(cache.view())))
+    let cache = blocking(move || {
+        let cache = app.caches.create(&name, &settings, secret)?;
+        if let Some(mesh) = app.mesh.get().filter(|_| cache.settings.public) {
+            mesh.announcer.share(&app, &cache)?;
+        }
+        Ok(cache)
+    });
+    Ok((StatusCode::CREATED, Json(cache.await?.view())))
 }
 
 async fn show(
@@ -129,7 +139,12 @@ async fn patch(
     let patch: CachePatch = json_body(&app, request, JSON_LEN_MAX).await?;
     let name = parse_name(&name)?;
     let cache = blocking(move || {
+        let current = find_cache(&app, &name)?;
+        let mesh = own_or_alone(&app, &current)?;
         let cache = app.caches.patch(&name, &patch, &app.store)?;
+        if let Some(mesh) = mesh {
+            mesh.announcer.reconfigure(&cache, false)?;
+        }
         // Narinfos depend on the store directory.
         app.narinfos.clear();
         Ok(cache)
@@ -143,6 +158,10 @@ async fn destroy(
 ) -> Result<Json<CacheView>, Failure> {
     let name = parse_name(&name)?;
     let cache = blocking(move || {
+        let cache = find_cache(&app, &name)?;
+        if let Some(mesh) = own_or_alone(&app, &cache)? {
+            mesh.announcer.reconfigure(&cache, true)?;
+        }
         let cache = app.caches.destroy(&name, &app.store)?;
         app.narinfos.clear();
         Ok(cache)
@@ -175,12 +194,31 @@ async fn replace_key(
 ) -> Result<Json<CacheView>, Failure> {
     let name = parse_name(name)?;
     let cache = blocking(move || {
+        let current = find_cache(&app, &name)?;
+        let mesh = own_or_alone(&app, &current)?;
         let cache = app.caches.replace_key(&name, secret)?;
         let signed = app.publisher.sign_all(&cache)?;
-        tracing::info!(cache = %cache.name, key = cache.secret.name(), signed, "key replaced");
+        if let Some(mesh) = mesh {
+            mesh.announcer.reconfigure(&cache, false)?;
+            mesh.announcer.announce_again(&app, &cache)?;
+        }
+        tracing::info!(cache = %cache.name, key = cache.public_key().as_ref().map(PublicKey::name), signed, "key replaced");
         Ok(cache)
     });
     Ok(Json(cache.await?.view()))
+}
+
+/// The mesh, if the cache is the cluster's and this node's to change; `None` for a local one.
+///
+/// **Errors**: 403 for a cache that another node owns.
+fn own_or_alone(app: &App, cache: &Cache) -> Result<Option<Arc<Mesh>>, Failure> {
+    let (Some(id), Some(mesh)) = (cache.settings.shared_as, app.mesh.get()) else {
+        return Ok(None);
+    };
+    match mesh.announcer.owns(&id).map_err(Failure::internal)? {
+        true => Ok(Some(mesh)),
+        false => Err(ShareError::NotOwner.into()),
+    }
 }
 
 /// Which page of a list.
@@ -255,7 +293,13 @@ fn remove_paths(
     let mut doomed = Vec::new();
     for hash in request.paths.iter().collect::<BTreeSet<_>>() {
         match (app.store.path(&cache.name, hash)?, pinned.get(hash)) {
-            (None, _) => reply.absent.push(*hash),
+            (None, _) => match elsewhere(app, cache, hash) {
+                Some(path) => {
+                    reply.removed.push(path);
+                    doomed.push(*hash);
+                }
+                None => reply.absent.push(*hash),
+            },
             (Some(row), Some(pin)) => {
                 reply.pinned.push(PinnedPath {
                     path: row.info.path,
@@ -273,9 +317,34 @@ fn remove_paths(
         doomed
             .iter()
             .for_each(|hash| app.narinfos.forget(&(cache.id, *hash)));
+        if let Some((id, mesh)) = cache.settings.shared_as.zip(app.mesh.get()) {
+            mesh.finder.hide(id, &doomed);
+            mesh.announcer.removed(id, &doomed);
+        }
     }
     Ok(reply)
 }
+
+/// A path of the cluster's cache that only other nodes hold.
+fn elsewhere(app: &App, cache: &Cache, hash: &StorePathHash) -> Option<StorePath> {
+    let (id, mesh) = cache.settings.shared_as.zip(app.mesh.get())?;
+    let started = Instant::now();
+    loop {
+        if let Some(record) = mesh.view.path(id, hash) {
+            return Some(record.info.path);
+        }
+        // Only what the directory knows can be removed; what peers told of, it will know soon.
+        mesh.finder.heard_of(id, hash)?;
+        if started.elapsed() > GOSSIP_PATIENCE {
+            return None;
+        }
+        std::thread::sleep(GOSSIP_PAUSE);
+    }
+}
+
+/// How long a removal waits for the directory to know what a peer told of.
+const GOSSIP_PATIENCE: Duration = Duration::from_secs(2);
+const GOSSIP_PAUSE: Duration = Duration::from_millis(50);
 
 /// Every path that some pin's closure holds, with the name of one such pin.
 fn pinned_paths(
@@ -480,7 +549,7 @@ pub(crate) async fn json_body<T: DeserializeOwned>(
     serde_json::from_slice(text).map_err(Failure::bad_request)
 }
 
-const JSON_LEN_MAX: u64 = 1 << 20;
+pub(crate) const JSON_LEN_MAX: u64 = 1 << 20;
 const REMOVE_LEN_MAX: u64 = 4 << 20;
 const PIN_NAME_LEN_MAX: usize = 128;
 const PIN_KEEP_MAX: u32 = 1000;

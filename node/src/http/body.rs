@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use attic_store::{BlockReader, StoreError};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
@@ -14,7 +15,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::app::App;
 use crate::http::connection::Busy;
+use crate::http::error::chain;
 use crate::http::ingest::joined;
+use crate::mesh::flight::FlightError;
+use crate::mesh::flight::body::FlightReader;
 use crate::metrics::Source;
 
 /// Any body the node sends.
@@ -27,6 +31,7 @@ pub(crate) struct Body {
 enum Content {
     Bytes(Option<Bytes>),
     Nar(Box<NarBody>),
+    Flight(Box<FlightBody>),
     Routed(axum::body::Body),
 }
 
@@ -51,6 +56,14 @@ impl Body {
     pub(crate) fn nar(nar: NarBody) -> Body {
         Body {
             content: Content::Nar(Box::new(nar)),
+            _busy: None,
+        }
+    }
+
+    /// A NAR as it comes from peers.
+    pub(crate) fn flight(flight: FlightBody) -> Body {
+        Body {
+            content: Content::Flight(Box::new(flight)),
             _busy: None,
         }
     }
@@ -86,6 +99,10 @@ impl HttpBody for Body {
                 let block = ready!(nar.poll_block(cx));
                 Poll::Ready(block.map(|block| Ok(Frame::data(block?))))
             }
+            Content::Flight(flight) => {
+                let block = ready!(flight.poll_block(cx));
+                Poll::Ready(block.map(|block| Ok(Frame::data(block?))))
+            }
             Content::Routed(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| Ok(frame?))),
@@ -96,6 +113,7 @@ impl HttpBody for Body {
         match &self.content {
             Content::Bytes(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Content::Nar(nar) => nar.left == 0,
+            Content::Flight(flight) => flight.left == 0,
             Content::Routed(body) => body.is_end_stream(),
         }
     }
@@ -106,6 +124,7 @@ impl HttpBody for Body {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Content::Nar(nar) => SizeHint::with_exact(nar.left),
+            Content::Flight(flight) => SizeHint::with_exact(flight.left),
             Content::Routed(body) => body.size_hint(),
         }
     }
@@ -200,12 +219,66 @@ impl NarBody {
     }
 }
 
+/// A range of a NAR in flight.
+///
+/// Yields exactly the announced length, or an error that makes the server break the connection.
+pub(crate) struct FlightBody {
+    app: Arc<App>,
+    next: BoxFuture<'static, Landed>,
+    left: u64,
+}
+
+/// A reader on its way back, with what landed.
+type Landed = (FlightReader, Result<Option<Bytes>, FlightError>);
+
+impl FlightBody {
+    /// What `reader` yields: `len` bytes.
+    pub(crate) fn new(app: Arc<App>, reader: FlightReader, len: u64) -> FlightBody {
+        FlightBody {
+            app,
+            next: Box::pin(landed(reader)),
+            left: len,
+        }
+    }
+
+    fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, NarBodyError>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let (reader, block) = ready!(self.next.as_mut().poll(cx));
+        self.next = Box::pin(landed(reader));
+        let block = match block {
+            Ok(block) => block.filter(|block| block.len() as u64 <= self.left),
+            Err(error) => {
+                tracing::warn!(cause = chain(&error), "NAR from peers broke off");
+                return Poll::Ready(Some(Err(NarBodyError::Flight(error))));
+            }
+        };
+        let Some(block) = block else {
+            return Poll::Ready(Some(Err(NarBodyError::Length)));
+        };
+        let len = block.len() as u64;
+        self.left -= len;
+        self.app.metrics.sent(Source::Peer).inc_by(len);
+        self.app.metrics.nar_sent.inc_by(len);
+        Poll::Ready(Some(Ok(block)))
+    }
+}
+
+async fn landed(mut reader: FlightReader) -> Landed {
+    let block = reader.next().await;
+    (reader, block)
+}
+
 /// Why a NAR broke off after its status line.
 #[derive(Debug, Error)]
 pub(crate) enum NarBodyError {
     /// A block could not be read undamaged.
     #[error("read NAR")]
     Read(#[source] StoreError),
+    /// It could not be had from peers.
+    #[error("fetch NAR")]
+    Flight(#[source] FlightError),
     /// The store yielded more or fewer bytes than it announced.
     #[error("NAR is not of its announced length")]
     Length,

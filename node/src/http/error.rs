@@ -15,6 +15,7 @@ use crate::api::wire::WireError;
 use crate::caches::CacheError;
 use crate::http::body::Body;
 use crate::http::ingest::BodyFault;
+use crate::mesh::announce::ShareError;
 use crate::publish::PublishError;
 use crate::push::SessionError;
 
@@ -45,6 +46,15 @@ pub(crate) enum Kind {
     Internal,
     Busy,
     DiskFull,
+    NoCluster,
+    NoSuchPeer,
+    InCluster,
+    NotIssuer,
+    NotAdmitted,
+    BadTicket,
+    TicketExpired,
+    TicketUsedUp,
+    NobodyReached,
 }
 
 impl Kind {
@@ -64,6 +74,12 @@ impl Kind {
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Kind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            Kind::NoCluster | Kind::NoSuchPeer => StatusCode::NOT_FOUND,
+            Kind::InCluster => StatusCode::CONFLICT,
+            Kind::NotIssuer | Kind::NotAdmitted => StatusCode::FORBIDDEN,
+            Kind::BadTicket => StatusCode::BAD_REQUEST,
+            Kind::TicketExpired | Kind::TicketUsedUp => StatusCode::GONE,
+            Kind::NobodyReached => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -84,6 +100,15 @@ impl Kind {
             Kind::Internal => "Internal",
             Kind::Busy => "Busy",
             Kind::DiskFull => "DiskFull",
+            Kind::NoCluster => "NoCluster",
+            Kind::NoSuchPeer => "NoSuchPeer",
+            Kind::InCluster => "InCluster",
+            Kind::NotIssuer => "NotIssuer",
+            Kind::NotAdmitted => "NotAdmitted",
+            Kind::BadTicket => "BadTicket",
+            Kind::TicketExpired => "TicketExpired",
+            Kind::TicketUsedUp => "TicketUsedUp",
+            Kind::NobodyReached => "NobodyReached",
         }
     }
 
@@ -249,6 +274,17 @@ impl From<CacheError> for Failure {
     }
 }
 
+impl From<ShareError> for Failure {
+    fn from(error: ShareError) -> Failure {
+        match error {
+            ShareError::NotOwner => Failure::new(Kind::Forbidden, error),
+            ShareError::Cache(error) => error.into(),
+            ShareError::Store(error) => error.into(),
+            ShareError::Outbox(_) | ShareError::File(_) => Failure::internal(error),
+        }
+    }
+}
+
 impl From<PublishError> for Failure {
     fn from(error: PublishError) -> Failure {
         match &error {
@@ -257,6 +293,8 @@ impl From<PublishError> for Failure {
                 _ => Failure::internal(error),
             },
             PublishError::Differs => Failure::new(Kind::Conflict, error),
+            PublishError::NoKey(_) => Failure::new(Kind::Forbidden, error),
+            PublishError::Outbox(_) => Failure::internal(error),
             PublishError::CacheGone => Failure::new(Kind::NoSuchCache, error),
             PublishError::NarAbsent
             | PublishError::Mismatch(_)

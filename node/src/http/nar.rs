@@ -11,7 +11,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
+use attic_p2p::wire::Priority;
 use attic_store::{BlockReader, NarHash, NarRow, Store, StoreError};
 use bytes::Bytes;
 use hyper::header::{
@@ -21,14 +23,18 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::caches::Cache;
-use crate::http::body::{Body, NarBody};
+use crate::http::body::{Body, FlightBody, NarBody};
 use crate::http::condition::{Selection, select};
+use crate::http::error::chain;
 use crate::http::ingest::joined;
 use crate::http::not_found;
 use crate::http::object::{immutable, is_known};
+use crate::mesh::flight::body::FlightReader;
+use crate::mesh::flight::{FlightError, Follower};
 use crate::nar_file::{NarFile, NarSuffix};
 
 /// Answers `GET` and `HEAD` of a NAR. Dropping the future abandons the request.
@@ -42,7 +48,7 @@ pub(crate) async fn get(
     let entry = joined(spawn_blocking(move || find(&store, &in_cache, &file)).await);
     let entry = match entry {
         Ok(Some(entry)) => entry,
-        Ok(None) => return not_found(),
+        Ok(None) => return fetch(app, &cache, file, head).await,
         Err(error) => {
             app.read_failed("nar", &error);
             return not_found();
@@ -55,6 +61,102 @@ pub(crate) async fn get(
         }
         Form::Recompressed => not_found(),
     }
+}
+
+/// Answers with a NAR that is not here, if the cluster has it.
+async fn fetch(app: &Arc<App>, cache: &Cache, file: NarFile, head: &Parts) -> Response<Body> {
+    let Some((id, mesh)) = cache.settings.shared_as.zip(app.mesh.get()) else {
+        return not_found();
+    };
+    let nar = NarHash::from_bytes(file.hash);
+    let Some(record) = mesh.finder.nar(id, nar).await else {
+        return not_found();
+    };
+    let deadline = Instant::now() + READY_MAX;
+    match mesh.fetch(record, Priority::Client) {
+        Ok(flight) => serve_flight(app, cache, flight, file.suffix, head, deadline).await,
+        Err(error) => {
+            tracing::warn!(cause = chain(&error), "NAR not fetched from peers");
+            not_found()
+        }
+    }
+}
+
+/// Answers `GET` and `HEAD` of a NAR that peers have, while it comes from them.
+///
+/// The status line waits, up to `deadline`, until every chunk is here or has a source that is
+/// connected. Only frames can be sent as they land: a plain NAR is sent once it has landed.
+/// Dropping the future, or the response, leaves the flight.
+pub(crate) async fn serve_flight(
+    app: &Arc<App>,
+    cache: &Cache,
+    flight: Follower,
+    suffix: NarSuffix,
+    head: &Parts,
+    deadline: Instant,
+) -> Response<Body> {
+    let entry = match suffix {
+        NarSuffix::Zstd => flight.ready(deadline).await.map(|manifest| {
+            let digits = manifest.file_hash().nix32();
+            Entry {
+                nar_hash: *manifest.nar_hash(),
+                form: Form::Served(ServedForm::Frames),
+                len: manifest.file_size(),
+                etag: etag(&digits),
+            }
+        }),
+        NarSuffix::Plain => match flight.ready(deadline).await.map(|_| ()) {
+            Ok(()) => flight.landed().await.map(|landed| Entry {
+                nar_hash: landed.nar_hash,
+                form: Form::Served(ServedForm::Plain),
+                len: landed.nar_size,
+                etag: etag(&landed.nar_hash.nix32()),
+            }),
+            Err(error) => Err(error),
+        },
+        NarSuffix::Xz | NarSuffix::Bzip2 | NarSuffix::Br => return not_found(),
+    };
+    let entry = match entry {
+        Ok(entry) => entry,
+        Err(error) => {
+            unavailable(&flight, &error);
+            return not_found();
+        }
+    };
+    match suffix {
+        NarSuffix::Plain => serve(app, cache, entry, ServedForm::Plain, head).await,
+        _ => serve_landing(app, cache, flight, &entry, head),
+    }
+}
+
+/// Answers with the frames of a flight that is ready.
+fn serve_landing(
+    app: &Arc<App>,
+    cache: &Cache,
+    flight: Follower,
+    entry: &Entry,
+    head: &Parts,
+) -> Response<Body> {
+    let selection = match chosen(cache, entry, head) {
+        Ok(selection) => selection,
+        Err(response) => return *response,
+    };
+    let range = selection.range(entry);
+    let len = range.end - range.start;
+    let body = match head.method {
+        Method::HEAD => Some(Body::empty()),
+        _ => FlightReader::new(flight, range.clone())
+            .map(|reader| Body::flight(FlightBody::new(Arc::clone(app), reader, len))),
+    };
+    match body {
+        Some(body) => selected(Response::new(body), cache, entry, &selection),
+        None => not_found(),
+    }
+}
+
+fn unavailable(flight: &Follower, error: &FlightError) {
+    let nar = flight.wanted().nar;
+    tracing::info!(%nar, cause = chain(error), "NAR not to be had from peers");
 }
 
 /// What a file name stands for in a cache.
@@ -155,21 +257,9 @@ async fn serve(
     form: ServedForm,
     head: &Parts,
 ) -> Response<Body> {
-    if is_known(&head.headers, entry.etag.as_bytes()) {
-        let response = Response::new(Body::empty());
-        return with_status(
-            dressed(response, cache, &entry, 0..0),
-            StatusCode::NOT_MODIFIED,
-        );
-    }
-    let header = |name| head.headers.get(name).map(HeaderValue::as_bytes);
-    // Ranges are defined for GET alone.
-    let range = header(RANGE).filter(|_| head.method == Method::GET);
-    let selection = select(range, header(IF_RANGE), entry.etag.as_bytes(), entry.len);
-    let range = match &selection {
-        Selection::Whole => 0..entry.len,
-        Selection::Part(range) => range.clone(),
-        Selection::Beyond => return beyond(cache, &entry),
+    let selection = match chosen(cache, &entry, head) {
+        Ok(selection) => selection,
+        Err(response) => return *response,
     };
     let body = match head.method {
         Method::HEAD => {
@@ -177,16 +267,10 @@ async fn serve(
             let here = joined(spawn_blocking(move || store.open_nar(&hash)).await);
             here.map(|reader| reader.map(|_| Body::empty()))
         }
-        _ => open(app, &entry, form, range.clone()).await,
+        _ => open(app, &entry, form, selection.range(&entry)).await,
     };
     match body {
-        Ok(Some(body)) => {
-            let response = dressed(Response::new(body), cache, &entry, range);
-            match &selection {
-                Selection::Part(range) => with_range(response, range, &entry),
-                Selection::Whole | Selection::Beyond => response,
-            }
-        }
+        Ok(Some(body)) => selected(Response::new(body), cache, &entry, &selection),
         Ok(None) => {
             // It was just looked up: found not to be whole, it is hidden, and so are its narinfos.
             app.narinfos.clear();
@@ -196,6 +280,46 @@ async fn serve(
             app.read_failed("nar", &error);
             not_found()
         }
+    }
+}
+
+/// What of a file is wanted; or the answer, if it takes no bytes.
+fn chosen(cache: &Cache, entry: &Entry, head: &Parts) -> Result<Selection, Box<Response<Body>>> {
+    if is_known(&head.headers, entry.etag.as_bytes()) {
+        let response = dressed(Response::new(Body::empty()), cache, entry, 0..0);
+        return Err(Box::new(with_status(response, StatusCode::NOT_MODIFIED)));
+    }
+    let header = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+    // Ranges are defined for GET alone.
+    let range = header(RANGE).filter(|_| head.method == Method::GET);
+    match select(range, header(IF_RANGE), entry.etag.as_bytes(), entry.len) {
+        Selection::Beyond => Err(Box::new(beyond(cache, entry))),
+        selection => Ok(selection),
+    }
+}
+
+impl Selection {
+    /// The bytes it selects of a file.
+    fn range(&self, entry: &Entry) -> Range<u64> {
+        match self {
+            Selection::Whole => 0..entry.len,
+            Selection::Part(range) => range.clone(),
+            Selection::Beyond => 0..0,
+        }
+    }
+}
+
+/// A response with what was selected.
+fn selected(
+    response: Response<Body>,
+    cache: &Cache,
+    entry: &Entry,
+    selection: &Selection,
+) -> Response<Body> {
+    let response = dressed(response, cache, entry, selection.range(entry));
+    match selection {
+        Selection::Part(range) => with_range(response, range, entry),
+        Selection::Whole | Selection::Beyond => response,
     }
 }
 
@@ -222,6 +346,9 @@ async fn open(
     let app = Arc::clone(app);
     Ok(first.map(|(block, blocks)| Body::nar(NarBody::new(app, block, blocks, len))))
 }
+
+/// How long a client waits for the status line of a NAR that peers have.
+const READY_MAX: Duration = Duration::from_secs(20);
 
 /// A response with the headers of a NAR. `Accept-Ranges` is on every one of them, partial ones too:
 /// Nix resumes only if the last answer had it.

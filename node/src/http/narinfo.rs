@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use attic_store::narinfo::Compression;
 use attic_store::record::PathRow;
-use attic_store::{FileHash, NarInfo, StoreError, StorePathHash};
+use attic_store::{FileHash, NarInfo, PathInfo, StoreError, StorePathHash};
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
@@ -67,16 +67,34 @@ pub(crate) async fn get(
     };
     match rendered {
         Ok(Some(rendered)) => found(app, &cache, &hash, &rendered, &head.headers),
-        Ok(None) => {
-            app.metrics.narinfo_misses.inc();
-            not_found()
-        }
+        Ok(None) => elsewhere(app, &cache, &hash, head).await,
         Err(error) => {
-            app.metrics.narinfo_misses.inc();
             app.read_failed("narinfo", &error);
-            not_found()
+            elsewhere(app, &cache, &hash, head).await
         }
     }
+}
+
+/// Answers with what the cluster has, if somebody who is connected has it.
+async fn elsewhere(
+    app: &Arc<App>,
+    cache: &Cache,
+    hash: &StorePathHash,
+    head: &Parts,
+) -> Response<Body> {
+    let record = match cache.settings.shared_as.zip(app.mesh.get()) {
+        Some((id, mesh)) => mesh.finder.path(id, *hash).await,
+        None => None,
+    };
+    let Some(record) = record else {
+        app.metrics.narinfo_misses.inc();
+        return not_found();
+    };
+    let transport = offered(&record.file_hash, record.file_size);
+    let narinfo = narinfo_of(record.info.clone(), transport);
+    let rendered = Rendered::new(narinfo.print(&cache.settings.store_dir));
+    app.metrics.narinfo_hits(Source::Peer).inc();
+    answered(app, cache, &rendered, &head.headers, Source::Peer)
 }
 
 fn render_and_keep(
@@ -102,17 +120,20 @@ fn render(app: &App, cache: &Cache, row: PathRow) -> Result<Option<Rendered>, St
     let Some(nar) = app.store.nar(&row.info.nar_hash)? else {
         return Ok(None);
     };
-    let transport = offered(&nar.file_hash, nar.file_size);
-    let narinfo = NarInfo {
-        url: format!("nar/{}", NarFile::canonical(&row.info.nar_hash)),
-        compression: transport.compression,
-        file_hash: Some(transport.file_hash),
-        file_size: Some(transport.file_size),
-        info: row.info,
-    };
+    let narinfo = narinfo_of(row.info, offered(&nar.file_hash, nar.file_size));
     Ok(Some(Rendered::new(
         narinfo.print(&cache.settings.store_dir),
     )))
+}
+
+fn narinfo_of(info: PathInfo, transport: Transport) -> NarInfo {
+    NarInfo {
+        url: format!("nar/{}", NarFile::canonical(&info.nar_hash)),
+        compression: transport.compression,
+        file_hash: Some(transport.file_hash),
+        file_size: Some(transport.file_size),
+        info,
+    }
 }
 
 /// The form in which a narinfo offers its NAR.
@@ -143,14 +164,22 @@ fn found(
         app.store.touch(&cache.name, hash, now);
     }
     app.metrics.narinfo_hits(Source::Local).inc();
+    answered(app, cache, rendered, request, Source::Local)
+}
+
+fn answered(
+    app: &App,
+    cache: &Cache,
+    rendered: &Rendered,
+    request: &HeaderMap,
+    source: Source,
+) -> Response<Body> {
     let mut response = if is_known(request, rendered.etag.as_bytes()) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        app.metrics
-            .sent(Source::Local)
-            .inc_by(rendered.body.len() as u64);
+        app.metrics.sent(source).inc_by(rendered.body.len() as u64);
         Response::new(Body::full(rendered.body.clone()))
     };
     let headers = response.headers_mut();

@@ -37,6 +37,9 @@ async fn metrics(
     gauges.damaged_nars.set(usage.damaged_nars);
     let sessions = i64::try_from(app.sessions.len()).unwrap_or(i64::MAX);
     app.metrics.push.sessions.set(sessions);
+    let mesh = app.mesh.get();
+    let numbers = mesh.map_or_else(Default::default, |mesh| mesh.numbers());
+    app.metrics.mesh.set(numbers);
     ([(CONTENT_TYPE, CONTENT_TYPE_TEXT)], app.metrics.text())
 }
 
@@ -65,7 +68,8 @@ mod tests {
             store: Store::open(&data.store(), Options::default()).unwrap(),
             caches: Caches::load(data.clone()).unwrap(),
             token: AdminToken::load_or_create(&data.admin_token()).unwrap(),
-            peer_id: String::new(),
+            identity: attic_p2p::identity::Identity::from_seed([1; 32]),
+            data: data.clone(),
             started_at: 0,
         }));
         let status = async || ready(State(Arc::clone(&app))).await.0;

@@ -1,0 +1,534 @@
+//! The admin API of the cluster: found, invite, join, leave, look at peers, revoke.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use attic_p2p::identity::Identity;
+use attic_p2p::ids::NodeId;
+use attic_p2p::membership::Role as MemberRole;
+use attic_p2p::membership::address::Address;
+use attic_p2p::membership::genesis::ClusterKey;
+use attic_p2p::membership::hello::Refusal;
+use attic_p2p::membership::invite::Terms;
+use attic_p2p::membership::revocation::Subject;
+use attic_p2p::membership::scopes::{Pattern, Scopes};
+use attic_p2p::membership::ticket::{Ticket, TicketError};
+use attic_p2p::network::{Direction as NetworkDirection, PeerInfo};
+use attic_p2p::record::Record;
+use attic_store::CacheName;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use crate::api::cluster::{
+    ClusterCache, ClusterInit, ClusterMade, ClusterView, Direction, InviteReply, InviteRequest,
+    JoinReply, JoinRequest, JoinedCache, LeaveReply, LogUsage, Nothing, PeerState, PeerView,
+    RenamedCache, Role,
+};
+use crate::app::App;
+use crate::auth::random;
+use crate::clock::unix_now;
+use crate::http::admin::{JSON_LEN_MAX, blocking, json_body};
+use crate::http::error::{Failure, Kind, chain};
+use crate::http::ingest::joined;
+use crate::mesh::files::ClusterFiles;
+use crate::mesh::join::{Admitted, JoinError, ask_in};
+use crate::mesh::members::{IssueError, founder, now};
+use crate::mesh::{Mesh, MeshError};
+
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/cluster", get(show))
+        .route("/cluster/init", post(init))
+        .route("/cluster/invites", post(invite))
+        .route("/cluster/join", post(join))
+        .route("/cluster/leave", post(leave))
+        .route("/peers", get(peers))
+        .route("/peers/{node}/revoke", post(revoke))
+}
+
+/// Starts the mesh of a node that is in a cluster.
+///
+/// **Errors**: [`MeshError`]; the node should not run then, or it would seem to be a lone one.
+pub(crate) async fn resume(app: &Arc<App>) -> Result<(), MeshError> {
+    let files = ClusterFiles::new(&app.data);
+    let charter = {
+        let files = files.clone();
+        joined(spawn_blocking(move || files.load()).await)?
+    };
+    if let Some(charter) = charter {
+        let mesh = Mesh::start(app, &app.identity, files, charter, Vec::new()).await?;
+        app.mesh.set(Some(mesh));
+    }
+    Ok(())
+}
+
+fn mesh_of(app: &App) -> Result<Arc<Mesh>, Failure> {
+    let absent = || Failure::new(Kind::NoCluster, "this node is in no cluster");
+    app.mesh.get().ok_or_else(absent)
+}
+
+async fn init(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<(StatusCode, Json<ClusterMade>), Failure> {
+    let ClusterInit { name } = json_body(&app, request, JSON_LEN_MAX).await?;
+    let _membership = app.membership.lock().await;
+    let mesh = found(&app, name).await?;
+    let made = ClusterMade {
+        cluster: mesh.cluster,
+        name: mesh.name.clone(),
+    };
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+/// Makes a cluster of this node alone, and its public caches the cluster's.
+async fn found(app: &Arc<App>, name: Option<String>) -> Result<Arc<Mesh>, Failure> {
+    if app.mesh.get().is_some() {
+        return Err(Failure::new(
+            Kind::InCluster,
+            "this node is in a cluster already",
+        ));
+    }
+    let name = name.unwrap_or_else(host_name);
+    let name = name
+        .parse()
+        .map_err(|error| Failure::bad_request(format!("name of the cluster: {error}")))?;
+    let key = ClusterKey::from_seed(random());
+    let genesis = key.found(name, random());
+    let charter = founder(&app.identity, genesis, key);
+    let files = ClusterFiles::new(&app.data);
+    {
+        let (files, charter) = (files.clone(), charter.clone());
+        joined(spawn_blocking(move || files.found(&charter)).await).map_err(Failure::internal)?;
+    }
+    let mesh = start(app, &app.identity, files, charter, Vec::new()).await?;
+    let (sharing, shared) = (Arc::clone(app), Arc::clone(&mesh));
+    let done = spawn_blocking(move || {
+        for cache in sharing.caches.snapshot().values() {
+            if cache.settings.public && cache.settings.shared_as.is_none() {
+                shared.announcer.share(&sharing, cache)?;
+            }
+        }
+        Ok(())
+    });
+    joined(done.await).map_err(|error: crate::mesh::announce::ShareError| {
+        tracing::error!(cause = chain(&error), "a cache could not be shared");
+        Failure::internal(error)
+    })?;
+    Ok(mesh)
+}
+
+async fn start(
+    app: &Arc<App>,
+    identity: &Identity,
+    files: ClusterFiles,
+    charter: crate::mesh::files::Charter,
+    known: Vec<attic_p2p::Multiaddr>,
+) -> Result<Arc<Mesh>, Failure> {
+    let started = Mesh::start(app, identity, files.clone(), charter, known).await;
+    match started {
+        Ok(mesh) => {
+            app.mesh.set(Some(Arc::clone(&mesh)));
+            Ok(mesh)
+        }
+        Err(error) => {
+            tracing::error!(cause = chain(&error), "the mesh does not start");
+            let left = joined(spawn_blocking(move || files.leave()).await);
+            if let Err(error) = left {
+                tracing::error!(cause = chain(&error), "the cluster's files remain");
+            }
+            Err(Failure::new(Kind::Internal, format!("{error}")))
+        }
+    }
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let fits = |c: &char| c.is_ascii_alphanumeric() || " ._-".contains(*c);
+    let name: String = name.chars().filter(fits).take(64).collect();
+    if name.is_empty() {
+        "cluster".to_owned()
+    } else {
+        name
+    }
+}
+
+async fn invite(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<(StatusCode, Json<InviteReply>), Failure> {
+    let request: InviteRequest = json_body(&app, request, JSON_LEN_MAX).await?;
+    let scopes = scopes(&request)?;
+    if request.expires_seconds == 0 {
+        return Err(Failure::bad_request("a ticket must be good for a while"));
+    }
+    let mesh = match app.mesh.get() {
+        Some(mesh) => mesh,
+        None => {
+            let _membership = app.membership.lock().await;
+            match app.mesh.get() {
+                Some(mesh) => mesh,
+                None => found(&app, None).await?,
+            }
+        }
+    };
+    let terms = Terms {
+        role: match request.role {
+            Role::Member => MemberRole::Member,
+            Role::Keeper => MemberRole::Keeper,
+        },
+        scopes,
+        not_after: now().plus(Duration::from_secs(
+            request.expires_seconds.min(TICKET_AGE_MAX),
+        )),
+    };
+    wait_for_addresses(&mesh).await;
+    let own = mesh.addresses(&app.config.mesh).into_iter();
+    let addresses = match request.uses {
+        Some(_) => own.map(|address| (mesh.me, address)).collect(),
+        None => {
+            wait_for_introductions(&mesh).await;
+            mesh.addresses_of_all(&app.config.mesh)
+        }
+    };
+    let addresses: Vec<Address> = addresses
+        .iter()
+        .filter_map(|(node, address)| Address::new(&address.to_string(), *node).ok())
+        .collect();
+    let ticket = blocking(move || {
+        mesh.members
+            .invite(terms, request.uses, addresses)
+            .map_err(issue_failure)
+    });
+    let ticket = ticket.await?.to_text();
+    Ok((StatusCode::CREATED, Json(InviteReply { ticket })))
+}
+
+/// A network that has just started does not know yet where it listens.
+async fn wait_for_addresses(mesh: &Mesh) {
+    for _ in 0..ADDRESS_TRIES {
+        if !mesh.network.listen_addresses().is_empty() {
+            return;
+        }
+        sleep(ADDRESS_PAUSE).await;
+    }
+}
+
+/// Nodes that have just connected do not say at once where they listen.
+async fn wait_for_introductions(mesh: &Mesh) {
+    let told =
+        |peer: &PeerInfo| peer.direction == NetworkDirection::Outbound || peer.addresses.len() > 1;
+    for _ in 0..ADDRESS_TRIES {
+        if mesh.network.peers().iter().all(told) {
+            return;
+        }
+        sleep(ADDRESS_PAUSE).await;
+    }
+}
+
+fn scopes(request: &InviteRequest) -> Result<Scopes, Failure> {
+    let parse = |texts: &[String]| -> Result<Vec<Pattern>, Failure> {
+        texts
+            .iter()
+            .map(|text| {
+                text.parse()
+                    .map_err(|error| Failure::bad_request(format!("pattern {text}: {error}")))
+            })
+            .collect()
+    };
+    Scopes::new(parse(&request.read)?, parse(&request.write)?).map_err(Failure::bad_request)
+}
+
+fn issue_failure(error: IssueError) -> Failure {
+    match &error {
+        IssueError::NotAnIssuer => Failure::new(Kind::NotIssuer, error),
+        IssueError::Invite(_) | IssueError::Ticket(_) => Failure::bad_request(error),
+        IssueError::File(_) => Failure::internal(error),
+    }
+}
+
+async fn join(State(app): State<Arc<App>>, request: Request) -> Result<Json<JoinReply>, Failure> {
+    let JoinRequest { ticket } = json_body(&app, request, JSON_LEN_MAX).await?;
+    let ticket: Ticket = ticket.trim().parse().map_err(ticket_failure)?;
+    let _membership = app.membership.lock().await;
+    if let Some(mesh) = app.mesh.get() {
+        let message = match mesh.cluster == ticket.genesis().cluster_id() {
+            true => "this node is in this cluster already",
+            false => "this node is in another cluster: leave it first",
+        };
+        return Err(Failure::new(Kind::InCluster, message));
+    }
+    let files = ClusterFiles::new(&app.data);
+    let admitted = ask_in(&app.identity, &files, &ticket).await;
+    let Admitted {
+        charter,
+        by,
+        addresses,
+    } = admitted.map_err(join_failure)?;
+    {
+        let (files, charter) = (files.clone(), charter.clone());
+        joined(spawn_blocking(move || files.found(&charter)).await).map_err(Failure::internal)?;
+    }
+    let before: Vec<CacheName> = local_caches(&app);
+    let mesh = start(&app, &app.identity, files, charter, addresses).await?;
+    let (renamed, dropped) = settle(&app, &mesh, &before).await?;
+    let caches = joined_caches(&app, &mesh);
+    Ok(Json(JoinReply {
+        cluster: mesh.cluster,
+        name: mesh.name.clone(),
+        admitted_by: by,
+        caches,
+        renamed,
+        dropped,
+    }))
+}
+
+fn local_caches(app: &App) -> Vec<CacheName> {
+    let snapshot = app.caches.snapshot();
+    let local = snapshot
+        .values()
+        .filter(|cache| cache.settings.shared_as.is_none());
+    local.map(|cache| cache.name.clone()).collect()
+}
+
+/// Waits until the cluster's caches are known, and makes room for those whose name is taken here.
+async fn settle(
+    app: &Arc<App>,
+    mesh: &Arc<Mesh>,
+    local: &[CacheName],
+) -> Result<(Vec<RenamedCache>, Vec<CacheName>), Failure> {
+    let started = Instant::now();
+    while mesh.view.caches().is_empty() && started.elapsed() < CACHES_PATIENCE {
+        let _ = timeout(CACHES_PAUSE, mesh.caches_changed.notified()).await;
+    }
+    let (app, mesh, local) = (Arc::clone(app), Arc::clone(mesh), local.to_vec());
+    let settled = blocking(move || {
+        let (mut renamed, mut dropped) = (Vec::new(), Vec::new());
+        for (id, name, _) in mesh.view.caches() {
+            let taken = app.caches.find(name.as_str());
+            let Some(cache) = taken.filter(|cache| cache.settings.shared_as != Some(id)) else {
+                continue;
+            };
+            if !local.contains(&name) {
+                continue;
+            }
+            if app.store.paths(&cache.name, None, 1)?.is_empty() {
+                app.caches.destroy(&cache.name, &app.store)?;
+                dropped.push(name);
+            } else {
+                let to = app.caches.rename(&cache.name, &app.store)?;
+                renamed.push(RenamedCache { from: name, to });
+            }
+            app.narinfos.clear();
+        }
+        mesh.announcer
+            .adopt_caches(&app)
+            .and_then(|_| mesh.announcer.take_keys(&app))
+            .map_err(Failure::internal)?;
+        Ok((renamed, dropped))
+    });
+    settled.await
+}
+
+fn joined_caches(app: &App, mesh: &Mesh) -> Vec<JoinedCache> {
+    let address = app.addresses.get().and_then(|addresses| addresses.first());
+    let address = address.map_or("127.0.0.1:7745", String::as_str);
+    let known = mesh.view.caches();
+    let snapshot = app.caches.snapshot();
+    let shared = snapshot.values().filter(|cache| {
+        let id = cache.settings.shared_as;
+        known.iter().any(|(known, _, _)| Some(*known) == id)
+    });
+    shared
+        .map(|cache| JoinedCache {
+            name: cache.name.clone(),
+            public_key: cache.view().public_key,
+            substituter: format!("http://{address}/{}", cache.name),
+        })
+        .collect()
+}
+
+fn ticket_failure(error: TicketError) -> Failure {
+    match error {
+        TicketError::Expired { .. } => Failure::new(Kind::TicketExpired, error),
+        _ => Failure::new(Kind::BadTicket, error),
+    }
+}
+
+fn join_failure(error: JoinError) -> Failure {
+    match error {
+        JoinError::Ticket(error) => ticket_failure(error),
+        JoinError::Refused(refusal @ Refusal::TicketExpired { .. }) => {
+            Failure::new(Kind::TicketExpired, refusal)
+        }
+        JoinError::Refused(refusal @ Refusal::TicketUsedUp) => {
+            Failure::new(Kind::TicketUsedUp, refusal)
+        }
+        JoinError::Refused(_) | JoinError::Unclear(_) => Failure::new(Kind::NotAdmitted, error),
+        JoinError::Nobody(_) => Failure::new(Kind::NobodyReached, error),
+        JoinError::Network(_) => Failure::internal(error),
+    }
+}
+
+async fn leave(State(app): State<Arc<App>>) -> Result<Json<LeaveReply>, Failure> {
+    let _membership = app.membership.lock().await;
+    let mesh = mesh_of(&app)?;
+    let handed_off = mesh.hand_over(&app).await;
+    app.mesh.set(None);
+    mesh.stop().await;
+    let files = ClusterFiles::new(&app.data);
+    let leaving = Arc::clone(&app);
+    let done = blocking(move || {
+        let app = leaving;
+        for cache in app.caches.snapshot().values() {
+            if cache.settings.shared_as.is_some() {
+                app.caches.share_as(&cache.name, None)?;
+            }
+        }
+        app.narinfos.clear();
+        files.leave().map_err(Failure::internal)
+    });
+    done.await?;
+    Ok(Json(LeaveReply { handed_off }))
+}
+
+async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure> {
+    let mesh = mesh_of(&app)?;
+    let certificate = mesh.members.certificate();
+    let certificate = certificate.as_ref().map(|signed| signed.value());
+    let is_keeper = certificate.is_some_and(|own| own.role == MemberRole::Keeper);
+    let (stats, segments, bytes) = mesh.view.sizes();
+    let known = mesh.view.caches();
+    let snapshot = app.caches.snapshot();
+    let caches = snapshot.values().filter_map(|cache| {
+        let id = cache.settings.shared_as?;
+        let (_, _, config) = known.iter().find(|(known, _, _)| *known == id)?;
+        Some(ClusterCache {
+            name: cache.name.clone(),
+            public_keys: config.public_keys.iter().map(ToString::to_string).collect(),
+            public: config.public,
+            writable: cache.secret.is_some(),
+        })
+    });
+    Ok(Json(ClusterView {
+        cluster: mesh.cluster,
+        name: mesh.name.clone(),
+        node: mesh.me,
+        role: role(is_keeper),
+        certificate_expires: certificate.map_or(0, |own| own.not_after.0),
+        issuer: mesh.members.issues(),
+        keeper: is_keeper,
+        members: mesh.view.members().len() as u64,
+        connected: mesh.network.peers().len() as u64,
+        caches: caches.collect(),
+        paths: stats.paths as u64,
+        log: LogUsage { segments, bytes },
+    }))
+}
+
+fn role(is_keeper: bool) -> Role {
+    if is_keeper {
+        Role::Keeper
+    } else {
+        Role::Member
+    }
+}
+
+async fn peers(State(app): State<Arc<App>>) -> Json<Vec<PeerView>> {
+    let Some(mesh) = app.mesh.get() else {
+        return Json(Vec::new());
+    };
+    let status = mesh.network.status();
+    let (unix, instant) = (unix_now(), Instant::now());
+    let others = mesh
+        .view
+        .members()
+        .into_iter()
+        .filter(|member| member.node != mesh.me);
+    let views = others.map(|member| {
+        let peer = status.peers.iter().find(|peer| peer.node == member.node);
+        let ban = status.bans.iter().find(|ban| ban.node == member.node);
+        let state = match (peer, ban) {
+            (Some(_), _) => PeerState::Connected,
+            (None, Some(ban)) => PeerState::Banned {
+                banned_until: unix + ban.until.saturating_duration_since(instant).as_secs(),
+                reason: ban.why.clone(),
+            },
+            (None, None) => {
+                let refusals = mesh.members.refusals();
+                let reason = refusals.iter().find(|(node, _)| *node == member.node);
+                PeerState::Away {
+                    reason: reason.map(|(_, refusal)| refusal.to_string()),
+                }
+            }
+        };
+        let since = peer.map(|peer| unix - instant.duration_since(peer.since).as_secs().min(unix));
+        PeerView {
+            node: member.node,
+            name: None,
+            address: peer
+                .and_then(|peer| peer.addresses.first())
+                .map(ToString::to_string),
+            direction: peer.map(|peer| match peer.direction {
+                NetworkDirection::Inbound => Direction::Inbound,
+                NetworkDirection::Outbound => Direction::Outbound,
+            }),
+            role: role(member.role == MemberRole::Keeper),
+            since: since.unwrap_or(app.started_at),
+            rtt_ms: peer
+                .and_then(|peer| peer.rtt)
+                .map(|rtt| rtt.as_secs_f64() * 1000.0),
+            sent_bytes: mesh.exchange.traffic().of(&member.node).sent,
+            received_bytes: mesh.exchange.traffic().of(&member.node).received,
+            behind: 0,
+            state,
+            certificate_expires: member.not_after.0,
+        }
+    });
+    Json(views.collect())
+}
+
+async fn revoke(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+) -> Result<Json<Nothing>, Failure> {
+    let mesh = mesh_of(&app)?;
+    let node: NodeId = node
+        .parse()
+        .map_err(|_| Failure::new(Kind::NoSuchPeer, "not the id of a node"))?;
+    if mesh.view.member(node).is_none() {
+        return Err(Failure::new(
+            Kind::NoSuchPeer,
+            "no member of the cluster has this id",
+        ));
+    }
+    let revocation = mesh
+        .members
+        .sign_revocation(Subject::Node(node))
+        .map_err(issue_failure)?;
+    mesh.members.revoke_known(&revocation);
+    let announcer = Arc::clone(&mesh.announcer);
+    blocking(move || {
+        announcer.say_all(vec![Record::Revoke(revocation)]);
+        Ok(())
+    })
+    .await?;
+    mesh.network.ban(node, REVOKED_BAN, "revoked").await;
+    Ok(Json(Nothing {}))
+}
+
+/// Ten years: a later end is a mistake.
+const TICKET_AGE_MAX: u64 = 10 * 365 * 24 * 3600;
+const ADDRESS_TRIES: u32 = 50;
+const ADDRESS_PAUSE: Duration = Duration::from_millis(20);
+/// How long joining waits for the cluster's caches to become known.
+const CACHES_PATIENCE: Duration = Duration::from_secs(10);
+const CACHES_PAUSE: Duration = Duration::from_millis(50);
+const REVOKED_BAN: Duration = Duration::from_secs(3600);

@@ -1,0 +1,585 @@
+//! From what happens here to records, and from others' records to what is here.
+//!
+//! Published here: noted in the outbox, committed, said, crossed out once the log has it. Removed
+//! here: said as a removal of exactly the records this node knows. Said by others: caches appear
+//! and change, removed paths go from the local rows, keys that were granted are taken on.
+//!
+//! A local row of a shared cache that nobody says any more is one that was removed, unless the
+//! outbox has it. That is looked at when the directory says that a path changed, and never without
+//! such a word: a node that lost its logs must not take its paths for removed ones.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use attic_p2p::identity::Identity;
+use attic_p2p::ids::{CacheId, ManifestId, NodeId};
+use attic_p2p::membership::sealing::{OpeningKey, SecretContext};
+use attic_p2p::record::{
+    CacheConfig, CacheGenesis, Del, DelReason, Grant, NarTag, PathRecord, Record, Right,
+};
+use attic_p2p::signed::Signed;
+use attic_store::record::PathRow;
+use attic_store::{CacheName, NarHash, SecretKey, Store, StoreError, StorePathHash};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::app::App;
+use crate::auth::random;
+use crate::caches::{Cache, CacheError};
+use crate::http::error::chain;
+use crate::mesh::files::{ClusterFileError, ClusterFiles};
+use crate::mesh::members::Members;
+use crate::mesh::outbox::Outbox;
+use crate::mesh::replicate::Replicas;
+use crate::mesh::view::DirectoryView;
+
+/// Says what happens here, and does here what others say. All of it blocks.
+pub(crate) struct Announcer {
+    pub(crate) me: NodeId,
+    pub(crate) files: ClusterFiles,
+    pub(crate) opening_key: OpeningKey,
+    pub(crate) view: DirectoryView,
+    members: Arc<Members>,
+    replicas: Arc<Replicas>,
+    records: mpsc::Sender<Vec<Record>>,
+    outbox: Mutex<Outbox>,
+}
+
+/// What an [`Announcer`] is made of.
+pub(crate) struct Parts {
+    pub(crate) me: NodeId,
+    pub(crate) files: ClusterFiles,
+    pub(crate) opening_key: OpeningKey,
+    pub(crate) view: DirectoryView,
+    pub(crate) members: Arc<Members>,
+    pub(crate) replicas: Arc<Replicas>,
+    /// To the replica.
+    pub(crate) records: mpsc::Sender<Vec<Record>>,
+    pub(crate) outbox: Outbox,
+}
+
+impl Announcer {
+    pub(crate) fn new(parts: Parts) -> Announcer {
+        Announcer {
+            me: parts.me,
+            files: parts.files,
+            opening_key: parts.opening_key,
+            view: parts.view,
+            members: parts.members,
+            replicas: parts.replicas,
+            records: parts.records,
+            outbox: Mutex::new(parts.outbox),
+        }
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().expect("no panic under this lock")
+    }
+
+    /// Notes, before they are committed, paths that will have to be announced.
+    ///
+    /// **Errors**: it could not be written down; they must not be committed then.
+    pub(crate) fn note(&self, cache: CacheId, hashes: &[StorePathHash]) -> std::io::Result<()> {
+        self.outbox().note(cache, hashes)
+    }
+
+    /// Announces noted paths that were committed.
+    pub(crate) fn announce(
+        &self,
+        store: &Store,
+        local: &Cache,
+        cache: CacheId,
+        hashes: &[StorePathHash],
+    ) {
+        for group in hashes.chunks(GROUP) {
+            let mut records = Vec::new();
+            for hash in group {
+                match self.path_record(store, local, cache, hash) {
+                    Ok(Some(record)) => {
+                        records.push(Record::Hold(vec![NarTag::of(&record.info.nar_hash)]));
+                        records.push(Record::Path(record));
+                    }
+                    // Gone again: nothing to announce.
+                    Ok(None) => drop(self.outbox().cross_out(cache, &[*hash])),
+                    Err(error) => {
+                        tracing::error!(cause = chain(&error), "a path cannot be announced yet");
+                    }
+                }
+            }
+            self.say(records);
+            self.replicas.add(cache, group);
+        }
+    }
+
+    /// What is said of a path that is here; `None` if it is not.
+    pub(crate) fn path_record(
+        &self,
+        store: &Store,
+        local: &Cache,
+        cache: CacheId,
+        hash: &StorePathHash,
+    ) -> Result<Option<PathRecord>, StoreError> {
+        let Some(row) = store.path(&local.name, hash)? else {
+            return Ok(None);
+        };
+        let Some(nar) = store.nar(&row.info.nar_hash)? else {
+            return Ok(None);
+        };
+        let Some(manifest) = store.manifest(&row.info.nar_hash)? else {
+            return Ok(None);
+        };
+        Ok(Some(PathRecord {
+            cache,
+            file_hash: nar.file_hash,
+            file_size: nar.file_size,
+            manifest: ManifestId::of(&manifest.encode()),
+            info: row.info,
+        }))
+    }
+
+    /// Says that this node holds a NAR.
+    pub(crate) fn hold(&self, nar: &NarHash) {
+        self.say(vec![Record::Hold(vec![NarTag::of(nar)])]);
+    }
+
+    /// Says that paths were removed here.
+    pub(crate) fn removed(&self, cache: CacheId, hashes: &[StorePathHash]) {
+        // What was not said yet must not be said later.
+        if let Err(error) = self.outbox().cross_out(cache, hashes) {
+            tracing::error!(%error, "the outbox cannot be written");
+        }
+        let dots: Vec<_> = hashes
+            .iter()
+            .flat_map(|hash| self.view.dots(cache, hash))
+            .collect();
+        for dots in dots.chunks(DOTS_MAX) {
+            let reason = DelReason::Removed;
+            let dots = dots.to_vec();
+            self.say(vec![Record::Del(Del { dots, reason })]);
+        }
+    }
+
+    /// Says these records.
+    pub(crate) fn say_all(&self, records: Vec<Record>) {
+        self.say(records);
+    }
+
+    fn say(&self, records: Vec<Record>) {
+        if !records.is_empty() && self.records.blocking_send(records).is_err() {
+            tracing::debug!("the mesh has stopped");
+        }
+    }
+
+    /// Makes a local cache one of the cluster's. All its paths will be announced.
+    ///
+    /// **Errors**: [`ShareError`]; a second attempt finishes the work.
+    pub(crate) fn share(&self, app: &App, cache: &Cache) -> Result<CacheId, ShareError> {
+        let seed = random();
+        let owner = Identity::from_seed(seed);
+        let genesis = CacheGenesis {
+            name: cache.name.clone(),
+            owner: owner.node_id(),
+            nonce: random(),
+        };
+        let id = genesis.cache_id();
+        self.files.write_owner_seed(&id, &seed)?;
+        self.outbox().note_all(id).map_err(ShareError::Outbox)?;
+        let config = config_of(cache, genesis, 1);
+        let shared = app.caches.share_as(&cache.name, Some(id))?;
+        self.say(vec![Record::Cache(Signed::new(config, &owner))]);
+        self.announce_all(app, id, &shared)?;
+        Ok(id)
+    }
+
+    /// Announces all paths of a cache, and crosses it out.
+    fn announce_all(&self, app: &App, id: CacheId, cache: &Cache) -> Result<(), ShareError> {
+        let mut after = None;
+        loop {
+            let page = app.store.paths(&cache.name, after, PAGE)?;
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = Some(*last.info.path.hash());
+            let hashes: Vec<_> = page.iter().map(|row| *row.info.path.hash()).collect();
+            self.outbox()
+                .note(id, &hashes)
+                .map_err(ShareError::Outbox)?;
+            self.announce(&app.store, cache, id, &hashes);
+        }
+        self.outbox().cross_out_all(id).map_err(ShareError::Outbox)
+    }
+
+    /// Announces what was noted and is not said yet: after a start, and now and then, because the
+    /// log does not take records at all times.
+    pub(crate) fn announce_noted(&self, app: &App) -> Result<(), ShareError> {
+        for id in self.outbox().caches() {
+            if let Some(cache) = app.caches.find_shared(&id) {
+                self.announce_all(app, id, &cache)?;
+            }
+        }
+        let noted = self.outbox().paths();
+        for (id, hash) in noted {
+            match (self.is_said_by_me(id, &hash), app.caches.find_shared(&id)) {
+                (true, _) | (false, None) => self.cross_out(id, &hash),
+                (false, Some(cache)) => self.announce(&app.store, &cache, id, &[hash]),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_said_by_me(&self, cache: CacheId, hash: &StorePathHash) -> bool {
+        let dots = self.view.dots(cache, hash);
+        dots.iter().any(|dot| dot.node == self.me)
+    }
+
+    fn cross_out(&self, cache: CacheId, hash: &StorePathHash) {
+        if let Err(error) = self.outbox().cross_out(cache, &[*hash]) {
+            tracing::error!(%error, "the outbox cannot be written");
+        }
+    }
+
+    /// Whether this node made a cache of the cluster, and so may change it.
+    ///
+    /// **Errors**: a file is damaged.
+    pub(crate) fn owns(&self, id: &CacheId) -> Result<bool, ClusterFileError> {
+        Ok(self.files.owner_seed(id)?.is_some())
+    }
+
+    /// Says anew how a cache that this node owns is set up, and gives its key to those who write it.
+    ///
+    /// **Errors**: [`ShareError::NotOwner`] if another node owns it.
+    pub(crate) fn reconfigure(&self, cache: &Cache, destroyed: bool) -> Result<(), ShareError> {
+        let Some(id) = cache.settings.shared_as else {
+            return Ok(());
+        };
+        let seed = self.files.owner_seed(&id)?.ok_or(ShareError::NotOwner)?;
+        let current = self.view.cache(id).ok_or(ShareError::NotOwner)?;
+        let next = CacheConfig {
+            destroyed,
+            ..config_of(cache, current.genesis.clone(), current.version + 1)
+        };
+        let owner = Identity::from_seed(seed);
+        self.say(vec![Record::Cache(Signed::new(next, &owner))]);
+        self.grant_all(cache)
+    }
+
+    /// Announces all paths of a cache once more, because they gained signatures.
+    ///
+    /// **Errors**: [`ShareError`]; a restart goes on with it.
+    pub(crate) fn announce_again(&self, app: &App, cache: &Cache) -> Result<(), ShareError> {
+        let Some(id) = cache.settings.shared_as else {
+            return Ok(());
+        };
+        self.outbox().note_all(id).map_err(ShareError::Outbox)?;
+        self.announce_all(app, id, cache)
+    }
+
+    /// Shows this node's certificate in its log, when the log does not show it yet: others count it
+    /// as a member from then on.
+    pub(crate) fn introduce(&self) {
+        let Some(certificate) = self.members.certificate() else {
+            return;
+        };
+        if self.view.member(self.me).as_ref() != Some(certificate.value()) {
+            self.say(vec![Record::Member(certificate)]);
+        }
+    }
+
+    /// Gives the keys of the caches this node owns to every member that may write them and has
+    /// none yet.
+    pub(crate) fn grant_to_all(&self, app: &App) -> Result<(), ShareError> {
+        for cache in app.caches.snapshot().values() {
+            self.grant_all(cache)?;
+        }
+        Ok(())
+    }
+
+    fn grant_all(&self, cache: &Cache) -> Result<(), ShareError> {
+        let (Some(id), Some(secret)) = (cache.settings.shared_as, &cache.secret) else {
+            return Ok(());
+        };
+        let Some(seed) = self.files.owner_seed(&id)? else {
+            return Ok(());
+        };
+        let owner = Identity::from_seed(seed);
+        let epoch = epoch_of(cache);
+        for member in self.view.members() {
+            let may = member.scopes.may_write(&cache.name) && member.node != self.me;
+            if !may || self.view.has_key(id, member.node, epoch) {
+                continue;
+            }
+            let context = SecretContext {
+                cluster: member.cluster,
+                cache: id,
+                recipient: member.node,
+            };
+            let text = secret.to_text();
+            let sealed = member.sealing_key.seal(&context, text.as_bytes(), random());
+            let Ok(sealed) = sealed else {
+                tracing::warn!(node = %member.node, "a member's key to seal to is of no use");
+                continue;
+            };
+            let grant = Grant {
+                cache: id,
+                node: member.node,
+                right: Right::Sign,
+                epoch,
+                sealed,
+            };
+            tracing::info!(node = %member.node, cache = %cache.name, "gave the key of a cache");
+            self.say(vec![Record::Grant(Signed::new(grant, &owner))]);
+        }
+        Ok(())
+    }
+
+    /// Takes on the keys this node was given.
+    pub(crate) fn take_keys(&self, app: &App) -> Result<(), ShareError> {
+        for cache in app.caches.snapshot().values() {
+            let Some(id) = cache.settings.shared_as else {
+                continue;
+            };
+            let Some(sealed) = self.view.key_for(id, self.me) else {
+                continue;
+            };
+            let cluster = self.members.view().genesis.cluster_id();
+            let context = SecretContext {
+                cluster,
+                cache: id,
+                recipient: self.me,
+            };
+            let opened = self.opening_key.open(&context, &sealed);
+            let text = opened
+                .ok()
+                .and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+            let secret = text.and_then(|text| text.parse::<SecretKey>().ok());
+            // Only the key that the cache's configuration names: anything else would sign for
+            // nobody.
+            let fits = |secret: &SecretKey| Some(secret.public()) == cache.settings.public_key;
+            match secret.filter(fits) {
+                Some(secret)
+                    if cache
+                        .secret
+                        .as_ref()
+                        .is_none_or(|old| old.public() != secret.public()) =>
+                {
+                    app.caches.give_key(&cache.name, secret)?;
+                    tracing::info!(cache = %cache.name, "was given the key of a cache");
+                }
+                Some(_) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the local caches be what the cluster says. Returns those that appeared.
+    ///
+    /// **Errors**: [`ShareError`]; what was done until then stays.
+    pub(crate) fn adopt_caches(&self, app: &App) -> Result<Vec<CacheName>, ShareError> {
+        let mut appeared = Vec::new();
+        let readable = |name: &CacheName| {
+            let me = self.members.certificate();
+            let scopes = me.as_ref().map(|signed| &signed.value().scopes);
+            scopes.is_some_and(|scopes| scopes.may_read(name) || scopes.may_write(name))
+        };
+        let caches = self.view.caches();
+        for (id, name, config) in &caches {
+            let known = app.caches.find_shared(id);
+            if !readable(&config.genesis.name) || (known.is_some() && self.owns(id)?) {
+                continue;
+            }
+            let name = known.as_ref().map_or(name, |cache| &cache.name);
+            let adopted = app.caches.adopt(name, *id, |settings| {
+                settings.public = config.public;
+                settings.priority = config.priority;
+                settings.store_dir = config.store_dir.clone();
+                let mut keys = config.public_keys.iter().cloned();
+                settings.public_key = keys.next();
+                settings.old_public_keys = keys.collect();
+            });
+            match adopted {
+                Ok(cache) if known.is_none() => appeared.push(cache.name.clone()),
+                Ok(_) => {}
+                Err(CacheError::Exists(name)) => {
+                    tracing::debug!(%name, "the name of a cache of the cluster is taken here");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for cache in app.caches.snapshot().values() {
+            let Some(id) = cache.settings.shared_as else {
+                continue;
+            };
+            let destroyed = self.view.cache(id).is_some_and(|config| config.destroyed);
+            if destroyed {
+                app.caches.destroy(&cache.name, &app.store)?;
+                app.narinfos.clear();
+            }
+        }
+        Ok(appeared)
+    }
+
+    /// Looks at one path after the directory changed: what was removed goes from the local rows.
+    pub(crate) fn path_changed(&self, app: &App, id: CacheId, hash: &StorePathHash) {
+        if self.is_said_by_me(id, hash) {
+            if self.outbox().contains(id, hash) {
+                self.cross_out(id, hash);
+            }
+            return;
+        }
+        if let Err(error) = self.prune(app, id, hash) {
+            tracing::error!(
+                cause = chain(&error),
+                "a removed path could not be removed here"
+            );
+        }
+    }
+
+    fn prune(&self, app: &App, id: CacheId, hash: &StorePathHash) -> Result<(), StoreError> {
+        let Some(cache) = app.caches.find_shared(&id) else {
+            return Ok(());
+        };
+        let Some(row) = app.store.path(&cache.name, hash)? else {
+            return Ok(());
+        };
+        if self.outbox().contains(id, hash) {
+            return Ok(());
+        }
+        let stays = match self.view.path(id, hash) {
+            Some(record) => record.info.nar_hash == row.info.nar_hash,
+            // Said, but not believed yet: a key or a certificate may still be on its way.
+            None => self.view.is_said(id, hash),
+        };
+        if !stays {
+            app.store.remove(&cache.name, &[*hash])?;
+            app.narinfos.forget(&(cache.id, *hash));
+        }
+        Ok(())
+    }
+
+    /// Looks at all local rows of shared caches: more changed than could be listed.
+    ///
+    /// **Errors**: the store's; what was done until then stays.
+    pub(crate) fn prune_all(&self, app: &App) -> Result<(), StoreError> {
+        each_shared(app, |id, _, row| self.prune(app, id, row.info.path.hash()))
+    }
+
+    /// Paths of shared caches whose NAR nobody else says to hold.
+    ///
+    /// **Errors**: the store's.
+    pub(crate) fn sole_holdings(
+        &self,
+        app: &App,
+    ) -> Result<Vec<(CacheId, StorePathHash)>, StoreError> {
+        let mut sole = Vec::new();
+        each_shared(app, |id, _, row| {
+            if self.view.holders(&row.info.nar_hash).is_empty() {
+                sole.push((id, *row.info.path.hash()));
+            }
+            Ok(())
+        })?;
+        Ok(sole)
+    }
+
+    /// Says anew what this node holds, as far as that is not what it said; and sees to the copies of
+    /// what it said itself.
+    ///
+    /// **Errors**: the store's; what was done until then stays.
+    pub(crate) fn tell_holdings(&self, app: &App) -> Result<(), StoreError> {
+        let said: BTreeSet<NarTag> = self.view.held_here().into_iter().collect();
+        let mut held = BTreeSet::new();
+        each_shared(app, |id, cache, row| {
+            let hash = row.info.path.hash();
+            // Rows of damaged NARs are hidden, and not held.
+            if app.store.path(&cache.name, hash)?.is_some() {
+                held.insert(NarTag::of(&row.info.nar_hash));
+            }
+            if self.is_said_by_me(id, hash) {
+                self.replicas.add(id, &[*hash]);
+            }
+            Ok(())
+        })?;
+        let new: Vec<NarTag> = held.difference(&said).copied().collect();
+        let gone: Vec<NarTag> = said.difference(&held).copied().collect();
+        for tags in new.chunks(TAGS_MAX) {
+            self.say(vec![Record::Hold(tags.to_vec())]);
+        }
+        for tags in gone.chunks(TAGS_MAX) {
+            self.say(vec![Record::Release(tags.to_vec())]);
+        }
+        Ok(())
+    }
+}
+
+/// Runs `work` for every row of every shared cache.
+fn each_shared(
+    app: &App,
+    mut work: impl FnMut(CacheId, &Cache, &PathRow) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for cache in app.caches.snapshot().values() {
+        let Some(id) = cache.settings.shared_as else {
+            continue;
+        };
+        let mut after = None;
+        loop {
+            let page = app.store.paths(&cache.name, after, PAGE)?;
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = Some(*last.info.path.hash());
+            for row in &page {
+                work(id, cache, row)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A cache's settings as the cluster is told.
+fn config_of(cache: &Cache, genesis: CacheGenesis, version: u64) -> CacheConfig {
+    let current = cache.public_key().into_iter();
+    let old = cache.settings.old_public_keys.iter().cloned();
+    CacheConfig {
+        genesis,
+        version,
+        public_keys: current.chain(old).collect(),
+        priority: cache.settings.priority,
+        public: cache.settings.public,
+        store_dir: cache.settings.store_dir.clone(),
+        retention: None,
+        destroyed: false,
+    }
+}
+
+/// Grows with every change of the key.
+fn epoch_of(cache: &Cache) -> u32 {
+    u32::try_from(cache.settings.old_public_keys.len()).unwrap_or(u32::MAX - 1) + 1
+}
+
+/// Why a cache was not shared or changed.
+#[derive(Debug, Error)]
+pub(crate) enum ShareError {
+    /// Another node made the cache.
+    #[error("another node of the cluster owns this cache: change it there")]
+    NotOwner,
+    /// The outbox cannot be written.
+    #[error("write the outbox")]
+    Outbox(#[source] std::io::Error),
+    /// A file of the cluster cannot be used.
+    #[error(transparent)]
+    File(#[from] ClusterFileError),
+    /// The local side of the cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Paths announced at a time: about a segment.
+const GROUP: usize = 16;
+/// Rows read at a time.
+const PAGE: usize = 512;
+/// Removed records named in one record.
+const DOTS_MAX: usize = 64;
+/// NARs named in one record.
+const TAGS_MAX: usize = 512;

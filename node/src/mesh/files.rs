@@ -1,0 +1,276 @@
+//! What a node keeps on disk of its cluster.
+//!
+//! ```text
+//! cluster/genesis        the record that founded the cluster
+//! cluster/cluster.key    the cluster's key, 0600; only where it was founded
+//! cluster/invites        open invitations of this node, 0600
+//! cluster/owners/<id>    keys of caches this node owns, 0600
+//! cluster/peers          addresses under which others were reached
+//! cluster/outbox         paths that are not announced yet
+//! cluster/log/           what the nodes of the cluster said
+//! cluster/certificate    this node's certificate; the node is in a cluster when it is there
+//! ```
+//!
+//! Small files hold one line of base64 each. The certificate is written last and removed first: a
+//! crash in between leaves a node that is in no cluster.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use attic_p2p::Multiaddr;
+use attic_p2p::ids::CacheId;
+use attic_p2p::membership::certificate::Certificate;
+use attic_p2p::membership::genesis::{ClusterKey, Genesis};
+use attic_p2p::membership::invite::Invites;
+use attic_p2p::signed::Signed;
+use data_encoding::BASE64;
+use thiserror::Error;
+
+use crate::data_dir::{
+    DataDir, FileError, Secrecy, make_dir, read_file, read_secret, remove_file, replace_file,
+};
+
+/// The cluster's directory.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterFiles {
+    dir: PathBuf,
+}
+
+/// What makes a node a member.
+#[derive(Clone, Debug)]
+pub(crate) struct Charter {
+    pub(crate) genesis: Genesis,
+    pub(crate) certificate: Signed<Certificate>,
+    pub(crate) cluster_key: Option<ClusterKey>,
+}
+
+impl ClusterFiles {
+    /// The files below a data directory. Does not touch disk.
+    pub(crate) fn new(data: &DataDir) -> ClusterFiles {
+        ClusterFiles {
+            dir: data.cluster(),
+        }
+    }
+
+    /// What makes this node a member; `None` if it is in no cluster.
+    ///
+    /// **Errors**: a file is missing or damaged. The node must not start then: it would be taken for
+    /// another.
+    pub(crate) fn load(&self) -> Result<Option<Charter>, ClusterFileError> {
+        let Some(certificate) = absent_is_none(read_file(&self.certificate()))? else {
+            return Ok(None);
+        };
+        let certificate = decode(&certificate)
+            .and_then(|bytes| Signed::decode(&bytes).ok())
+            .ok_or_else(|| ClusterFileError::Damaged(self.certificate()))?;
+        let genesis = decode(&read_file(&self.genesis())?)
+            .and_then(|bytes| Genesis::decode(&bytes).ok())
+            .ok_or_else(|| ClusterFileError::Damaged(self.genesis()))?;
+        let cluster_key = absent_is_none(read_secret(&self.cluster_key()))?
+            .map(|text| text.trim().parse())
+            .transpose()
+            .map_err(|_| ClusterFileError::Damaged(self.cluster_key()))?;
+        Ok(Some(Charter {
+            genesis,
+            certificate,
+            cluster_key,
+        }))
+    }
+
+    /// Makes this node a member, durably.
+    pub(crate) fn found(&self, charter: &Charter) -> Result<(), ClusterFileError> {
+        for dir in [&self.dir, &self.owners(), &self.log()] {
+            make_dir(dir)?;
+        }
+        replace_file(
+            &self.genesis(),
+            &line(&charter.genesis.encode()),
+            Secrecy::Public,
+        )?;
+        if let Some(key) = &charter.cluster_key {
+            let text = key.to_text() + "\n";
+            replace_file(&self.cluster_key(), &text, Secrecy::Secret)?;
+        }
+        self.write_certificate(&charter.certificate)
+    }
+
+    /// Replaces this node's certificate, durably.
+    pub(crate) fn write_certificate(
+        &self,
+        certificate: &Signed<Certificate>,
+    ) -> Result<(), ClusterFileError> {
+        let text = line(&certificate.encode());
+        Ok(replace_file(&self.certificate(), &text, Secrecy::Public)?)
+    }
+
+    /// Makes this node a member of nothing. Everything about the cluster is removed.
+    pub(crate) fn leave(&self) -> Result<(), ClusterFileError> {
+        remove_file(&self.certificate())?;
+        match fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::new("remove", &self.dir, error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The open invitations.
+    pub(crate) fn invites(&self) -> Result<Invites, ClusterFileError> {
+        let Some(text) = absent_is_none(read_secret(&self.invites_file()))? else {
+            return Ok(Invites::default());
+        };
+        decode(&text)
+            .and_then(|bytes| postcard::from_bytes(&bytes).ok())
+            .ok_or_else(|| ClusterFileError::Damaged(self.invites_file()))
+    }
+
+    /// Replaces the open invitations, durably.
+    pub(crate) fn write_invites(&self, invites: &Invites) -> Result<(), ClusterFileError> {
+        let bytes = postcard::to_stdvec(invites).expect("plain data");
+        let text = line(&bytes);
+        Ok(replace_file(&self.invites_file(), &text, Secrecy::Secret)?)
+    }
+
+    /// The seed of the key that owns a cache; `None` if another node owns it.
+    pub(crate) fn owner_seed(&self, cache: &CacheId) -> Result<Option<[u8; 32]>, ClusterFileError> {
+        let path = self.owners().join(cache.to_string());
+        let Some(text) = absent_is_none(read_secret(&path))? else {
+            return Ok(None);
+        };
+        let seed = decode(&text).and_then(|bytes| bytes.try_into().ok());
+        seed.map(Some).ok_or(ClusterFileError::Damaged(path))
+    }
+
+    /// Keeps the seed of the key that owns a cache, durably.
+    pub(crate) fn write_owner_seed(
+        &self,
+        cache: &CacheId,
+        seed: &[u8; 32],
+    ) -> Result<(), ClusterFileError> {
+        let path = self.owners().join(cache.to_string());
+        Ok(replace_file(&path, &line(seed), Secrecy::Secret)?)
+    }
+
+    /// Addresses under which others were reached, most recent first. What is no address is left
+    /// out: these are hints.
+    pub(crate) fn peers(&self) -> Vec<Multiaddr> {
+        let text = read_file(&self.peers_file()).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Replaces the remembered addresses.
+    pub(crate) fn write_peers(&self, peers: &[Multiaddr]) -> Result<(), ClusterFileError> {
+        let text: String = peers.iter().map(|peer| format!("{peer}\n")).collect();
+        Ok(replace_file(&self.peers_file(), &text, Secrecy::Public)?)
+    }
+
+    /// Directory of the logs.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// File of the paths that are not announced yet.
+    pub(crate) fn outbox(&self) -> PathBuf {
+        self.dir.join("outbox")
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.dir.join("certificate")
+    }
+
+    fn genesis(&self) -> PathBuf {
+        self.dir.join("genesis")
+    }
+
+    fn cluster_key(&self) -> PathBuf {
+        self.dir.join("cluster.key")
+    }
+
+    fn invites_file(&self) -> PathBuf {
+        self.dir.join("invites")
+    }
+
+    fn owners(&self) -> PathBuf {
+        self.dir.join("owners")
+    }
+
+    fn peers_file(&self) -> PathBuf {
+        self.dir.join("peers")
+    }
+}
+
+fn line(bytes: &[u8]) -> String {
+    BASE64.encode(bytes) + "\n"
+}
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text.trim().as_bytes()).ok()
+}
+
+fn absent_is_none(read: Result<String, FileError>) -> Result<Option<String>, FileError> {
+    match read {
+        Err(error) if error.is_not_found() => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+/// A file of the cluster cannot be used.
+#[derive(Debug, Error)]
+pub enum ClusterFileError {
+    /// It does not hold what it should.
+    #[error("{} is damaged", .0.display())]
+    Damaged(PathBuf),
+    /// The system refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+#[cfg(test)]
+mod tests {
+    use attic_p2p::identity::Identity;
+    use attic_p2p::membership::Role;
+    use attic_p2p::membership::certificate::Issuer;
+    use attic_p2p::membership::scopes::Scopes;
+
+    use super::*;
+
+    #[test]
+    fn a_member_is_one_after_a_restart_and_none_after_leaving() {
+        let tmp = tempfile::tempdir().unwrap();
+        let data = DataDir::new(tmp.path());
+        let files = ClusterFiles::new(&data);
+        assert!(files.load().unwrap().is_none());
+        let key = ClusterKey::from_seed([1; 32]);
+        let genesis = key.found("office".parse().unwrap(), [2; 16]);
+        let charter = crate::mesh::founder(&Identity::from_seed([3; 32]), genesis, key);
+        files.found(&charter).unwrap();
+        let read = files.load().unwrap().unwrap();
+        assert_eq!(read.genesis, charter.genesis);
+        assert_eq!(read.certificate, charter.certificate);
+        assert!(read.cluster_key.is_some());
+        assert_eq!(read.certificate.value().role, Role::Keeper);
+        assert_eq!(read.certificate.value().scopes, Scopes::all());
+        assert_eq!(read.certificate.value().issuer, Issuer::Cluster);
+        files.leave().unwrap();
+        assert!(files.load().unwrap().is_none());
+        files.leave().unwrap();
+    }
+
+    #[test]
+    fn damage_is_an_error_and_not_a_lone_node() {
+        let tmp = tempfile::tempdir().unwrap();
+        let data = DataDir::new(tmp.path());
+        let files = ClusterFiles::new(&data);
+        let key = ClusterKey::from_seed([1; 32]);
+        let genesis = key.found("office".parse().unwrap(), [2; 16]);
+        let charter = crate::mesh::founder(&Identity::from_seed([3; 32]), genesis, key);
+        for file in ["certificate", "genesis", "cluster.key"] {
+            files.found(&charter).unwrap();
+            fs::write(files.dir.join(file), "x").unwrap();
+            assert!(
+                matches!(files.load(), Err(ClusterFileError::Damaged(path)) if path.ends_with(file))
+            );
+        }
+    }
+}

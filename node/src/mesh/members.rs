@@ -1,0 +1,381 @@
+//! This node's side of the cluster's membership: what the transport's gate asks, and issuing.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use attic_p2p::directory::Directory;
+use attic_p2p::identity::Identity;
+use attic_p2p::ids::NodeId;
+use attic_p2p::membership::Role;
+use attic_p2p::membership::address::Address;
+use attic_p2p::membership::certificate::{Certificate, Delegation, DelegationUse, Holder, Issuer};
+use attic_p2p::membership::gate::{GateState, GateView, Standing};
+use attic_p2p::membership::genesis::{ClusterKey, Genesis};
+use attic_p2p::membership::hello::Refusal;
+use attic_p2p::membership::invite::{Invite, InviteError, InviteKey, Invites, Terms};
+use attic_p2p::membership::revocation::{Revocation, Revocations, Subject};
+use attic_p2p::membership::sealing::{OpeningKey, SealingKey};
+use attic_p2p::membership::ticket::{Ticket, TicketError, TicketKind};
+use attic_p2p::membership::time::UnixTime;
+use attic_p2p::signed::Signed;
+use futures::future::BoxFuture;
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+
+use crate::auth::random;
+use crate::clock::unix_now;
+use crate::http::error::chain;
+use crate::mesh::files::{Charter, ClusterFileError, ClusterFiles};
+
+/// What this node knows of who belongs to its cluster, and what it may say about that itself.
+pub(crate) struct Members {
+    files: ClusterFiles,
+    cluster_key: Option<ClusterKey>,
+    view: RwLock<Arc<GateView>>,
+    invites: Mutex<Invites>,
+    /// Learnt by handshake, until the log takes them.
+    learnt: Mutex<Vec<Signed<Revocation>>>,
+    /// Why nodes that were dialled did not let this one in, the latest last.
+    refusals: Mutex<VecDeque<(NodeId, Refusal)>>,
+    /// Told when something was learnt, adopted or refused.
+    pub(crate) news: Notify,
+}
+
+impl Members {
+    /// Of a node that is in a cluster.
+    ///
+    /// **Errors**: the file of open invitations is damaged.
+    pub(crate) fn of_member(
+        identity: &Identity,
+        files: ClusterFiles,
+        charter: Charter,
+    ) -> Result<Members, ClusterFileError> {
+        let invites = files.invites()?;
+        let standing = Standing::Member(charter.certificate);
+        let view = view(identity, charter.genesis, standing, &charter.cluster_key);
+        Ok(Members::new(files, charter.cluster_key, view, invites))
+    }
+
+    /// Of a node that wants into a cluster. Nothing is written until it is a member.
+    pub(crate) fn of_joiner(
+        identity: &Identity,
+        files: ClusterFiles,
+        genesis: Genesis,
+        standing: Standing,
+    ) -> Members {
+        let view = view(identity, genesis, standing, &None);
+        Members::new(files, None, view, Invites::default())
+    }
+
+    fn new(
+        files: ClusterFiles,
+        cluster_key: Option<ClusterKey>,
+        view: GateView,
+        invites: Invites,
+    ) -> Members {
+        Members {
+            files,
+            cluster_key,
+            view: RwLock::new(Arc::new(view)),
+            invites: Mutex::new(invites),
+            learnt: Mutex::default(),
+            refusals: Mutex::default(),
+            news: Notify::new(),
+        }
+    }
+
+    /// What is known now.
+    pub(crate) fn view(&self) -> Arc<GateView> {
+        Arc::clone(&self.view.read().expect("no panic under this lock"))
+    }
+
+    /// This node's certificate; `None` while it is joining.
+    pub(crate) fn certificate(&self) -> Option<Signed<Certificate>> {
+        match &self.view().standing {
+            Standing::Member(certificate) => Some(certificate.clone()),
+            Standing::Joining(_) => None,
+        }
+    }
+
+    /// Whether this node can let others in by a counted ticket, and revoke.
+    pub(crate) fn issues(&self) -> bool {
+        self.cluster_key.is_some()
+    }
+
+    /// Takes what handshakes taught since the last call.
+    pub(crate) fn take_learnt(&self) -> Vec<Signed<Revocation>> {
+        std::mem::take(&mut self.learnt.lock().expect("no panic under this lock"))
+    }
+
+    /// Why nodes did not let this one in, the latest last.
+    pub(crate) fn refusals(&self) -> Vec<(NodeId, Refusal)> {
+        let refusals = self.refusals.lock().expect("no panic under this lock");
+        refusals.iter().cloned().collect()
+    }
+
+    /// Takes in a revocation that the directory holds; true if it was news.
+    pub(crate) fn revoke_known(&self, revocation: &Signed<Revocation>) -> bool {
+        let mut view = self.view.write().expect("no panic under this lock");
+        let mut revocations = view.revocations.clone();
+        let genesis = view.genesis.clone();
+        match revocations.insert(revocation.clone(), &genesis) {
+            Ok(true) => {
+                *view = Arc::new(GateView {
+                    revocations,
+                    ..GateView::clone(&view)
+                });
+                true
+            }
+            Ok(false) | Err(_) => false,
+        }
+    }
+
+    /// Takes in what the directory knows of revocations.
+    pub(crate) fn take_revocations(&self, directory: &Directory) {
+        for revocation in directory.revocations() {
+            self.revoke_known(revocation);
+        }
+    }
+
+    /// A revocation of `subject`, signed.
+    ///
+    /// **Errors**: [`IssueError::NotAnIssuer`].
+    pub(crate) fn sign_revocation(
+        &self,
+        subject: Subject,
+    ) -> Result<Signed<Revocation>, IssueError> {
+        let key = self.cluster_key.as_ref().ok_or(IssueError::NotAnIssuer)?;
+        let cluster = self.view().genesis.cluster_id();
+        Ok(Signed::new(Revocation::new(cluster, subject, now()), key))
+    }
+
+    /// Makes a ticket: good for `uses` nodes, redeemed here; or, without, for whoever has it, at any
+    /// member. Blocks on the disk.
+    ///
+    /// **Errors**: [`IssueError`]; no ticket exists then.
+    pub(crate) fn invite(
+        &self,
+        terms: Terms,
+        uses: Option<u32>,
+        addresses: Vec<Address>,
+    ) -> Result<Ticket, IssueError> {
+        let cluster_key = self.cluster_key.as_ref().ok_or(IssueError::NotAnIssuer)?;
+        let genesis = self.view().genesis.clone();
+        let key = InviteKey::from_seed(random());
+        let kind = match uses {
+            None => {
+                let delegation = Delegation {
+                    version: attic_p2p::membership::VERSION,
+                    cluster: genesis.cluster_id(),
+                    key: key.id(),
+                    usage: DelegationUse::Invite,
+                    role: terms.role,
+                    scopes: terms.scopes,
+                    serial: random(),
+                    not_after: terms.not_after,
+                };
+                TicketKind::Open(Box::new(Signed::new(delegation, cluster_key)))
+            }
+            Some(uses) => {
+                let mut invites = self.invites.lock().expect("no panic under this lock");
+                let mut next = invites.clone();
+                next.add(Invite::new(key.id(), terms.clone(), uses)?, now())?;
+                self.files.write_invites(&next)?;
+                *invites = next;
+                TicketKind::Counted(terms)
+            }
+        };
+        Ok(Ticket::new(genesis, addresses, key, kind)?)
+    }
+
+    fn redeem_now(
+        &self,
+        invite: NodeId,
+        joiner: NodeId,
+        sealing_key: SealingKey,
+    ) -> Result<Signed<Certificate>, Refusal> {
+        let terms = {
+            let mut invites = self.invites.lock().expect("no panic under this lock");
+            let mut next = invites.clone();
+            let terms = next.redeem(invite, joiner, now())?.clone();
+            if next != *invites {
+                self.files.write_invites(&next).map_err(|error| {
+                    tracing::error!(cause = chain(&error), "an invitation cannot be redeemed");
+                    Refusal::Unavailable
+                })?;
+                *invites = next;
+            }
+            terms
+        };
+        let holder = Holder {
+            node: joiner,
+            sealing_key,
+            role: terms.role,
+            scopes: terms.scopes,
+        };
+        self.certify(holder).ok_or(Refusal::TicketUnknown)
+    }
+
+    fn certify(&self, holder: Holder) -> Option<Signed<Certificate>> {
+        let key = self.cluster_key.as_ref()?;
+        let cluster = self.view().genesis.cluster_id();
+        let certificate = Certificate::new(cluster, holder, Issuer::Cluster, now(), random());
+        Some(Signed::new(certificate, key))
+    }
+
+    /// Renews this node's own certificate when it is due and the cluster's key is here.
+    pub(crate) fn renew_own(&self) -> Result<bool, ClusterFileError> {
+        let Some(certificate) = self.certificate() else {
+            return Ok(false);
+        };
+        let due = now() >= certificate.value().renew_after();
+        let Some(next) = due
+            .then(|| self.certify(certificate.value().holder()))
+            .flatten()
+        else {
+            return Ok(false);
+        };
+        self.files.write_certificate(&next)?;
+        self.set_certificate(next);
+        Ok(true)
+    }
+
+    fn set_certificate(&self, certificate: Signed<Certificate>) {
+        let mut view = self.view.write().expect("no panic under this lock");
+        *view = Arc::new(GateView {
+            standing: Standing::Member(certificate),
+            ..GateView::clone(&view)
+        });
+        drop(view);
+        self.news.notify_waiters();
+    }
+}
+
+/// What the transport's gate asks.
+pub(crate) struct Door(pub(crate) Arc<Members>);
+
+impl GateState for Door {
+    fn now(&self) -> UnixTime {
+        now()
+    }
+
+    fn view(&self) -> Arc<GateView> {
+        self.0.view()
+    }
+
+    fn redeem(
+        &self,
+        invite: NodeId,
+        joiner: NodeId,
+        sealing_key: SealingKey,
+    ) -> BoxFuture<'_, Result<Signed<Certificate>, Refusal>> {
+        let members = Arc::clone(&self.0);
+        let redeemed = spawn_blocking(move || members.redeem_now(invite, joiner, sealing_key));
+        Box::pin(async move { redeemed.await.unwrap_or(Err(Refusal::Unavailable)) })
+    }
+
+    fn renew(&self, holder: Holder) -> BoxFuture<'_, Option<Signed<Certificate>>> {
+        let renewed = self.0.certify(holder);
+        Box::pin(std::future::ready(renewed))
+    }
+
+    fn learn(&self, revocations: Vec<Signed<Revocation>>) {
+        for revocation in revocations {
+            if self.0.revoke_known(&revocation) {
+                let mut learnt = self.0.learnt.lock().expect("no panic under this lock");
+                if learnt.len() < LEARNT_MAX {
+                    learnt.push(revocation);
+                }
+            }
+        }
+        self.0.news.notify_waiters();
+    }
+
+    fn adopt(&self, certificate: Signed<Certificate>) {
+        let is_member = self.0.certificate().is_some();
+        self.0.set_certificate(certificate.clone());
+        if is_member {
+            let files = self.0.files.clone();
+            spawn_blocking(move || {
+                if let Err(error) = files.write_certificate(&certificate) {
+                    tracing::warn!(cause = chain(&error), "the new certificate was not kept");
+                }
+            });
+        }
+    }
+
+    fn refused(&self, remote: NodeId, refusal: &Refusal) {
+        let mut refusals = self.0.refusals.lock().expect("no panic under this lock");
+        refusals.retain(|(node, _)| *node != remote);
+        if refusals.len() == REFUSALS_MAX {
+            refusals.pop_front();
+        }
+        refusals.push_back((remote, refusal.clone()));
+        drop(refusals);
+        self.0.news.notify_waiters();
+    }
+}
+
+fn view(
+    identity: &Identity,
+    genesis: Genesis,
+    standing: Standing,
+    cluster_key: &Option<ClusterKey>,
+) -> GateView {
+    GateView {
+        node: identity.node_id(),
+        sealing_key: OpeningKey::of(identity).sealing_key(),
+        genesis,
+        standing,
+        revocations: Revocations::default(),
+        issues: cluster_key.is_some(),
+        issuers: Vec::new(),
+    }
+}
+
+/// What makes the founder of a cluster its first member: a keeper that may do everything.
+pub(crate) fn founder(identity: &Identity, genesis: Genesis, key: ClusterKey) -> Charter {
+    let holder = Holder {
+        node: identity.node_id(),
+        sealing_key: OpeningKey::of(identity).sealing_key(),
+        role: Role::Keeper,
+        scopes: attic_p2p::membership::scopes::Scopes::all(),
+    };
+    let cluster = genesis.cluster_id();
+    let certificate = Certificate::new(cluster, holder, Issuer::Cluster, now(), random());
+    Charter {
+        certificate: Signed::new(certificate, &key),
+        genesis,
+        cluster_key: Some(key),
+    }
+}
+
+pub(crate) fn now() -> UnixTime {
+    UnixTime(unix_now())
+}
+
+/// Why no ticket or revocation was made.
+#[derive(Debug, Error)]
+pub(crate) enum IssueError {
+    /// The cluster's key is on another node.
+    #[error("this node does not hold the cluster's key: ask the node that founded the cluster")]
+    NotAnIssuer,
+    /// The invitation is out of bounds.
+    #[error(transparent)]
+    Invite(#[from] InviteError),
+    /// The ticket contradicts itself.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    /// It could not be written down.
+    #[error(transparent)]
+    File(#[from] ClusterFileError),
+}
+
+/// Most revocations that wait for the log; gossip brings the others.
+const LEARNT_MAX: usize = 256;
+/// Most nodes whose refusal is remembered.
+const REFUSALS_MAX: usize = 64;
+/// How long a newcomer tries the addresses of its ticket.
+pub(crate) const JOIN_PATIENCE: Duration = Duration::from_secs(20);
