@@ -9,8 +9,10 @@ use attic_store::store_path::StoreDir;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub use self::names::{PathName, PinName};
+pub use self::cluster::{ClusterVerb, InviteArgs, InviteRole, JoinArgs, LeaveArgs};
+pub use self::names::{Expiry, PathName, PinName};
 
+mod cluster;
 mod names;
 
 /// Peer-to-peer replicated Nix binary cache
@@ -90,6 +92,32 @@ pub enum Verb {
     Verify(VerifyArgs),
     /// Show how the node is doing
     Status(JsonArgs),
+    /// Make a cluster, or show the one this node is in
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Print a ticket that lets another node join the cluster
+    ///
+    /// Makes a cluster first when the node is in none. Whoever has the ticket can use it: hand it over
+    /// like a password.
+    Invite(InviteArgs),
+    /// Join the cluster of a ticket
+    ///
+    /// When no node is running here, one is started and stays in the foreground, as with `up`.
+    Join(JoinArgs),
+    /// Leave the cluster
+    ///
+    /// Paths that are here stay; caches of the cluster stay as caches of this node alone, without the
+    /// key to sign new paths.
+    Leave(LeaveArgs),
+    /// List the other nodes of the cluster and how they stand
+    Peers(JsonArgs),
+    /// Shut a node out of the cluster for good
+    ///
+    /// Needs the cluster key, which lies on the node that made the cluster.
+    Revoke {
+        /// Its id or name, as `peers` shows them; the beginning of an id will do
+        peer: String,
+    },
     /// Show, import and rotate the signing keys of caches
     #[command(subcommand)]
     Key(KeyVerb),

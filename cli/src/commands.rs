@@ -6,14 +6,20 @@ use crate::context::Context;
 use crate::exit::CliError;
 
 mod cache;
+mod cluster;
 mod completions;
 mod config;
 mod du;
 mod gc;
+mod invite;
+mod join;
 mod key;
+mod leave;
 mod ls;
+mod peers;
 mod pin;
 mod push;
+mod revoke;
 mod rm;
 mod signals;
 mod status;
@@ -39,6 +45,12 @@ pub(crate) async fn run(context: Context, verb: Verb) -> Result<(), CliError> {
         Verb::Gc(args) => gc::run(&context, &args).await,
         Verb::Verify(args) => verify::run(&context, &args).await,
         Verb::Status(args) => status::run(&context, args).await,
+        Verb::Cluster(verb) => cluster::run(&context, verb).await,
+        Verb::Invite(args) => invite::run(&context, args).await,
+        Verb::Join(args) => join::run(&context, &args).await,
+        Verb::Leave(args) => leave::run(&context, &args).await,
+        Verb::Peers(args) => peers::run(&context, args).await,
+        Verb::Revoke { peer } => revoke::run(&context, &peer).await,
         Verb::Key(verb) => key::run(&context, verb).await,
         Verb::Config(verb) => config::run(&context, &verb),
         Verb::Completions { shell } => completions::run(&context, shell),

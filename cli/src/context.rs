@@ -52,6 +52,11 @@ impl Context {
         &self.sources
     }
 
+    /// Whether the node was named by its address and may be on another machine.
+    pub fn names_endpoint(&self) -> bool {
+        self.endpoint.is_some()
+    }
+
     /// The configuration.
     ///
     /// **Errors**: [`CliError::Config`].

@@ -108,7 +108,18 @@ pub enum CliError {
     Incomplete(String),
     /// A destructive command was not confirmed.
     #[error("not confirmed; nothing was changed")]
-    NotConfirmed,
+    NotConfirmed {
+        /// The flag that confirms.
+        flag: &'static str,
+    },
+    /// No peer goes by this name, or several do.
+    #[error("{}", which_peer(text, meant))]
+    WhichPeer {
+        /// As it was asked for.
+        text: String,
+        /// Ids of those that could be meant.
+        meant: Vec<String>,
+    },
     /// A signal stopped the work.
     #[error("interrupted")]
     Interrupted,
@@ -135,7 +146,8 @@ impl CliError {
             | CliError::Damaged { .. }
             | CliError::NotInCache { .. }
             | CliError::Incomplete(_)
-            | CliError::NotConfirmed
+            | CliError::NotConfirmed { .. }
+            | CliError::WhichPeer { .. }
             | CliError::Output(_) => Exit::Failed,
         }
     }
@@ -158,7 +170,10 @@ impl CliError {
             CliError::Push(PushError::Chunker { .. }) => {
                 Some("use the same version of attic-node on both sides".into())
             }
-            CliError::NotConfirmed => Some("pass --no-confirm where nobody can be asked".into()),
+            CliError::NotConfirmed { flag } => {
+                Some(format!("pass {flag} where nobody can be asked"))
+            }
+            CliError::WhichPeer { .. } => Some(PEERS_HINT.to_owned()),
             CliError::Interrupted => {
                 Some("run the same command again; what was sent is not sent twice".into())
             }
@@ -182,6 +197,15 @@ fn client_hint(error: &ClientError) -> Option<String> {
         ClientError::NotServing(_) => Some(WAIT_HINT.to_owned()),
         ClientError::DataFile(error) => data_file_hint(error),
         ClientError::Refused { status, error, .. } => match (status.as_u16(), &*error.error) {
+            (_, "NotIssuer") => Some("only the node that made the cluster can".to_owned()),
+            (_, "NotAdmitted" | "TicketExpired" | "TicketUsedUp") => Some(TICKET_HINT.to_owned()),
+            (_, "BadTicket") => Some("copy the whole ticket, it is one long word".to_owned()),
+            (_, "NobodyReached") => Some(REACH_HINT.to_owned()),
+            (_, "NoCluster") => Some(CLUSTER_HINT.to_owned()),
+            (_, "InCluster") => Some(
+                "see it with: attic-node cluster info; leave it with: attic-node leave".to_owned(),
+            ),
+            (_, "NoSuchPeer") => Some(PEERS_HINT.to_owned()),
             (401 | 403, _) => Some(TOKEN_HINT.to_owned()),
             (_, "NoSuchCache") => Some("see the caches with: attic-node cache list".to_owned()),
             (507, _) => Some("free some space with: attic-node gc".to_owned()),
@@ -194,6 +218,13 @@ fn client_hint(error: &ClientError) -> Option<String> {
     }
 }
 
+fn which_peer(text: &str, meant: &[String]) -> String {
+    match meant {
+        [] => format!("no peer is called {text}"),
+        meant => format!("{text} could be {}", meant.join(" or ")),
+    }
+}
+
 fn start_hint(error: &StartError) -> Option<String> {
     match error {
         StartError::File(error) => data_file_hint(error),
@@ -201,6 +232,7 @@ fn start_hint(error: &StartError) -> Option<String> {
             Some("another program listens there; choose another port with --listen".to_owned())
         }
         StartError::Listen { .. }
+        | StartError::Mesh(_)
         | StartError::Identity(_)
         | StartError::Cache(_)
         | StartError::Store(_) => None,
@@ -240,4 +272,10 @@ fn file_hint(source: &io::Error) -> Option<String> {
 const START_HINT: &str = "start a node with: attic-node up";
 const WAIT_HINT: &str = "a node that starts or stops, or a verification; try again when it is done";
 const TOKEN_HINT: &str = "pass the node's own data directory with --data-dir";
+const TICKET_HINT: &str = "ask for a new ticket: attic-node invite, on a node of the cluster";
+const REACH_HINT: &str =
+    "see that a node of the cluster is up and its mesh port reachable from here";
+const CLUSTER_HINT: &str =
+    "make one with: attic-node cluster init; join one with: attic-node join TICKET";
+const PEERS_HINT: &str = "see them with: attic-node peers";
 const BUILD_HINT: &str = "build or fetch it first, for example with: nix-store --realise PATH";

@@ -1,7 +1,9 @@
 //! Names that are parsed once, on the command line.
 
 use std::str::FromStr;
+use std::time::Duration;
 
+use attic_node_core::config::duration;
 use attic_store::store_path::{StorePath, StorePathHash};
 
 /// A path in a cache, as a person writes it.
@@ -60,5 +62,31 @@ impl FromStr for PinName {
             return Ok(PinName(text.to_owned()));
         }
         Err("a pin's name is 1 to 128 letters, digits, +, -, . or _, and does not begin with .")
+    }
+}
+
+/// How long a ticket is good: at least a second.
+///
+/// **Shape**: a whole number and a unit, `90s`, `15m`, `24h`, `7d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry(Duration);
+
+impl Expiry {
+    /// In whole seconds.
+    pub fn seconds(self) -> u64 {
+        self.0.as_secs()
+    }
+}
+
+impl FromStr for Expiry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Expiry, String> {
+        let wanted = |phrase: String| format!("wanted {phrase}");
+        let expiry = Expiry(duration(text).map_err(wanted)?);
+        match expiry.seconds() {
+            0 => Err(wanted("at least \"1s\"".to_owned())),
+            _ => Ok(expiry),
+        }
     }
 }

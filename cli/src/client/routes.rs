@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use attic_node_core::api::wire::{commit_body, ids_body, parse_bitmap};
 use attic_node_core::api::{
-    CacheCreate, CachePatch, CacheView, ChunksReply, CommitReply, CommitRequest, GcReply,
-    GcRequest, KeyImport, PathPage, PathView, PinPut, PinView, PushPlan, PushSession, RemoveReply,
-    RemoveRequest, Status, UsageReply, VerifyReply, VerifyRequest,
+    CacheCreate, CachePatch, CacheView, ChunksReply, ClusterInit, ClusterMade, ClusterView,
+    CommitReply, CommitRequest, GcReply, GcRequest, InviteReply, InviteRequest, JoinReply,
+    JoinRequest, KeyImport, LeaveReply, NodeId, Nothing, PathPage, PathView, PeerView, PinPut,
+    PinView, PushPlan, PushSession, RemoveReply, RemoveRequest, Status, UsageReply, VerifyReply,
+    VerifyRequest,
 };
 use attic_store::cache_name::CacheName;
 use attic_store::hash::{ChunkId, NarHash};
@@ -160,6 +162,60 @@ impl Client {
     pub async fn verify(&self, request: &VerifyRequest) -> Result<VerifyReply, ClientError> {
         let call = Call::new(Method::POST, "verify").payload(json(request)?);
         self.json(call.silence_max(None)).await
+    }
+
+    /// `GET cluster`
+    pub async fn cluster(&self) -> Result<ClusterView, ClientError> {
+        self.json(Call::new(Method::GET, "cluster")).await
+    }
+
+    /// `POST cluster/init`
+    pub async fn init_cluster(&self, init: &ClusterInit) -> Result<ClusterMade, ClientError> {
+        self.json(
+            Call::new(Method::POST, "cluster/init")
+                .payload(json(init)?)
+                .once(),
+        )
+        .await
+    }
+
+    /// `POST cluster/invites`
+    pub async fn invite(&self, request: &InviteRequest) -> Result<InviteReply, ClientError> {
+        self.json(
+            Call::new(Method::POST, "cluster/invites")
+                .payload(json(request)?)
+                .once(),
+        )
+        .await
+    }
+
+    /// `POST cluster/join`. The node tries every address of the ticket before it gives up.
+    pub async fn join(&self, request: &JoinRequest) -> Result<JoinReply, ClientError> {
+        self.json(
+            Call::new(Method::POST, "cluster/join")
+                .payload(json(request)?)
+                .once(),
+        )
+        .await
+    }
+
+    /// `POST cluster/leave`. Answers when what only this node held has another holder, however long
+    /// that takes.
+    pub async fn leave(&self) -> Result<LeaveReply, ClientError> {
+        let call = Call::new(Method::POST, "cluster/leave").payload(json(&Nothing {})?);
+        self.json(call.once().silence_max(None)).await
+    }
+
+    /// `GET peers`
+    pub async fn peers(&self) -> Result<Vec<PeerView>, ClientError> {
+        self.json(Call::new(Method::GET, "peers")).await
+    }
+
+    /// `POST peers/{node}/revoke`
+    pub async fn revoke(&self, node: &NodeId) -> Result<Nothing, ClientError> {
+        let path = format!("peers/{node}/revoke");
+        self.json(Call::new(Method::POST, path).payload(json(&Nothing {})?))
+            .await
     }
 
     /// `POST push`. With `recheck` it answers when all NARs have been read, however long that takes.

@@ -91,7 +91,9 @@ async fn destroy(context: &Context, cache: &CacheName, no_confirm: bool) -> Resu
     client.cache(cache).await?;
     let question = format_args!("Destroy cache \"{cache}\" with all its paths and its key?");
     if !no_confirm && !context.ui.confirm(question) {
-        return Err(CliError::NotConfirmed);
+        return Err(CliError::NotConfirmed {
+            flag: "--no-confirm",
+        });
     }
     client.destroy_cache(cache).await?;
     context

@@ -25,7 +25,9 @@ pub(super) async fn run(context: &Context, verb: KeyVerb) -> Result<(), CliError
             let question =
                 format_args!("Sign \"{cache}\" with a new key, which its users must trust?");
             if !no_confirm && !context.ui.confirm(question) {
-                return Err(CliError::NotConfirmed);
+                return Err(CliError::NotConfirmed {
+                    flag: "--no-confirm",
+                });
             }
             (client.rotate_key(cache).await?, true)
         }

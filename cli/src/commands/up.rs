@@ -17,24 +17,60 @@ pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), CliError> 
         Some(listen) => context.with_flag("http.listen", listen),
         None => context,
     };
-    let ui = &context.ui;
-    let config = context.config()?;
-    start_logging(ui, &config)?;
-    let mut signals = Signals::new();
-    let data_dir = config.data_dir.display().to_string();
-    let node = Node::start(config).await?;
-    if let Some(first) = node.first_start() {
-        welcome(ui, &node, first, &data_dir)?;
+    let up = Up::start(&context).await?;
+    up.until_signalled(&context.ui).await
+}
+
+/// A node that this process runs.
+pub(super) struct Up {
+    node: Node,
+    signals: Signals,
+}
+
+impl Up {
+    /// Starts it, and says where it serves.
+    ///
+    /// **Errors**: [`CliError::Config`], [`CliError::Start`].
+    pub(super) async fn start(context: &Context) -> Result<Up, CliError> {
+        let ui = &context.ui;
+        let config = context.config()?;
+        start_logging(ui, &config)?;
+        let signals = Signals::new();
+        let data_dir = config.data_dir.display().to_string();
+        let node = Node::start(config).await?;
+        if let Some(first) = node.first_start() {
+            welcome(ui, &node, first, &data_dir)?;
+        }
+        ui.say(format_args!(
+            "✅ Serving on {} ({data_dir})",
+            node.addresses().join(", ")
+        ));
+        Ok(Up { node, signals })
     }
-    ui.say(format_args!(
-        "✅ Serving on {} ({data_dir})",
-        node.addresses().join(", ")
-    ));
-    signals.next().await;
-    ui.say("Stopping; once more stops at once");
-    tokio::select! {
-        stopped = node.shutdown() => Ok(stopped?),
-        () = signals.next() => Err(CliError::Interrupted),
+
+    /// Returns when a signal to stop comes. Dropping it is safe.
+    pub(super) async fn signalled(&mut self) {
+        self.signals.next().await;
+    }
+
+    /// Serves until a signal comes, then stops.
+    pub(super) async fn until_signalled(mut self, ui: &Ui) -> Result<(), CliError> {
+        self.signalled().await;
+        self.stop_as_told(ui).await
+    }
+
+    /// Stops because a signal came.
+    pub(super) async fn stop_as_told(self, ui: &Ui) -> Result<(), CliError> {
+        ui.say("Stopping; once more stops at once");
+        self.stop().await
+    }
+
+    /// Stops, finishing what is under way unless a signal comes.
+    pub(super) async fn stop(mut self) -> Result<(), CliError> {
+        tokio::select! {
+            stopped = self.node.shutdown() => Ok(stopped?),
+            () = self.signals.next() => Err(CliError::Interrupted),
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 //! engine against a node made of nothing but memory and faults.
 
 mod args;
+mod cluster;
 mod dump;
+mod memory_cluster;
 mod memory_node;
 mod nix;
 mod nix_conf;

@@ -1,4 +1,5 @@
-//! A node made of nothing but memory: the push API over HTTP/1.1, with faults on demand.
+//! A node made of nothing but memory: the push API over HTTP/1.1, with faults on demand, and the
+//! routes of [`memory_cluster`](crate::memory_cluster).
 //!
 //! It checks what a real node checks – chunk ids, possession proofs, NAR hashes – so that a push
 //! which ends well has really delivered.
@@ -19,6 +20,8 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+use crate::memory_cluster::Cluster;
 
 /// A running node; dropping it stops it.
 pub(crate) struct MemoryNode {
@@ -47,6 +50,7 @@ pub(crate) struct State {
     pub(crate) dangling: Vec<StorePath>,
     /// Bodies of the objects beside paths, by the path of their URL.
     pub(crate) objects: BTreeMap<String, Vec<u8>>,
+    pub(crate) cluster: Cluster,
     pub(crate) faults: Faults,
 }
 
@@ -115,6 +119,10 @@ impl MemoryNode {
         Client::new(self.endpoint.clone(), None).unwrap()
     }
 
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -132,7 +140,8 @@ struct Request {
     body: Vec<u8>,
 }
 
-type Answer = Result<Vec<u8>, (u16, &'static str)>;
+/// A body, or a status and the name of an error, which is its message as well.
+pub(crate) type Answer = Result<Vec<u8>, (u16, &'static str)>;
 
 async fn converse(stream: TcpStream, state: Arc<Mutex<State>>) {
     let mut stream = BufReader::new(stream);
@@ -218,7 +227,7 @@ async fn read_head(stream: &mut BufReader<TcpStream>) -> Option<((String, String
     }
 }
 
-fn json(value: &impl Serialize) -> Answer {
+pub(crate) fn json(value: &impl Serialize) -> Answer {
     Ok(serde_json::to_vec(value).unwrap())
 }
 
@@ -254,6 +263,9 @@ impl State {
             ("DELETE", ["push", id]) => {
                 self.sessions.remove(*id);
                 Ok(Vec::new())
+            }
+            (method, ["cluster" | "peers", ..]) => {
+                self.cluster.answer(method, &segments, &request.body)
             }
             _ => Err((404, "NotFound")),
         }

@@ -133,6 +133,9 @@ fn failure_is_1_with_a_hint() {
         "gc",
         "use main",
         "key show main",
+        "peers",
+        "invite",
+        "leave",
     ] {
         assert_eq!(home.check(verb, 1, hint), "", "stdout is data");
     }
@@ -140,6 +143,21 @@ fn failure_is_1_with_a_hint() {
     home.check("push main /etc/passwd", 1, "not in /nix/store");
     home.check("key import main /nonexistent", 1, "read key /nonexistent");
     home.check("verify", 1, "lock");
+}
+
+/// Where no node runs, `join` starts one, which does not outlive a ticket that lets nobody in.
+#[test]
+fn join_starts_a_node_and_stops_it_when_it_cannot_join() {
+    let home = Home::new();
+    let mut command = home.command("join attic1nonsense");
+    command.env("ATTIC_NODE_HTTP_LISTEN", "127.0.0.1:0");
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("✅ Serving on 127.0.0.1:"), "{stderr}");
+    assert!(stderr.contains("error: "), "{stderr}");
+    let address = home.path().join(".local/share/attic-node/address");
+    assert!(!address.exists(), "the node stopped");
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! Options of the verbs about clusters.
+
+use attic_node_core::api::Role;
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Expiry, JsonArgs};
+
+/// Verbs of `cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterVerb {
+    /// Make a cluster of this node alone
+    Init {
+        /// What people call it [default: the name of this host]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Show the cluster this node is in
+    Info(JsonArgs),
+}
+
+/// Options of `invite`.
+#[derive(Args, Debug)]
+pub struct InviteArgs {
+    /// What the new node becomes; a keeper keeps everything it may read
+    #[arg(long, value_enum, default_value = "member")]
+    pub role: InviteRole,
+    /// Caches it may read, `*` stands for any characters (repeatable)
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    pub read: Vec<String>,
+    /// Caches it may write (repeatable) [default: none]
+    #[arg(long, value_name = "PATTERN")]
+    pub write: Vec<String>,
+    /// How long the ticket is good
+    #[arg(long, value_name = "TIME", default_value = "7d")]
+    pub expires: Expiry,
+    /// How many nodes it lets in [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub uses: Option<u32>,
+    /// Let in any number of nodes, through any node of the cluster
+    #[arg(long, conflicts_with = "uses")]
+    pub open: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Roles that can be invited to.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum InviteRole {
+    /// Reads and writes what it may
+    Member,
+    /// Keeps everything it may read
+    Keeper,
+}
+
+impl From<InviteRole> for Role {
+    fn from(role: InviteRole) -> Role {
+        match role {
+            InviteRole::Member => Role::Member,
+            InviteRole::Keeper => Role::Keeper,
+        }
+    }
+}
+
+/// Options of `join`.
+#[derive(Args, Debug)]
+pub struct JoinArgs {
+    /// The ticket that `invite` printed; `-` reads it from standard input
+    pub ticket: String,
+}
+
+/// Options of `leave`.
+#[derive(Args, Debug)]
+pub struct LeaveArgs {
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}

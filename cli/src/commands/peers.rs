@@ -1,0 +1,58 @@
+//! `peers`
+
+use attic_node_core::api::{PeerState, PeerView};
+
+use crate::args::JsonArgs;
+use crate::context::Context;
+use crate::exit::CliError;
+use crate::ui::{bytes, date};
+
+/// Lists the other nodes of the cluster.
+pub(super) async fn run(context: &Context, args: JsonArgs) -> Result<(), CliError> {
+    let client = context.client()?;
+    let peers = client.peers().await?;
+    if args.json {
+        return context.ui.json(&peers);
+    }
+    if peers.is_empty() {
+        // The list is empty on a node without a cluster as well; this tells them apart.
+        client.cluster().await?;
+    }
+    let head = [
+        "NAME", "STATE", "ROLE", "RTT", "SENT", "RECEIVED", "BEHIND", "ADDRESS", "PEER", "NOTE",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(peers.iter().map(row));
+    let right = [
+        false, false, false, true, true, true, true, false, false, false,
+    ];
+    context.ui.table(right, &rows)
+}
+
+fn row(peer: &PeerView) -> [String; 10] {
+    let unknown = || "-".to_owned();
+    [
+        peer.name.clone().unwrap_or_else(unknown),
+        peer.state.word().to_owned(),
+        peer.role.to_string(),
+        peer.rtt_ms
+            .map_or_else(unknown, |millis| format!("{millis:.1} ms")),
+        bytes(peer.sent_bytes),
+        bytes(peer.received_bytes),
+        peer.behind.to_string(),
+        peer.address.clone().unwrap_or_else(unknown),
+        peer.node.to_string(),
+        note(&peer.state),
+    ]
+}
+
+fn note(state: &PeerState) -> String {
+    match state {
+        PeerState::Connected => String::new(),
+        PeerState::Away { reason } => reason.clone().unwrap_or_default(),
+        PeerState::Banned {
+            banned_until,
+            reason,
+        } => format!("until {}: {reason}", date(*banned_until)),
+    }
+}

@@ -1,0 +1,41 @@
+//! `revoke`
+
+use attic_node_core::api::{NodeId, PeerView};
+
+use crate::client::Client;
+use crate::context::Context;
+use crate::exit::CliError;
+
+/// Shuts a node out of the cluster.
+pub(super) async fn run(context: &Context, peer: &str) -> Result<(), CliError> {
+    let client = context.client()?;
+    let node = find(&client, peer).await?;
+    client.revoke(&node).await?;
+    context.ui.say(format_args!(
+        "✅ Revoked {node}; no node of the cluster talks to it any more"
+    ));
+    Ok(())
+}
+
+/// The node meant by an id, which need not be known here, or by what `peers` shows.
+async fn find(client: &Client, text: &str) -> Result<NodeId, CliError> {
+    if let Ok(node) = text.parse() {
+        return Ok(node);
+    }
+    let peers = client.peers().await?;
+    let is_meant = |peer: &&PeerView| {
+        let begins = text.len() >= ID_PREFIX_LEN_MIN && peer.node.to_string().starts_with(text);
+        begins || peer.name.as_deref() == Some(text)
+    };
+    let meant: Vec<_> = peers.iter().filter(is_meant).map(|p| p.node).collect();
+    match meant[..] {
+        [node] => Ok(node),
+        _ => Err(CliError::WhichPeer {
+            text: text.to_owned(),
+            meant: meant.iter().map(ToString::to_string).collect(),
+        }),
+    }
+}
+
+/// The first eight characters are the same in every id; a few more make a slip of the hand unlikely.
+const ID_PREFIX_LEN_MIN: usize = 12;
