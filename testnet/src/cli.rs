@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::netns::Place;
 use crate::program::{self, Outcome, Running};
 
 /// A user of a node: knows its data directory, and has a home.
@@ -16,6 +17,8 @@ pub struct Cli {
     /// Where to reach the node, when not where it says itself.
     endpoint: Option<String>,
     home: TempDir,
+    place: Place,
+    env: Vec<(String, String)>,
 }
 
 impl Cli {
@@ -28,6 +31,18 @@ impl Cli {
             config,
             endpoint: None,
             home,
+            place: Place::machine(),
+            env: Vec::new(),
+        }
+    }
+
+    /// The same user, at `place` and with more in the environment.
+    pub(crate) fn on_host(self, place: Place, env: &[(&str, &str)]) -> Cli {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Cli {
+            place,
+            env: env.iter().map(own).collect(),
+            ..self
         }
     }
 
@@ -52,7 +67,7 @@ impl Cli {
     /// `attic-node args…`, ready to run.
     pub fn command(&self, args: &[&str]) -> Command {
         let home = self.home.path();
-        let mut command = Command::new(program::attic_node());
+        let mut command = self.place.command(program::attic_node());
         command
             .args(args)
             .env("ATTIC_NODE_CONFIG", &self.config)
@@ -64,7 +79,8 @@ impl Cli {
             .env_remove("XDG_RUNTIME_DIR")
             .env_remove("RUST_LOG")
             .env_remove("NO_COLOR")
-            .env_remove("ATTIC_NODE_ENDPOINT");
+            .env_remove("ATTIC_NODE_ENDPOINT")
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(endpoint) = &self.endpoint {
             command.env("ATTIC_NODE_ENDPOINT", endpoint);
         }

@@ -2,10 +2,12 @@
 //!
 //! The end-to-end tests of this crate start the program a user would start, fill it and read it
 //! with Debian's Nix, and break what stands between and beneath: connections, disks, processes.
-//! Five words to know:
+//! Six words to know:
 //!
 //! - a [`TestNode`](node::TestNode) is a running `attic-node up` with a data directory of its own,
 //!   which can be killed, restarted and asked;
+//! - a [`Cluster`](cluster::Cluster) is several of them, each on a host of its own, on a network that
+//!   can be cut;
 //! - a [`NixClient`](nix::NixClient) is Debian's Nix with a configuration, a cache of narinfos and,
 //!   unless it is the machine's own, a store of its own;
 //! - a [`FaultProxy`](proxy::FaultProxy) stands in front of a node, counts what passes and breaks
@@ -31,11 +33,13 @@
 
 pub mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod corpus;
 pub mod http;
 pub mod mount;
 pub mod nar;
 pub mod native;
+pub mod netns;
 pub mod nginx;
 pub mod nix;
 pub mod node;

@@ -1,11 +1,16 @@
-//! `testnet bench`: measures a release build against what it should reach.
+//! `testnet up`: a cluster to play with. `testnet bench`: measures a release build against what it
+//! should reach.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use testnet::bench::{self, Subject, locators};
+use testnet::cluster::Cluster;
 
 /// Tools around a real attic-node
 #[derive(Debug, Parser)]
@@ -16,6 +21,15 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Start a cluster of real nodes, show where they are, and keep it until ^C
+    ///
+    /// As root each node is in a network namespace of its own, otherwise on a loopback address. What
+    /// the nodes hold is gone afterwards.
+    Up {
+        /// How many
+        #[arg(long, default_value = "4", value_parser = clap::value_parser!(u8).range(1..))]
+        nodes: u8,
+    },
     /// Measure, print a Markdown table, and write the figures as JSON
     ///
     /// Needs root, nginx, wrk, Nix and corpus S and L1: `testnet/scripts/prepare.sh bench` gets
@@ -50,6 +64,7 @@ enum Step {
 
 fn main() -> ExitCode {
     match Args::parse().verb {
+        Verb::Up { nodes } => up(nodes.into()),
         Verb::Bench {
             subjects,
             repeat,
@@ -68,6 +83,30 @@ fn main() -> ExitCode {
         } => {
             println!("{}", locators::read(&dir));
             ExitCode::SUCCESS
+        }
+    }
+}
+
+fn up(nodes: usize) -> ExitCode {
+    let kept = Runtime::new().and_then(|runtime| {
+        runtime.block_on(async {
+            // Caught from the beginning: an interrupted start is cleaned up as well.
+            let mut interrupted = signal(SignalKind::interrupt())?;
+            let mut terminated = signal(SignalKind::terminate())?;
+            let cluster = spawn_blocking(move || Cluster::joined(nodes)).await?;
+            println!("{}", cluster.table());
+            tokio::select! {
+                _ = interrupted.recv() => {}
+                _ = terminated.recv() => {}
+            }
+            Ok(())
+        })
+    });
+    match kept {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::netns::Place;
 use crate::node::TestNode;
 use crate::program::{self, Outcome, Running};
 
@@ -17,6 +18,7 @@ pub struct NixClient {
     dir: TempDir,
     root: Option<PathBuf>,
     settings: Vec<(String, String)>,
+    place: Place,
 }
 
 impl NixClient {
@@ -25,11 +27,19 @@ impl NixClient {
         NixClient::new(temp_dir(), None)
     }
 
-    /// A Nix with an empty store, which substitutes from one cache of `node` and trusts its key.
+    /// A Nix with an empty store beside `node`, which substitutes from one of its caches and trusts
+    /// its key.
     pub fn fresh(node: &TestNode, cache: &str) -> NixClient {
         NixClient::empty()
             .substituter(&node.url(cache))
             .trusting(&node.public_key(cache))
+            .on_host_of(node)
+    }
+
+    /// The same Nix on the host that `node` runs on.
+    pub fn on_host_of(mut self, node: &TestNode) -> NixClient {
+        self.place = node.place().clone();
+        self
     }
 
     /// A Nix with an empty store that trusts nobody and asks nobody.
@@ -61,6 +71,7 @@ impl NixClient {
             dir,
             root,
             settings,
+            place: Place::machine(),
         }
     }
 
@@ -117,7 +128,7 @@ impl NixClient {
         let line = |(name, value): &(String, String)| format!("{name} = {value}\n");
         let conf: String = self.settings.iter().map(line).collect();
         fs::write(dir.join("nix.conf"), conf).expect("write nix.conf");
-        let mut command = Command::new(program);
+        let mut command = self.place.command(program);
         command
             .args(args)
             .env("NIX_CONF_DIR", dir)

@@ -16,6 +16,7 @@ use attic_node_core::api::{CacheView, Status, UsageReply};
 
 use crate::cli::Cli;
 use crate::http::{Request, Response};
+use crate::netns::Place;
 use crate::program::{self, Outcome, eventually};
 use crate::proxy::FaultProxy;
 use crate::served::{self, Served};
@@ -33,6 +34,7 @@ pub struct TestNode {
     process: Option<Child>,
     address: SocketAddr,
     cli: Cli,
+    place: Place,
 }
 
 impl TestNode {
@@ -50,6 +52,17 @@ impl TestNode {
         TestNode::start_in(dir, data_dir, config)
     }
 
+    /// A node on a host of its own, with more in its environment, ready. In a namespace it listens
+    /// on the port that the program chooses by itself.
+    #[track_caller]
+    pub fn on_host(place: Place, config: &str, env: &[(&str, &str)]) -> TestNode {
+        let dir = TempDir::new().expect("make a directory");
+        let data_dir = dir.path().join("data");
+        let mut node = TestNode::prepare(dir, data_dir, config, place, env);
+        node.start_again();
+        node
+    }
+
     /// A node whose data lies in `data_dir`, ready.
     #[track_caller]
     pub fn at(data_dir: &Path, config: &str) -> TestNode {
@@ -59,17 +72,28 @@ impl TestNode {
 
     #[track_caller]
     fn start_in(dir: TempDir, data_dir: PathBuf, config: &str) -> TestNode {
+        let mut node = TestNode::prepare(dir, data_dir, config, Place::machine(), &[]);
+        node.start_again();
+        node
+    }
+
+    fn prepare(
+        dir: TempDir,
+        data_dir: PathBuf,
+        config: &str,
+        place: Place,
+        env: &[(&str, &str)],
+    ) -> TestNode {
         let cli = Cli::new(&data_dir, &dir.path().join("config.toml"));
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut node = TestNode {
+        let node = TestNode {
             dir,
             data_dir,
             process: None,
-            address,
-            cli,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            cli: cli.on_host(place.clone(), env),
+            place,
         };
         node.configure(config);
-        node.start_again();
         node
     }
 
@@ -109,7 +133,10 @@ impl TestNode {
 
     /// `attic-node up` as this node is started.
     pub fn up_command(&self) -> Command {
-        let mut command = self.cli.command(&["up", "--listen", "127.0.0.1:0"]);
+        let mut command = self.cli.command(&["up"]);
+        if self.place.namespace().is_none() {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         command.arg("--data-dir").arg(&self.data_dir);
         command
     }
@@ -137,6 +164,18 @@ impl TestNode {
         })
     }
 
+    /// Stops it in its tracks, as SIGSTOP does: connections stay, nothing answers.
+    #[track_caller]
+    pub fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("signal the node");
+    }
+
+    /// Lets it go on after [`freeze`](TestNode::freeze).
+    #[track_caller]
+    pub fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("signal the node");
+    }
+
     /// Its process id.
     #[track_caller]
     pub fn pid(&self) -> Pid {
@@ -146,6 +185,11 @@ impl TestNode {
     /// Where it listens now.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The host it runs on.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// URL of one of its caches.
@@ -186,7 +230,8 @@ impl TestNode {
 
     /// Another user on this machine, with an empty home.
     pub fn another_user(&self) -> Cli {
-        Cli::new(&self.data_dir, &self.dir.path().join("config.toml"))
+        let cli = Cli::new(&self.data_dir, &self.dir.path().join("config.toml"));
+        cli.on_host(self.place.clone(), &[])
     }
 
     /// Pushes paths to its cache `main`.
@@ -199,7 +244,7 @@ impl TestNode {
     ///
     /// **Errors**: no answer.
     pub fn get(&self, target: &str) -> Result<Response> {
-        Request::get(target).send(self.address)
+        self.send(Request::get(target))
     }
 
     /// A request to the admin API, `POST` when it has a body.
@@ -210,34 +255,51 @@ impl TestNode {
             None => Request::get(&target),
             Some(body) => Request::post(&target, body).header("Content-Type", "application/json"),
         };
-        request
-            .token(&self.token())
-            .send(self.address)
+        self.send(request.token(&self.token()))
             .expect("the node answers")
+    }
+
+    /// What a `GET` of its admin API answers. Panics unless that is 200.
+    #[track_caller]
+    pub fn ask<T: serde::de::DeserializeOwned>(&self, target: &str) -> T {
+        parse(&self.api(target, None))
+    }
+
+    fn send(&self, request: Request) -> Result<Response> {
+        let address = self.address;
+        self.place.enter(|| request.send(address))
+    }
+
+    /// Its peer id.
+    #[track_caller]
+    pub fn id(&self) -> String {
+        self.status().peer_id
     }
 
     /// What it says about itself.
     #[track_caller]
     pub fn status(&self) -> Status {
-        parse(&self.api("status", None))
+        self.ask("status")
     }
 
     /// What it stores.
     #[track_caller]
     pub fn usage(&self) -> UsageReply {
-        parse(&self.api("usage", None))
+        self.ask("usage")
     }
 
     /// Public key of one of its caches.
     #[track_caller]
     pub fn public_key(&self, cache: &str) -> String {
-        parse::<CacheView>(&self.api(&format!("caches/{cache}"), None)).public_key
+        self.ask::<CacheView>(&format!("caches/{cache}")).public_key
     }
 
     /// Reads a path (or its hash part) from its cache `main` as Nix would, and checks every byte.
     #[track_caller]
     pub fn read(&self, path: &str) -> Served {
-        served::read(self.address, "main", served::hash_part(path)).expect("the node answers")
+        let (address, hash) = (self.address, served::hash_part(path));
+        let read = || served::read(address, "main", hash);
+        self.place.enter(read).expect("the node answers")
     }
 
     /// One value of its `/metrics`, by name and labels as written there.

@@ -246,7 +246,8 @@ pub fn rss_peak(pid: Pid) -> Option<u64> {
     Some(kib << 10)
 }
 
-fn describe(command: &Command) -> String {
+/// What a command is, in words that a shell would take if none of them is special to it.
+pub fn describe(command: &Command) -> String {
     let words = [command.get_program()]
         .into_iter()
         .chain(command.get_args());

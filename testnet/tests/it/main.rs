@@ -4,11 +4,13 @@
 //! project's list of features true. Tests that need root fail without it, unless they are told to
 //! be left out; `README.md` says how to run everything.
 
+mod cluster;
 mod contract;
 mod crash;
 mod fixtures;
 mod gc;
 mod manage;
+mod mesh;
 mod narinfo;
 mod newer_nix;
 mod next_substituter;

@@ -1,0 +1,116 @@
+//! Row P15: what was removed is gone, everywhere and for good.
+
+use std::time::Instant;
+
+use testnet::cluster::Cluster;
+use testnet::program::{eventually, is_root};
+
+use super::{
+    HEALED_MAX, REMOVED_MAX, VISIBLE_MAX, all_answer, all_keep_answering, path, realise, status,
+};
+
+const ALL: [usize; 4] = [0, 1, 2, 3];
+
+/// Four nodes that all hold the path themselves.
+fn holding(path: &str) -> Cluster {
+    let cluster = Cluster::joined(4);
+    cluster[0].push(&[path]).succeeds();
+    let pushed = (Instant::now(), VISIBLE_MAX);
+    all_answer(&cluster, &ALL, path, 200, pushed);
+    for node in ALL {
+        realise(&cluster, node, &[path]);
+    }
+    cluster
+}
+
+fn remove(cluster: &Cluster, node: usize, path: &str) -> Instant {
+    let removed = cluster[node].cli().run(&["rm", "main", path]);
+    removed.succeeds().says("1 path removed");
+    Instant::now()
+}
+
+#[test]
+fn p15_a_removed_path_is_gone_on_all_nodes() {
+    if !is_root("p15 mesh") {
+        return;
+    }
+    let path = path("p15-all", 1 << 20);
+    let cluster = holding(&path);
+    // Not by the node that was given it: whoever may write may remove.
+    let removed = remove(&cluster, 2, &path);
+    assert_eq!(status(&cluster[2], &path), 404);
+    all_answer(&cluster, &ALL, &path, 404, (removed, REMOVED_MAX));
+    all_keep_answering(&cluster, &ALL, &path, 404);
+}
+
+#[test]
+fn p15_a_node_that_was_cut_off_does_not_bring_a_removed_path_back() {
+    if !is_root("p15 partition") {
+        return;
+    }
+    let path = path("p15-cut-off", 1 << 20);
+    let mut cluster = holding(&path);
+    cluster.network().partition(&[&[3]]);
+    let removed = remove(&cluster, 0, &path);
+    all_answer(&cluster, &[0, 1, 2], &path, 404, (removed, REMOVED_MAX));
+    assert_eq!(status(&cluster[3], &path), 200, "nobody told it");
+    cluster.network().heal_all();
+    cluster.wait_connected(&ALL);
+    let returned = (Instant::now(), REMOVED_MAX);
+    all_answer(&cluster, &ALL, &path, 404, returned);
+    all_keep_answering(&cluster, &ALL, &path, 404);
+}
+
+#[test]
+fn p15_a_node_that_was_down_does_not_bring_a_removed_path_back() {
+    if !is_root("p15 down") {
+        return;
+    }
+    let path = path("p15-down", 1 << 20);
+    let mut cluster = holding(&path);
+    cluster[3].kill();
+    let removed = remove(&cluster, 1, &path);
+    all_answer(&cluster, &[0, 1, 2], &path, 404, (removed, REMOVED_MAX));
+    // Nor does the last witness of the removal have to be up all the time.
+    cluster[1].kill();
+    cluster[3].start_again();
+    cluster.wait_connected(&[0, 2, 3]);
+    let returned = (Instant::now(), REMOVED_MAX);
+    all_answer(&cluster, &[0, 2, 3], &path, 404, returned);
+    cluster[1].start_again();
+    cluster.wait_connected(&ALL);
+    all_keep_answering(&cluster, &ALL, &path, 404);
+}
+
+/// Removing is no curse: the same path can be pushed again, also by a node that did not yet know.
+#[test]
+fn p15_a_removed_path_can_be_pushed_again() {
+    if !is_root("p15 again") {
+        return;
+    }
+    let path = path("p15-again", 1 << 20);
+    let mut cluster = holding(&path);
+    let removed = remove(&cluster, 0, &path);
+    all_answer(&cluster, &ALL, &path, 404, (removed, REMOVED_MAX));
+    cluster[2].push(&[&path]).succeeds();
+    let pushed = (Instant::now(), VISIBLE_MAX);
+    all_answer(&cluster, &ALL, &path, 200, pushed);
+
+    // Whoever answered because it asked around knows it by itself soon.
+    eventually("the nodes to know the same", HEALED_MAX, || {
+        let known = |node| {
+            let view = cluster.view(node);
+            (view.paths, view.log.segments)
+        };
+        (1..4).all(|node| known(node) == known(0)).then_some(())
+    });
+    // A push at the same time as the removal, on sides that do not hear each other, survives it.
+    cluster.network().partition(&[&[2, 3]]);
+    remove(&cluster, 0, &path);
+    cluster[3].cli().run(&["rm", "main", &path]).succeeds();
+    cluster[3].push(&[&path]).succeeds();
+    cluster.network().heal_all();
+    cluster.wait_connected(&ALL);
+    all_answer(&cluster, &ALL, &path, 200, (Instant::now(), HEALED_MAX));
+    all_keep_answering(&cluster, &ALL, &path, 200);
+}
