@@ -281,6 +281,7 @@ fn request<'a>(cache: &CacheName, paths: impl Iterator<Item = &'a LocalPath>) ->
     let path = |path: &LocalPath| PlanPath {
         hash: *path.info.path.hash(),
         nar_hash: path.info.nar_hash,
+        nar_size: Some(path.info.nar_size),
     };
     PushPlan::new(cache.clone(), paths.map(path).collect())
 }

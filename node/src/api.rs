@@ -397,6 +397,9 @@ pub struct PlanPath {
     pub hash: StorePathHash,
     /// What the client's Nix says its NAR hashes to.
     pub nar_hash: NarHash,
+    /// Bytes of its NAR, so that what cannot fit is refused before anything makes room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nar_size: Option<u64>,
 }
 
 /// Answer to a plan: what to send and the rules for sending it.

@@ -123,7 +123,11 @@ impl Worker for SessionReaper {
     type Error = Infallible;
 
     async fn step(&mut self) -> Result<Duration, Infallible> {
-        let expired = self.app.sessions.expire(Instant::now());
+        let (now, sessions) = (Instant::now(), &self.app.sessions);
+        let expired = match is_near_cap(&self.app) {
+            true => sessions.expire_abandoned(now),
+            false => sessions.expire(now),
+        };
         self.app
             .metrics
             .push
@@ -134,5 +138,15 @@ impl Worker for SessionReaper {
     }
 }
 
+/// Whether space is so short that a session nobody uses is to go before paths do.
+fn is_near_cap(app: &App) -> bool {
+    let usage = app.store.usage();
+    let bytes = usage.pack_bytes + usage.derived_bytes;
+    usage
+        .size_cap
+        .is_some_and(|cap| bytes > cap / 100 * SHORT_OF_SPACE_PERCENT)
+}
+
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 const HIGH_WATER_PERCENT: u64 = 95;
+const SHORT_OF_SPACE_PERCENT: u64 = 75;

@@ -112,12 +112,21 @@ impl Sessions {
 
     /// Ends sessions that were not used for too long; returns how many.
     pub(crate) fn expire(&self, now: Instant) -> usize {
+        self.expire_after(self.idle, now)
+    }
+
+    /// Ends sessions whose clients seem gone, for want of space; returns how many.
+    pub(crate) fn expire_abandoned(&self, now: Instant) -> usize {
+        self.expire_after(self.idle.min(ABANDONED_AFTER), now)
+    }
+
+    fn expire_after(&self, idle: Duration, now: Instant) -> usize {
         let mut open = self.lock();
         let before = open.len();
         // A session in use by a request has a second owner.
         open.retain(|_, session| {
             Arc::strong_count(session) > 1
-                || now.saturating_duration_since(session.used_at()) < self.idle
+                || now.saturating_duration_since(session.used_at()) < idle
         });
         before - open.len()
     }

@@ -62,7 +62,8 @@ pub struct CollectReport {
 /// How far a collection has to bring the store down.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pressure {
-    cap: u64,
+    /// Nothing is taken above this.
+    pub(crate) cap: u64,
     /// Above this, collection begins: below it there is room to copy what lives in a pack.
     pub(crate) start: u64,
     /// Below this, it ends.
@@ -146,9 +147,13 @@ impl Inner {
         Ok(report)
     }
 
-    fn pressure(&self) -> Option<Pressure> {
+    /// The pressure of the size cap, if there is one.
+    ///
+    /// A little below the cap: the index grows between two measurements, packs get footers.
+    pub(crate) fn pressure(&self) -> Option<Pressure> {
         let pack_len = self.options.pack_len_target;
         let cap = self.options.size_cap?;
+        let cap = cap - UNMEASURED_MAX.min(cap / 64);
         Some(Pressure::below(cap, pack_len))
     }
 
@@ -187,13 +192,15 @@ impl Inner {
 
     /// Evicts and rewrites until the target is reached or nothing is left to evict.
     fn make_way(&self, pressure: Pressure, report: &mut CollectReport) -> Result<(), StoreError> {
-        for _ in 0..EVICTION_ROUNDS_MAX {
+        for round in 0..=EVICTION_ROUNDS_MAX {
             let excess = self.size.total().saturating_sub(pressure.target);
             if excess == 0 {
                 return Ok(());
             }
-            let evicted = self.evict(excess)?;
-            report.evicted_paths += evicted;
+            // What is garbage already goes before anything is evicted.
+            if round > 0 {
+                report.evicted_paths += self.evict(excess)?;
+            }
             let dropped = self.drop_nars()?;
             report.dropped_nars += dropped.len() as u64;
             self.seal_for_collection()?;
@@ -205,7 +212,7 @@ impl Inner {
             self.rewrite_packs(&options, &dropped, Some(pressure), report)?;
             self.size.measure(self);
             // Leases keep the packs: evicting more would not help either.
-            if self.size.total() >= before {
+            if round > 0 && self.size.total() >= before {
                 return Ok(());
             }
         }
@@ -285,6 +292,22 @@ impl Inner {
         Ok(all.into_iter().filter_map(nar).collect())
     }
 
+    /// Bytes of the NARs that pins keep from eviction.
+    pub(crate) fn pinned_bytes(&self) -> Result<u64, StoreError> {
+        let evictable = self.eviction_order()?.into_iter();
+        let evictable: Doomed = evictable.map(|(cache, hash, _)| (cache, hash)).collect();
+        let mut pinned = BTreeSet::new();
+        for row in self.index.all_paths() {
+            let row = row?;
+            if !evictable.contains(&(row.cache, *row.info.path.hash())) {
+                pinned.insert(row.info.nar_hash);
+            }
+        }
+        pinned.iter().try_fold(0, |sum, nar| {
+            Ok(sum + self.index.nar(nar)?.map_or(0, |row| row.file_size))
+        })
+    }
+
     /// NARs that no path refers to but the `doomed` ones, no lease holds, and whose grace is over.
     fn unreferenced_nars(&self, doomed: &Doomed) -> Result<BTreeSet<NarHash>, StoreError> {
         let mut referenced = HashSet::new();
@@ -357,5 +380,7 @@ type Doomed = HashSet<(CacheName, StorePathHash)>;
 /// NARs dropped between two looks at the space of the index, and what they may take of it.
 const DROPPED_AT_ONCE: usize = 256;
 const DROPPED_LEN: u64 = 16 << 10;
+/// Bytes that the store may grow by unnoticed, for a moment; less under a small cap.
+const UNMEASURED_MAX: u64 = 1 << 20;
 /// Evictions estimate what a path frees; a few rounds make up for what it shared.
 const EVICTION_ROUNDS_MAX: usize = 16;

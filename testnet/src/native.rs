@@ -21,10 +21,27 @@ use crate::upload::Upload;
 ///
 /// **Errors**: no answer, or one that is no success.
 pub fn push(address: SocketAddr, token: &str, upload: &Upload) -> Result<bool> {
+    push_planned(address, token, upload, Some(upload.nar.len() as u64))
+}
+
+/// As [`push`], by a client that does not say how large the NAR is.
+///
+/// **Errors**: as [`push`].
+pub fn push_unannounced(address: SocketAddr, token: &str, upload: &Upload) -> Result<bool> {
+    push_planned(address, token, upload, None)
+}
+
+fn push_planned(
+    address: SocketAddr,
+    token: &str,
+    upload: &Upload,
+    nar_size: Option<u64>,
+) -> Result<bool> {
     let info = info(upload);
     let path = PlanPath {
         hash: *info.path.hash(),
         nar_hash: info.nar_hash,
+        nar_size,
     };
     let plan = PushPlan::new("main".parse().expect("a name"), vec![path]);
     let plan = serde_json::to_vec(&plan).expect("JSON");

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Result;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -103,7 +103,7 @@ impl TestNode {
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "the node is running");
         // What a killed process left behind must not pass for the address of the new one.
-        let _ = fs::remove_file(self.data_dir.join("address"));
+        blank(&self.data_dir.join("address"));
         let log = File::options()
             .create(true)
             .append(true)
@@ -361,6 +361,15 @@ impl TestNode {
         let state = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
         let alive = state.is_ok_and(|text| !text.contains(") Z "));
         assert!(alive, "the node ended by itself:\n{}", self.log());
+    }
+}
+
+/// Overwrites a file, if it is there, with as many blanks: on a full disk it keeps its space.
+fn blank(path: &Path) {
+    if let Ok(text) = fs::read(path) {
+        let file = File::options().write(true).open(path).expect("open");
+        file.write_all_at(&vec![b' '; text.len()], 0)
+            .expect("overwrite");
     }
 }
 

@@ -471,6 +471,7 @@ fn one_path_plan(path: &LocalPath) -> PushPlan {
     let planned = PlanPath {
         hash: *path.info.path.hash(),
         nar_hash: path.info.nar_hash,
+        nar_size: Some(path.info.nar_size),
     };
     PushPlan::new("main".parse().unwrap(), vec![planned])
 }

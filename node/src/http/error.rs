@@ -144,6 +144,11 @@ impl Failure {
         }
     }
 
+    /// Whether there was no space.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.kind == Kind::DiskFull
+    }
+
     fn disk_full(cause: impl Error + Send + Sync + 'static) -> Failure {
         let message = "the node has no space left".to_owned();
         Failure {

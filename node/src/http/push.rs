@@ -61,7 +61,12 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
         false => None,
     };
     let for_lookup = Arc::clone(&app);
-    let missing = blocking(move || Ok(absent_paths(&for_lookup, &plan)?)).await?;
+    let look_up = move || {
+        let absent = absent_paths(&for_lookup, &plan)?;
+        check_fits(&for_lookup, &plan, &absent)?;
+        Ok(absent)
+    };
+    let missing = blocking(look_up).await?;
     let session = match missing.is_empty() {
         true => None,
         false => Some(grant(&app, &cache, opened.as_deref())?),
@@ -84,7 +89,7 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
 /// The paths of a plan that the cache lacks, or holds with another NAR.
 fn absent_paths(app: &App, plan: &PushPlan) -> Result<Vec<StorePathHash>, StoreError> {
     let mut absent = Vec::new();
-    for PlanPath { hash, nar_hash } in &plan.paths {
+    for PlanPath { hash, nar_hash, .. } in &plan.paths {
         let row = app.store.path(&plan.cache, hash)?;
         if row.is_none_or(|row| row.info.nar_hash != *nar_hash) {
             absent.push(*hash);
@@ -94,6 +99,14 @@ fn absent_paths(app: &App, plan: &PushPlan) -> Result<Vec<StorePathHash>, StoreE
         }
     }
     Ok(absent)
+}
+
+/// Refuses a plan with a path that cannot fit, whatever is evicted for it.
+fn check_fits(app: &App, plan: &PushPlan, absent: &[StorePathHash]) -> Result<(), StoreError> {
+    let absent: BTreeSet<_> = absent.iter().collect();
+    let sizes = plan.paths.iter().filter(|path| absent.contains(&path.hash));
+    let largest = sizes.filter_map(|path| path.nar_size).max();
+    largest.map_or(Ok(()), |len| app.store.check_fits(len))
 }
 
 /// The session called `opened`, if it is one of this cache and has not ended; a new one otherwise.
@@ -170,10 +183,10 @@ fn limits(app: &App, len_max: u64) -> Limits {
 
 async fn chunks(
     State(app): State<Arc<App>>,
-    Path(session): Path<String>,
+    Path(id): Path<String>,
     request: Request,
 ) -> Result<Json<ChunksReply>, Failure> {
-    let session = app.sessions.find(&session, Instant::now())?;
+    let session = app.sessions.find(&id, Instant::now())?;
     check_framed(request.headers())?;
     let _permit = app
         .uploads
@@ -183,7 +196,8 @@ async fn chunks(
     let limits = limits(&app, app.config.push.body_max);
     let for_storing = Arc::clone(&app);
     let work = move |body: &mut BodyReader| store_chunks(&for_storing, &session, body);
-    let chunks = ingest::<Body, _>(request.into_body(), limits, work).await??;
+    let stored = ingest::<Body, _>(request.into_body(), limits, work).await?;
+    let chunks = stored.inspect_err(|failure| end_if_full(&app, &id, failure))?;
     app.metrics.push.chunks.inc_by(u64::from(chunks));
     Ok(Json(ChunksReply { chunks }))
 }
@@ -239,7 +253,15 @@ impl Batch {
             records.push((header.id, header.raw_len, frame));
             rest = after;
         }
-        app.store.put_frames(&session.lease, &records)?;
+        match app.store.put_frames(&session.lease, &records) {
+            // Sessions whose clients are gone hold space.
+            Err(ImportError::Store(StoreError::NoSpace { .. }))
+                if app.sessions.expire_abandoned(Instant::now()) > 0 =>
+            {
+                app.store.put_frames(&session.lease, &records)?;
+            }
+            stored => stored?,
+        }
         app.metrics
             .push
             .received_bytes
@@ -259,10 +281,10 @@ fn broken(_: io::Error) -> Failure {
 
 async fn commit(
     State(app): State<Arc<App>>,
-    Path(session): Path<String>,
+    Path(id): Path<String>,
     request: Request,
 ) -> Result<Json<CommitReply>, Failure> {
-    let session = app.sessions.find(&session, Instant::now())?;
+    let session = app.sessions.find(&id, Instant::now())?;
     check_framed(request.headers())?;
     let body = read_small(request.into_body(), limits(&app, app.config.push.body_max)).await?;
     let (commit, chunk_lists) = parse_commit(&body)?;
@@ -283,9 +305,18 @@ async fn commit(
         session.used(Instant::now());
         results
     });
+    let results = results.await;
     Ok(Json(CommitReply {
-        results: results.await?,
+        results: results.inspect_err(|failure| end_if_full(&app, &id, failure))?,
     }))
+}
+
+/// Ends a session for which there was no space: what it holds is the space of others.
+fn end_if_full(app: &App, id: &str, failure: &Failure) {
+    if failure.is_disk_full() {
+        // Another request of the session may have ended it.
+        let _ = app.sessions.close(id);
+    }
 }
 
 /// Assembles every path, then publishes those that hold in one commit.

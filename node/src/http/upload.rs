@@ -134,6 +134,10 @@ async fn put_nar(
         idle: app.config.http.body_idle_timeout,
     };
     let store = app.store.clone();
+    if let Some(len) = content_length(head) {
+        let store = store.clone();
+        joined(spawn_blocking(move || store.check_fits(len)).await)?;
+    }
     let stored = ingest(body, limits, move |body| {
         store_nar(&store, &cache, &file, body)
     })
@@ -141,6 +145,12 @@ async fn put_nar(
     app.metrics.push.received_bytes.inc_by(stored.received);
     app.metrics.push.new_bytes.inc_by(stored.new_bytes);
     Ok(())
+}
+
+/// The length that the head of a request announces, if it does.
+fn content_length(head: &Parts) -> Option<u64> {
+    let value = head.headers.get(hyper::header::CONTENT_LENGTH)?;
+    value.to_str().ok()?.parse().ok()
 }
 
 struct Stored {

@@ -144,6 +144,7 @@ async fn plan(node: &TestNode, cache: &str, samples: &[&Sample]) -> PushSession 
     let paths = samples.iter().map(|s| PlanPath {
         hash: s.hash(),
         nar_hash: s.nar_hash(),
+        nar_size: None,
     });
     let plan = PushPlan::new(cache.parse().unwrap(), paths.collect());
     node.api(Method::POST, "push").json(&plan).ok().await
@@ -322,6 +323,7 @@ async fn p3_large_closures_and_chunk_lists_travel_in_parts() {
         .map(|n| PlanPath {
             hash: StorePathHash::from_bytes(*hash(n).as_bytes().first_chunk().unwrap()),
             nar_hash: NarHash::from_bytes(*hash(n).as_bytes()),
+            nar_size: None,
         })
         .collect();
     let mut opened: Option<SessionGrant> = None;
@@ -395,6 +397,7 @@ async fn g8_a_push_that_rechecks_heals_what_nobody_has_read() {
     let paths = vec![PlanPath {
         hash: sample.hash(),
         nar_hash: sample.nar_hash(),
+        nar_size: None,
     }];
     let mut plan = PushPlan::new("main".parse().unwrap(), paths);
     plan.recheck = true;
@@ -480,6 +483,7 @@ async fn at_the_limit_of_sessions_others_are_told_to_come_again() {
     let path = PlanPath {
         hash: samples[2].hash(),
         nar_hash: samples[2].nar_hash(),
+        nar_size: None,
     };
     let third = PushPlan::new("main".parse().unwrap(), vec![path]);
     let reply = node.api(Method::POST, "push").json(&third).send().await;

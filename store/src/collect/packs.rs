@@ -133,9 +133,12 @@ impl Inner {
                 if total <= pressure.target {
                     break;
                 }
-                if total + victim.live_bytes > pressure.cap && victim.live_bytes > 0 {
-                    continue;
-                }
+            }
+            if let Some(pressure) = self.pressure()
+                && self.size.total() + victim.live_bytes > pressure.cap
+                && victim.live_bytes > 0
+            {
+                continue;
             }
             let copied = self.rewrite(victim, &live, &mut out)?;
             self.size.measure(self);

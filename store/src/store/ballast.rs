@@ -28,7 +28,7 @@ impl Ballast {
 
     /// Makes it as long as the disk allows. Whatever fails, the store works without.
     pub(super) fn take_on(&self) {
-        if fs::metadata(&self.path).is_ok_and(|file| file.blocks() * BLOCK_LEN >= self.len) {
+        if self.bytes() >= self.len {
             return;
         }
         let file = File::options()
@@ -41,6 +41,11 @@ impl Ballast {
         while len >= LEN_MIN && fallocate(&file, FallocateFlags::empty(), 0, len).is_err() {
             len /= 2;
         }
+    }
+
+    /// Bytes it takes on disk.
+    pub(super) fn bytes(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |file| file.blocks() * BLOCK_LEN)
     }
 
     /// Runs `work`; if there is no space for it, runs it again with the ballast gone.

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::statvfs;
 
-use crate::collect::Pressure;
 use crate::error::StoreError;
 use crate::store::{Inner, Store};
 
@@ -39,6 +38,27 @@ pub struct Usage {
 }
 
 impl Store {
+    /// Refuses `len` bytes that cannot fit under the cap, even if all is evicted that may be.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`]; [`StoreError`] if the index cannot be read.
+    pub fn check_fits(&self, len: u64) -> Result<(), StoreError> {
+        let Some(pressure) = self.inner.pressure() else {
+            return Ok(());
+        };
+        let derived = self.inner.size.derived.load(Ordering::Relaxed);
+        let mut room = pressure.start.saturating_sub(derived);
+        // Only what is large is worth a look at all pins.
+        if len > room / 8 {
+            room = room.saturating_sub(self.inner.pinned_bytes()?);
+        }
+        if len <= room {
+            return Ok(());
+        }
+        let what = format!("{len} bytes can never fit under the size cap, which leaves {room}");
+        Err(StoreError::NoSpace { what, source: None })
+    }
+
     /// What the store holds. Cheap.
     pub fn usage(&self) -> Usage {
         let damaged = self
@@ -68,8 +88,14 @@ impl Size {
     pub(crate) fn measure(&self, store: &Inner) {
         self.packs
             .store(store.packs.size_bytes(), Ordering::Relaxed);
+        self.measure_derived(store);
+    }
+
+    /// Counts afresh what is not packs.
+    fn measure_derived(&self, store: &Inner) {
         let derived = ["index", "locator"].map(|name| dir_bytes(&store.dir.join(name)));
-        self.derived.store(derived.iter().sum(), Ordering::Relaxed);
+        let derived = derived.iter().sum::<u64>() + store.ballast.bytes();
+        self.derived.store(derived, Ordering::Relaxed);
     }
 
     /// Bytes on disk.
@@ -82,10 +108,14 @@ impl Inner {
     /// Makes sure that `len` more bytes fit under the cap, evicting if they do not.
     pub(crate) fn make_room(&self, len: u64) -> Result<(), StoreError> {
         self.check_free_space(len)?;
-        let Some(cap) = self.options.size_cap else {
+        let Some(pressure) = self.pressure() else {
             return Ok(());
         };
-        let pressure = Pressure::below(cap, self.options.pack_len_target);
+        let cap = pressure.cap;
+        if self.size.total() + len > pressure.start {
+            // Here it matters how much the index has grown.
+            self.size.measure_derived(self);
+        }
         let retry_at = self.size.retry_at.load(Ordering::Relaxed).min(cap);
         if self.size.total() + len <= pressure.start.max(retry_at) {
             return Ok(());

@@ -273,3 +273,49 @@ fn g7_the_size_cap_is_never_exceeded_by_more_than_one_percent() {
         "the oldest go"
     );
 }
+
+/// A path larger than the cap is refused and costs nobody else anything; one that says so only by
+/// its bytes ends its session, and with it what it held.
+#[test]
+fn g7_a_path_larger_than_the_cap_leaves_the_cache_as_it_was() {
+    const CAP: u64 = 40 << 20;
+    let node = TestNode::with_config("[store]\nsize-cap = \"40 MiB\"\n");
+    let (address, token) = (node.address(), &node.token());
+    let mut seed = Seed::for_test("g7_larger");
+    let small: Vec<Upload> = (0..8)
+        .map(|number| Upload::random(&mut seed, &format!("small-{number}"), 1 << 20))
+        .collect();
+    for upload in &small {
+        native::push(address, token, upload).expect("it fits");
+    }
+    let large = Upload::random(&mut seed, "large", 40_000_000);
+    let refused = native::push(address, token, &large).expect_err("it cannot fit");
+    assert!(refused.to_string().contains("space"), "{refused}");
+    let put = large.put_nar(address, "main", token).expect("an answer");
+    assert_eq!(put.status, 507, "{}", put.text());
+    for upload in &small {
+        assert_eq!(
+            node.read(&upload.path()),
+            Served::Whole(upload.nar.clone()),
+            "{} is still there",
+            upload.name
+        );
+    }
+    let further = Upload::random(&mut seed, "further", 4 << 20);
+    native::push(address, token, &further).expect("there is space at once");
+
+    let refused = native::push_unannounced(address, token, &large).expect_err("it cannot fit");
+    assert!(refused.to_string().contains("space"), "{refused}");
+    assert!(
+        node.disk_bytes() <= CAP + CAP / 100,
+        "{}",
+        node.disk_bytes()
+    );
+    let last = Upload::random(&mut seed, "last", 4 << 20);
+    native::push(address, token, &last).expect("the session gave its space back");
+    assert!(
+        node.disk_bytes() <= CAP + CAP / 100,
+        "{}",
+        node.disk_bytes()
+    );
+}

@@ -50,6 +50,7 @@ impl Pusher<'_> {
         let path = PlanPath {
             hash: *info.path.hash(),
             nar_hash: info.nar_hash,
+            nar_size: None,
         };
         let plan = PushPlan::new(cache.parse().expect("a name"), vec![path]);
         let session: PushSession = self.json("push", &plan);
