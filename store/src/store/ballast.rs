@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -15,6 +16,8 @@ use crate::error::StoreError;
 pub(super) struct Ballast {
     path: PathBuf,
     len: u64,
+    /// Whether it is shorter than that, or may be.
+    short: AtomicBool,
 }
 
 impl Ballast {
@@ -23,12 +26,21 @@ impl Ballast {
         Ballast {
             path: dir.join("ballast"),
             len,
+            short: AtomicBool::new(true),
+        }
+    }
+
+    /// As [`Ballast::take_on`], if it was dropped or could not be made whole. Cheap otherwise.
+    pub(super) fn make_whole(&self) {
+        if self.short.load(Ordering::Relaxed) {
+            self.take_on();
         }
     }
 
     /// Makes it as long as the disk allows. Whatever fails, the store works without.
     pub(super) fn take_on(&self) {
-        if self.bytes() >= self.len {
+        self.short.store(self.bytes() < self.len, Ordering::Relaxed);
+        if !self.short.load(Ordering::Relaxed) {
             return;
         }
         let file = File::options()
@@ -41,6 +53,7 @@ impl Ballast {
         while len >= LEN_MIN && fallocate(&file, FallocateFlags::empty(), 0, len).is_err() {
             len /= 2;
         }
+        self.short.store(len < self.len, Ordering::Relaxed);
     }
 
     /// Bytes it takes on disk.
@@ -48,7 +61,8 @@ impl Ballast {
         fs::metadata(&self.path).map_or(0, |file| file.blocks() * BLOCK_LEN)
     }
 
-    /// Runs `work`; if there is no space for it, runs it again with the ballast gone.
+    /// Runs `work`; if there is no space for it, runs it again with the ballast gone, and takes on
+    /// what is left of it.
     ///
     /// # Errors
     /// Those of `work`.
@@ -60,7 +74,9 @@ impl Ballast {
             Err(StoreError::NoSpace { what, source }) => match fs::remove_file(&self.path) {
                 Ok(()) => {
                     tracing::warn!(what, "no space left; going on with the ballast's");
-                    work()
+                    let outcome = work();
+                    self.take_on();
+                    outcome
                 }
                 Err(_) => Err(StoreError::NoSpace { what, source }),
             },

@@ -144,6 +144,7 @@ impl Inner {
         let disk = statvfs(root).map_err(|error| StoreError::io("stat", root, error.into()))?;
         let reserve = RESERVE_MAX.min(disk.f_blocks * disk.f_frsize / 8);
         if len + reserve <= disk.f_bavail * disk.f_frsize {
+            self.ballast.make_whole();
             return Ok(());
         }
         let what = format!(
