@@ -63,10 +63,12 @@ async fn send(total: u64, frame: usize) {
             NetworkEvent::Listening(address) => println!("{address}"),
             NetworkEvent::Bulk { stream, .. } => {
                 let (mut sender, mut receiver) = stream.split();
+                receiver.receive().await.expect("read").expect("a go");
                 let before = cpu_seconds();
                 for _ in 0..total / frame as u64 {
                     sender.send(&[0; 10], &body).await.expect("sent");
                 }
+                // Until the other side has everything, what is sent may not have left.
                 let _ = receiver.receive().await;
                 println!("{}", cpu_seconds() - before);
                 return;

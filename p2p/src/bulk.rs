@@ -40,7 +40,8 @@ const STREAMS_IN_MAX: usize = 8;
 /// How much of a frame goes out together with its length: what the multiplexer sends at once.
 const FIRST_WRITE_LEN: usize = 16 * 1024;
 
-/// An open bulk stream. Dropping it ends it for both sides.
+/// An open bulk stream. Dropping it ends it for both sides, and frames that were sent but have not
+/// left yet are lost; after [`BulkSender::finish`] and the peer's end they have arrived.
 pub struct BulkStream {
     sender: BulkSender,
     receiver: BulkReceiver,

@@ -3,6 +3,7 @@
 //!
 //! Nothing here waits for anybody: no disk, no hashing of more than a message, no full queue.
 
+mod dialing;
 pub(crate) mod durable;
 mod peers;
 mod resolve;
@@ -19,26 +20,22 @@ use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId};
 use libp2p::request_response::{
     InboundFailure, Message, OutboundFailure, OutboundRequestId, ResponseChannel,
 };
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError as Failure, Swarm, SwarmEvent};
+use libp2p::swarm::{ConnectionId, Swarm, SwarmEvent};
 use libp2p::{identify, mdns, multiaddr::Protocol, ping};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::behaviour::{Behaviour, BehaviourEvent, OUTBOUND_MAX, PENDING_MAX};
+use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::bulk;
 use crate::control::{self, REQUEST_DEADLINE, REQUESTS_PER_PEER_MAX};
-use crate::dialer::{Origin, Target, is_dialable, split};
-use crate::gate::Refusal;
+use crate::dialer::{Origin, is_dialable, split};
 use crate::ids::NodeId;
 use crate::network::{
-    Command, DialError, Direction, GossipToken, NetworkEvent, PublishError, RequestError, Topic,
-    Verdict,
+    Command, Direction, GossipToken, NetworkEvent, PublishError, RequestError, Topic, Verdict,
 };
+use crate::swarm::dialing::Attempt;
 use crate::swarm::durable::Durable;
 use crate::swarm::peers::{Connection, Peers};
-use crate::swarm::resolve::resolve;
-use crate::upgrade::UpgradeError;
 
 /// Housekeeping.
 const TICK: Duration = Duration::from_secs(1);
@@ -78,18 +75,6 @@ pub(crate) struct Task<'a> {
 }
 
 type RequestOutcome = Result<Bytes, RequestError>;
-
-/// A connection that is being made.
-struct Attempt {
-    /// What the dialer wants, if it was the dialer.
-    target: Option<Target>,
-    /// Who must answer.
-    node: Option<NodeId>,
-    /// Where else to try if this fails.
-    rest: Vec<Multiaddr>,
-    /// Who wants to know.
-    reply: Option<oneshot::Sender<Result<NodeId, DialError>>>,
-}
 
 impl<'a> Task<'a> {
     pub(crate) fn new(mut swarm: Swarm<Behaviour>, durable: &'a mut Durable) -> Task<'a> {
@@ -200,13 +185,7 @@ impl<'a> Task<'a> {
             } => {
                 let node = NodeId::from_peer_id(&peer_id)?;
                 tracing::debug!(%node, ?cause, "connection closed");
-                if self.peers.closed(node, connection_id) {
-                    tracing::info!(%node, "peer down");
-                    self.durable.outbox.tell(NetworkEvent::PeerDown { node });
-                    self.durable.dialer.disconnected(Instant::now(), node);
-                    self.show();
-                    self.dial_due();
-                }
+                self.on_closed(node, connection_id);
             }
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
@@ -336,6 +315,16 @@ impl<'a> Task<'a> {
         // Of two nodes that dialed each other at once, one decides which connection stays.
         if self.durable.me < node {
             self.close_all_but_newest(node);
+        }
+    }
+
+    fn on_closed(&mut self, node: NodeId, id: ConnectionId) {
+        if self.peers.closed(node, id) {
+            tracing::info!(%node, "peer down");
+            self.durable.outbox.tell(NetworkEvent::PeerDown { node });
+            self.durable.dialer.disconnected(Instant::now(), node);
+            self.show();
+            self.dial_due();
         }
     }
 
@@ -550,199 +539,9 @@ impl<'a> Task<'a> {
         let peers = self.peers.infos();
         self.durable.show(peers, self.listen_addresses.clone());
     }
-
-    /// Makes the attempts the dialer wants now.
-    fn dial_due(&mut self) {
-        let now = Instant::now();
-        let pending = self.attempts.len() + self.lookups.len();
-        let room = (OUTBOUND_MAX as usize).saturating_sub(self.peers.len() + pending);
-        for dial in self.durable.dialer.due(now, room) {
-            let node = match &dial.target {
-                Target::Node(node) => Some(*node),
-                Target::Address(_) => None,
-            };
-            let attempt = Attempt {
-                target: Some(dial.target),
-                node,
-                rest: Vec::new(),
-                reply: None,
-            };
-            self.look_up(attempt, dial.addresses);
-        }
-        // Who is due and found no room waits a while.
-        let wake = self.durable.dialer.next_wake();
-        self.wake = wake.map(|at| if at <= now { now + TICK } else { at });
-    }
-
-    /// Makes an attempt the node asked for.
-    fn dial_for(&mut self, address: &Multiaddr, reply: oneshot::Sender<Result<NodeId, DialError>>) {
-        let pending = self.attempts.len() + self.lookups.len();
-        let parts = split(address).filter(|(_, address)| is_dialable(address));
-        let refused = match &parts {
-            None => Some(Err(DialError::Address(address.clone()))),
-            Some((Some(node), _)) if *node == self.durable.me => Some(Err(DialError::Myself)),
-            Some((Some(node), _)) if self.peers.contains(*node) => Some(Ok(*node)),
-            Some(_) if pending >= PENDING_MAX as usize => Some(Err(DialError::Denied)),
-            Some(_) => None,
-        };
-        match (refused, parts) {
-            (None, Some((node, address))) => {
-                let attempt = Attempt {
-                    target: None,
-                    node,
-                    rest: Vec::new(),
-                    reply: Some(reply),
-                };
-                self.look_up(attempt, vec![address]);
-            }
-            (Some(outcome), _) => {
-                let _ = reply.send(outcome);
-            }
-            // Without parts it was refused.
-            (None, None) => {}
-        }
-    }
-
-    /// Resolves host names, if there are any, then dials.
-    fn look_up(&mut self, attempt: Attempt, addresses: Vec<Multiaddr>) {
-        if addresses.iter().any(resolve::is_named) {
-            self.lookups.push(Box::pin(async move {
-                let resolved = resolve(&addresses).await;
-                (attempt, resolved)
-            }));
-        } else {
-            self.dial(attempt, addresses);
-        }
-    }
-
-    fn dial(&mut self, mut attempt: Attempt, mut addresses: Vec<Multiaddr>) {
-        if addresses.is_empty() {
-            self.on_dial_failed(attempt, &Failure::NoAddresses);
-            return;
-        }
-        if attempt.node.is_none() && self.listen_addresses.contains(&addresses[0]) {
-            let address = addresses.remove(0);
-            self.on_dial_failed(attempt, &Failure::LocalPeerId { address });
-            return;
-        }
-        let peer = attempt.node.and_then(|node| node.peer_id());
-        let opts = match peer {
-            Some(peer) => DialOpts::peer_id(peer)
-                .condition(PeerCondition::Disconnected)
-                .addresses(addresses)
-                .allocate_new_port()
-                .build(),
-            // libp2p takes one address only for whoever it is that answers.
-            None => {
-                let first = addresses.remove(0);
-                attempt.rest = addresses;
-                DialOpts::unknown_peer_id()
-                    .address(first)
-                    .allocate_new_port()
-                    .build()
-            }
-        };
-        let id = opts.connection_id();
-        match self.swarm.dial(opts) {
-            Ok(()) => {
-                self.attempts.insert(id, attempt);
-            }
-            Err(error) => self.on_dial_failed(attempt, &error),
-        }
-    }
-
-    fn on_dial_failed(&mut self, mut attempt: Attempt, failure: &Failure) {
-        let now = Instant::now();
-        let error = dial_error(failure);
-        tracing::debug!(target = ?attempt.target, %error, "dial");
-        if let DialError::Unreachable(_) = &error
-            && !attempt.rest.is_empty()
-        {
-            let rest = std::mem::take(&mut attempt.rest);
-            return self.dial(attempt, rest);
-        }
-        let wanted = matches!(error, DialError::Unreachable(_) | DialError::Denied);
-        match (&attempt.target, wanted) {
-            (Some(target), true) => self.durable.dialer.failed(now, target),
-            (Some(target), false) => self.durable.dialer.refused(now, target),
-            (None, _) => {}
-        }
-        if let Some(Target::Node(node)) = attempt.target
-            && self.peers.contains(node)
-        {
-            self.durable.dialer.connected(node, None);
-        }
-        match wanted {
-            true => self.durable.counters.dials_failed += 1,
-            false => self.durable.counters.dials_refused += 1,
-        }
-        if let Some(reply) = attempt.reply {
-            let _ = reply.send(Err(error));
-        }
-        self.dial_due();
-    }
 }
 
 /// An address without the name of whoever is there.
 fn bare(address: Multiaddr) -> Multiaddr {
     split(&address).map_or(address, |(_, bare)| bare)
-}
-
-/// Why nobody was reached, from what libp2p says.
-fn dial_error(failure: &Failure) -> DialError {
-    match failure {
-        Failure::LocalPeerId { .. } => DialError::Myself,
-        Failure::WrongPeerId { obtained, .. } => match NodeId::from_peer_id(obtained) {
-            Some(node) => DialError::Other(node),
-            None => DialError::Unreachable(failure.to_string()),
-        },
-        Failure::NoAddresses => DialError::Unreachable("no address is known".to_owned()),
-        Failure::DialPeerConditionFalse(_) | Failure::Aborted | Failure::Denied { .. } => {
-            DialError::Denied
-        }
-        Failure::Transport(errors) => {
-            let refusal = (errors.iter()).find_map(|(_, error)| refusal(error));
-            refusal.map_or_else(
-                || DialError::Unreachable(unreachable_text(errors)),
-                DialError::Refused,
-            )
-        }
-    }
-}
-
-type TransportError = libp2p::core::transport::TransportError<std::io::Error>;
-
-/// The gate's words, if it was the gate that ended the attempt.
-fn refusal(error: &TransportError) -> Option<Refusal> {
-    causes(error).find_map(|cause| match cause.downcast_ref::<UpgradeError>() {
-        Some(UpgradeError::Refused(refusal)) => Some(refusal.clone()),
-        _ => None,
-    })
-}
-
-/// What went wrong at each address.
-fn unreachable_text(errors: &[(Multiaddr, TransportError)]) -> String {
-    let each = errors.iter().map(|(address, error)| {
-        let deepest = causes(error).last().map(ToString::to_string);
-        format!("{address}: {}", deepest.unwrap_or_default())
-    });
-    each.collect::<Vec<_>>().join(", ")
-}
-
-/// An error's causes, outermost first. libp2p wraps errors into I/O errors, whose `source` skips
-/// what they wrap.
-fn causes(error: &TransportError) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    let outermost: Option<&(dyn std::error::Error + 'static)> = match error {
-        TransportError::Other(error) => Some(error),
-        TransportError::MultiaddrNotSupported(_) => None,
-    };
-    std::iter::successors(outermost, |error| {
-        match error
-            .downcast_ref::<std::io::Error>()
-            .and_then(|error| error.get_ref())
-        {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        }
-    })
 }

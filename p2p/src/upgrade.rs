@@ -42,7 +42,7 @@ const UPGRADE_DEADLINE: Duration = Duration::from_secs(5);
 /// For connecting, negotiating and the upgrade together.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Streams of one connection, of both sides. Whoever opens one more loses the connection.
+/// Streams of one connection at a time, of both sides. Whoever opens one more loses the connection.
 ///
 /// Peers that keep to the limits of the protocols above use at most 52: 32 control requests, 12
 /// bulk streams, and 8 of gossip, ping and identify. Each may hold 256 KiB in flight.

@@ -77,7 +77,12 @@ async fn assert_serves(victim: &mut Node) {
 
 /// Opens `count` streams with these first bytes and keeps them open; returns when the other side has
 /// ended the connection.
-async fn hold_streams(mut muxer: StreamMuxerBox, count: usize, bytes: Vec<u8>) {
+async fn hold_streams(
+    mut muxer: StreamMuxerBox,
+    count: usize,
+    bytes: Vec<u8>,
+    opened: watch::Sender<usize>,
+) {
     let mut streams: Vec<SubstreamBox> = Vec::new();
     poll_fn(|cx| {
         loop {
@@ -91,6 +96,7 @@ async fn hold_streams(mut muxer: StreamMuxerBox, count: usize, bytes: Vec<u8>) {
                 Poll::Ready(Ok(mut stream)) => {
                     let _ = Pin::new(&mut stream).poll_write(cx, &bytes);
                     streams.push(stream);
+                    opened.send_replace(streams.len());
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
@@ -101,17 +107,28 @@ async fn hold_streams(mut muxer: StreamMuxerBox, count: usize, bytes: Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_thousand_streams_cost_their_opener_the_connection() {
-    let mut victim = start(1).await;
-    let muxer = connect(2, victim.address.clone()).await;
-    let begin = negotiated("/attic-node/bulk/1", b"");
-    let ended = timeout(PATIENCE, hold_streams(muxer, 1000, begin)).await;
-    assert!(ended.is_ok());
-    wait(&mut victim, |event| {
-        matches!(event, NetworkEvent::PeerDown { .. }).then_some(())
-    })
-    .await;
-    assert_serves(&mut victim).await;
+async fn a_thousand_streams_are_bounded_and_harm_nobody() {
+    let complete = negotiated("/attic-node/bulk/1", b"");
+    // Streams that ask for the protocol, and streams that never say what they want.
+    for (seed, begin, bulk_max) in [(2, complete, 8), (3, b"\x13/multi".to_vec(), 0)] {
+        let mut victim = start(1).await;
+        let muxer = connect(seed, victim.address.clone()).await;
+        let (opened, mut watched) = watch::channel(0);
+        let hostile = tokio::spawn(hold_streams(muxer, 1000, begin, opened));
+        // All are open, or the connection is over.
+        let all = watched.wait_for(|opened| *opened == 1000);
+        let _ = timeout(PATIENCE, all).await.expect("an end in time");
+        let mut bulk = Vec::new();
+        while let Ok(event) = victim.events.try_recv() {
+            if let NetworkEvent::Bulk { stream, .. } = event {
+                bulk.push(stream);
+            }
+        }
+        assert!(bulk.len() <= bulk_max, "{} bulk streams", bulk.len());
+        assert_serves(&mut victim).await;
+        assert_eq!(victim.network.status().counters.restarts, 0);
+        hostile.abort();
+    }
 }
 
 #[tokio::test]
@@ -119,7 +136,7 @@ async fn surplus_bulk_streams_are_reset_and_the_others_live() {
     let mut victim = start(1).await;
     let muxer = connect(2, victim.address.clone()).await;
     let begin = negotiated("/attic-node/bulk/1", b"");
-    let hostile = tokio::spawn(hold_streams(muxer, 20, begin));
+    let hostile = tokio::spawn(hold_streams(muxer, 20, begin, watch::channel(0).0));
     let mut streams = Vec::new();
     for _ in 0..8 {
         streams.push(
@@ -150,7 +167,7 @@ async fn garbage_on_streams_harms_nobody() {
         (5, negotiated("/attic-node/sync/1", &[0, 0, 0])),
     ] {
         let muxer = connect(seed, victim.address.clone()).await;
-        let hostile = tokio::spawn(hold_streams(muxer, 20, first));
+        let hostile = tokio::spawn(hold_streams(muxer, 20, first, watch::channel(0).0));
         assert_serves(&mut victim).await;
         hostile.abort();
     }
@@ -161,7 +178,7 @@ async fn an_oversized_frame_is_refused_before_it_is_read() {
     let mut victim = start(1).await;
     let muxer = connect(2, victim.address.clone()).await;
     let begin = negotiated("/attic-node/bulk/1", &[0xff; 64]);
-    let hostile = tokio::spawn(hold_streams(muxer, 1, begin));
+    let hostile = tokio::spawn(hold_streams(muxer, 1, begin, watch::channel(0).0));
     let stream = wait(&mut victim, |event| match event {
         NetworkEvent::Bulk { stream, .. } => Some(stream),
         _ => None,
