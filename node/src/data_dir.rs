@@ -61,7 +61,7 @@ impl DataDir {
         for _ in 0..LOOKS_MAX {
             match file.try_lock() {
                 Ok(()) => {
-                    remove_file(&self.address())?;
+                    blank_file(&self.address())?;
                     return Ok(Lock { _file: file });
                 }
                 Err(TryLockError::WouldBlock) => thread::sleep(LOOK_TIME_MAX),
@@ -247,6 +247,20 @@ pub(crate) fn overwrite_file(path: &Path, text: &str) -> io::Result<()> {
     file.set_len(text.len() as u64)
 }
 
+/// Makes a small text file say nothing, and keeps its room on a disk that may be full. One that is not
+/// there is success.
+fn blank_file(path: &Path) -> Result<(), FileError> {
+    let blank = || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        let len = file.metadata()?.len().min(SMALL_FILE_MAX);
+        file.write_all_at(&vec![b' '; len as usize], 0)
+    };
+    match blank() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        blanked => blanked.map_err(|source| FileError::new("write", path, source)),
+    }
+}
+
 /// Removes a file durably. One that is not there is success.
 pub(crate) fn remove_file(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path).and_then(|()| sync_parent(path)) {
@@ -331,7 +345,7 @@ mod tests {
         let data = DataDir::new(dir.path());
         fs::write(data.address(), "127.0.0.1:1").unwrap();
         let _lock = data.lock().unwrap();
-        assert!(!data.address().exists());
+        assert_eq!(read_file(&data.address()).unwrap().trim(), "");
     }
 
     #[test]
