@@ -345,6 +345,7 @@ impl BlockReader {
             .is_some_and(|row| row.seq == self.nar.row.seq)
         {
             self.nar.store.set_damaged(hash, true)?;
+            self.nar.store.keep_findings();
         }
         Ok(StoreError::Chunk(id))
     }

@@ -276,7 +276,19 @@ impl Inner {
     pub(crate) fn quarantine(&self, id: &ChunkId, at: &Location) -> Result<(), StoreError> {
         tracing::error!(chunk = %id, pack = %at.pack, offset = at.offset, "damaged chunk quarantined");
         self.locator.forget(id, at);
-        self.index.add_bad_copy(id, at)
+        self.index.add_bad_copy(id, at)?;
+        self.keep_findings();
+        Ok(())
+    }
+
+    /// Makes durable what was found to be damaged. A start after a crash must not offer it again:
+    /// a sound copy that took its place may be gone by then, and a reader be cut short.
+    ///
+    /// If the disk does not take it, that reader finds the same once more.
+    pub(crate) fn keep_findings(&self) {
+        if let Err(error) = self.index.flush() {
+            tracing::warn!(%error, "damage found is not noted durably");
+        }
     }
 
     /// Marks a NAR as not servable, or clears the mark.
