@@ -11,8 +11,9 @@ cd "$(dirname "$0")/../.."
 testnet/scripts/prepare.sh
 # Clients that the machine does not have; the tests that want them say so where there are none.
 testnet/scripts/newer-nix.sh
-# The end-to-end tests start the real binary, which `cargo test` alone does not build.
-cargo build --workspace --bins
+# The end-to-end tests start the real binary, which all tests together build; built by itself it
+# would have other features, and every dependency would be compiled twice.
+cargo test --workspace --no-run
 if [ "$(id -u)" = 0 ]; then
   cargo test --workspace --no-fail-fast "$@"
   exit

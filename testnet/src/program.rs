@@ -4,9 +4,12 @@
 use std::env;
 use std::fmt::{Display, Formatter, Result as FmtResult};
 use std::fs;
+use std::io::Read;
+use std::mem;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,6 +92,8 @@ pub struct Running {
     command: String,
     pid: Pid,
     output: Receiver<Output>,
+    /// What it has written to standard error so far.
+    stderr: Arc<Mutex<Vec<u8>>>,
     started: Instant,
 }
 
@@ -96,6 +101,21 @@ impl Running {
     /// Its process id.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Waits until it has written `text` to standard error, for `limit` at most.
+    #[track_caller]
+    pub fn wait_until_it_says(&self, text: &str, limit: Duration) {
+        eventually(
+            &format!("`{}` to say {text:?}", self.command),
+            limit,
+            || {
+                let stderr = self.stderr.lock().expect("no panic under this lock");
+                String::from_utf8_lossy(&stderr)
+                    .contains(text)
+                    .then_some(())
+            },
+        );
     }
 
     /// Waits for its end, and says how much memory it had resident at most, in bytes.
@@ -148,22 +168,41 @@ pub fn start(command: &mut Command) -> Running {
 #[track_caller]
 pub fn start_reading(command: &mut Command, stdin: Stdio) -> Running {
     let text = describe(command);
-    let child = command
+    let mut child = command
         .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("start `{text}`: {error}"));
     let pid = pid_of(&child);
+    let stderr = Arc::new(Mutex::new(Vec::new()));
+    let copied = {
+        let (pipe, stderr) = (child.stderr.take().expect("it is piped"), stderr.clone());
+        thread::spawn(move || copy(pipe, &stderr))
+    };
     let (sender, output) = channel();
+    let all = stderr.clone();
     thread::spawn(move || {
-        sender.send(child.wait_with_output().expect("a child can be waited for"))
+        let mut output = child.wait_with_output().expect("a child can be waited for");
+        copied.join().expect("the copier does not panic");
+        output.stderr = mem::take(&mut all.lock().expect("no panic under this lock"));
+        sender.send(output)
     });
     Running {
         command: text,
         pid,
         output,
+        stderr,
         started: Instant::now(),
+    }
+}
+
+/// Appends what comes out of `pipe` to `all`, until it ends.
+fn copy(mut pipe: ChildStderr, all: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(len @ 1..) = pipe.read(&mut buffer) {
+        let mut all = all.lock().expect("no panic under this lock");
+        all.extend_from_slice(&buffer[..len]);
     }
 }
 

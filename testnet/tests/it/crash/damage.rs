@@ -223,6 +223,7 @@ fn s3_a_large_nar_is_whole_or_404_and_cut_at_most_once() {
         .map(|n| Upload::random(&mut seed, &format!("large-{n}"), 4 << 20))
         .collect();
     let (mut reads, mut cuts, mut absent) = (0, 0, 0);
+    let mut history = String::new();
     for round in 0..damages {
         for upload in &uploads {
             upload.publish(node.address(), "main", &node.token());
@@ -240,29 +241,36 @@ fn s3_a_large_nar_is_whole_or_404_and_cut_at_most_once() {
         }
         let packs = node.packs();
         let pack = &packs[seed.below(packs.len() as u64) as usize];
-        if rot {
+        let len = fs::metadata(pack).expect("a pack").len();
+        let what = if rot {
             flip(pack, 1, &mut seed);
+            "a byte flipped".to_owned()
         } else if seed.below(2) == 0 {
             fs::remove_file(pack).expect("remove a pack");
+            "removed".to_owned()
         } else {
-            let len = fs::metadata(pack).expect("a pack").len();
             let file = File::options().write(true).open(pack).expect("open a pack");
-            file.set_len(seed.below(len)).expect("cut it");
-        }
+            let cut = seed.below(len);
+            file.set_len(cut).expect("cut it");
+            format!("cut at {cut}")
+        };
+        history += &format!(
+            "round {round}: restart {restart}, {} of {len} bytes {what}\n",
+            pack.display()
+        );
         if restart {
             node.start_again();
         }
         for upload in &uploads {
-            let what = format!("round {round}: restart {restart}, rot {rot}");
             match node.read(&upload.path()) {
                 Served::Whole(nar) => assert_eq!(nar, upload.nar),
                 Served::Absent => absent += 1,
                 Served::Cut => {
-                    assert!(rot, "{what}");
+                    assert!(rot, "cut although no byte rots in this round\n{history}");
                     cuts += 1;
                 }
             }
-            assert_ne!(node.read(&upload.path()), Served::Cut, "{what}");
+            assert_ne!(node.read(&upload.path()), Served::Cut, "{history}");
             reads += 1;
         }
     }

@@ -58,6 +58,7 @@ fn c1_join_starts_a_node_where_none_runs() {
     // Its old address would pass for the one of the node that is to start.
     let _ = std::fs::remove_file(cluster[1].data_dir().join("address"));
     let join = cluster[1].cli().start(&["join", &ticket]);
+    join.wait_until_it_says("Joined cluster", JOINED_MAX);
     eventually("the other node to be connected", JOINED_MAX, || {
         (cluster.connected(0).len() == 1).then_some(())
     });
