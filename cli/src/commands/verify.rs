@@ -87,6 +87,12 @@ fn print(ui: &Ui, reply: &VerifyReply) -> Result<(), CliError> {
         count(reply.damaged_nars, "NAR"),
         count(reply.damaged_records, "record")
     ))?;
+    if reply.spare_records > 0 {
+        ui.data(format_args!(
+            "Spare: {} that nothing needs, damaged; `verify --repair` drops them",
+            count(reply.spare_records, "record")
+        ))?;
+    }
     if reply.healed_nars > 0 {
         ui.data(format_args!("Healed: {}", count(reply.healed_nars, "NAR")))?;
     }
