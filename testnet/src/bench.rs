@@ -18,6 +18,7 @@ use crate::program;
 mod chunking;
 mod copy;
 mod cpu;
+mod huge;
 pub mod locators;
 mod memory;
 mod push;
@@ -38,6 +39,9 @@ pub enum Subject {
     Push,
     /// Resident memory while pushing and serving a NAR of 4 GiB to 16 clients
     Memory,
+    /// A NAR of 100 GiB (`ATTIC_NODE_BENCH_GIB`) in, out and collected: needs 15 GiB of disk and half
+    /// an hour; not among `all`
+    Huge,
     /// The chunk locator table at 10 M chunks
     Locators,
     /// Chunk lengths and compression levels: prints a table of its own; not among `all`
@@ -115,6 +119,9 @@ pub fn run(subjects: &[Subject], repeat: u32) -> Vec<Row> {
             rows.extend(measured);
         }
     }
+    if subjects.contains(&Subject::Huge) {
+        rows.extend(Subject::Huge.measure(repeat));
+    }
     if subjects.contains(&Subject::Chunking) {
         chunking::print().expect("run nix-store");
     }
@@ -140,6 +147,7 @@ impl Subject {
             Subject::Copy => copy::copy(repeat),
             Subject::Memory => memory::memory(),
             Subject::Locators => locators::locators(),
+            Subject::Huge => huge::huge(),
             Subject::All | Subject::Chunking => Vec::new(),
         }
     }
