@@ -159,7 +159,7 @@ mod tests {
 
     /// G1: the same input gives the same chunk ids on every node and architecture.
     #[test]
-    fn golden_cuts() {
+    fn g1_same_input_gives_the_same_chunk_ids_everywhere() {
         let chunks = cut(&[&noise(3, 3_000_000)]);
         let lens: Vec<usize> = chunks.iter().map(Vec::len).collect();
         assert_eq!(lens, GOLDEN_LENS);

@@ -267,7 +267,7 @@ mod tests {
     /// G1, G2: one input, one frame, on every machine. A change here is a change of the format and
     /// needs a new [`Codec`].
     #[test]
-    fn golden_frames() {
+    fn g2_same_chunk_gives_the_same_frame_bytes_everywhere() {
         let text: Vec<u8> = (0u32..20_000)
             .flat_map(|i| i.to_string().into_bytes())
             .collect();

@@ -312,7 +312,7 @@ mod tests {
 
     /// G1: the encoding is an on-disk format; changing it needs a new magic.
     #[test]
-    fn golden_encoding() {
+    fn g1_encoded_manifests_never_change() {
         let digest = blake3::hash(&sample().encode());
         assert_eq!(digest.to_hex().as_str(), GOLDEN);
     }
