@@ -5,7 +5,7 @@
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest silence of a server before a read fails.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -253,6 +253,19 @@ impl Connection {
             .ok_or_else(|| invalid(b"no body"))?;
         self.skip_body(length)?;
         Ok(length)
+    }
+
+    /// Sends a `GET`; says how long it took until the first byte of the body was here, and forgets
+    /// the rest with the connection.
+    ///
+    /// **Errors**: no answer, or none with a body.
+    pub fn first_byte(mut self, target: &str) -> Result<Duration> {
+        let request = Request::get(target).to_bytes(self.address);
+        let started = Instant::now();
+        self.stream.write_all(&request)?;
+        self.read_head()?;
+        self.read_body(1)?;
+        Ok(started.elapsed())
     }
 
     /// Moves up to `length` bytes of body to `into`, keeping what came when the rest does not.

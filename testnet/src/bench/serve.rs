@@ -17,7 +17,7 @@ use crate::served::{hash_part, narinfo_fields};
 
 use super::{Against, Bound, Figure, Row, median, say};
 
-/// The largest NAR of L1, in one stream, from memory.
+/// The largest NAR of L1 from memory: its first byte, and all of it in one stream.
 pub(super) fn warm_nar(repeat: u32) -> Vec<Row> {
     say("push L1");
     let node = TestNode::start();
@@ -43,7 +43,29 @@ pub(super) fn warm_nar(repeat: u32) -> Vec<Row> {
     let _ = (speed(node.address()), speed(nginx.address()));
     let rounds = (0..repeat * 3).map(|_| (speed(node.address()), speed(nginx.address())));
     let (ours, theirs): (Vec<f64>, Vec<f64>) = rounds.unzip();
-    vec![Row {
+    let first_byte = |address: SocketAddr| {
+        let connection = Connection::open(address).expect("connect");
+        let time = connection.first_byte(&target).expect("a body");
+        time.as_secs_f64() * 1e3
+    };
+    let rounds = (0..100).map(|_| (first_byte(node.address()), first_byte(nginx.address())));
+    let (our_first, their_first): (Vec<f64>, Vec<f64>) = rounds.unzip();
+    let first = Row {
+        what: "first byte of a warm NAR".into(),
+        ours: Figure {
+            value: median(our_first),
+            unit: "ms",
+        },
+        against: Some(Against {
+            name: "nginx".into(),
+            figure: Figure {
+                value: median(their_first),
+                unit: "ms",
+            },
+        }),
+        wanted: None,
+    };
+    let whole = Row {
         what: "warm NAR, one stream (zstd)".into(),
         ours: Figure {
             value: median(ours),
@@ -57,7 +79,8 @@ pub(super) fn warm_nar(repeat: u32) -> Vec<Row> {
             },
         }),
         wanted: Some(Bound::AtLeast(0.7)),
-    }]
+    };
+    vec![whole, first]
 }
 
 /// All narinfos of S, over and over, on 16 connections.
