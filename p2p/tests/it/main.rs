@@ -2,6 +2,7 @@
 
 mod cluster;
 mod directory;
+mod golden;
 mod membership;
 mod network;
 mod replica;
