@@ -4,7 +4,7 @@
 
 use std::fmt::Display;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -210,6 +210,23 @@ pub fn date(unix_seconds: u64) -> String {
     let (year, month, day) = civil(days);
     let (hour, minute) = (seconds / 3600, seconds / 60 % 60);
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+}
+
+/// Until when a certificate is good, or that it was, and what to do about that.
+pub fn validity(not_after: u64) -> String {
+    let end = date(not_after);
+    match not_after < unix_now() {
+        false => format!("good until {end}"),
+        true => format!(
+            "expired at {end}: only the node that made the cluster lets this one in, and renews it"
+        ),
+    }
+}
+
+/// Seconds since 1970, by this machine's clock.
+pub fn unix_now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }
 
 /// Gregorian date of a day counted from 1970-01-01.

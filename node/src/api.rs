@@ -40,9 +40,9 @@ use attic_store::{CacheName, NarHash, PathInfo, StorePath, StorePathHash};
 use serde::{Deserialize, Serialize};
 
 pub use self::cluster::{
-    ClusterCache, ClusterId, ClusterInit, ClusterMade, ClusterView, Direction, InviteReply,
-    InviteRequest, JoinReply, JoinRequest, JoinedCache, LeaveReply, LogUsage, NodeId, Nothing,
-    PATTERNS_MAX, PeerState, PeerView, RenamedCache, Role,
+    ClusterCache, ClusterId, ClusterInit, ClusterMade, ClusterStatus, ClusterView, Direction,
+    InviteReply, InviteRequest, JoinReply, JoinRequest, JoinedCache, LeaveReply, LogUsage, NodeId,
+    Nothing, PATTERNS_MAX, PeerState, PeerView, RenamedCache, Role,
 };
 
 pub mod cluster;
@@ -80,6 +80,9 @@ pub struct Status {
     pub nar_bytes_sent: u64,
     /// What is stored.
     pub store: StoreUsage,
+    /// The cluster it is in, if it is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterStatus>,
 }
 
 /// One cache and its settings. Never holds a secret.

@@ -25,7 +25,7 @@ pub use self::value::duration;
 pub mod keys;
 mod read;
 mod show;
-mod value;
+pub(crate) mod value;
 
 /// Everything the node can be told, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,6 +122,8 @@ pub struct GcConfig {
 /// Section `[mesh]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshConfig {
+    /// What this node is called, if not as its machine.
+    pub name: Option<String>,
     /// TCP address for other nodes; port 0 takes a free one.
     pub listen: Option<SocketAddr>,
     /// Multiaddrs, as text that was checked.
@@ -343,6 +345,7 @@ impl Layers {
 
     fn mesh(&self) -> Result<MeshConfig, ConfigError> {
         Ok(MeshConfig {
+            name: self.optional("mesh.name", value::node_name)?,
             listen: self.parse("mesh.listen", |text| match text {
                 "off" => Ok(None),
                 address => address.parse().map(Some).map_err(|_| {

@@ -24,6 +24,7 @@ use attic_p2p::membership::sealing::OpeningKey;
 use attic_p2p::network::{Direction, Network, NetworkOptions, StartError, Topic};
 use attic_p2p::record::{PathRecord, Record};
 use attic_p2p::replica::{Replica, Setup as ReplicaSetup};
+use attic_p2p::signed::Signed;
 use attic_p2p::wire::Priority;
 use attic_store::NarHash;
 use bytes::Bytes;
@@ -44,9 +45,11 @@ use crate::mesh::files::{Charter, ClusterFileError, ClusterFiles};
 use crate::mesh::flight::{FlightError, Flights, Follower, Sources, Wanted};
 use crate::mesh::log::LogFiles;
 use crate::mesh::members::{Door, Members};
+use crate::mesh::names::{Names, agent};
 use crate::mesh::offer::{Offer, OfferParts, Permission};
 use crate::mesh::outbox::Outbox;
 use crate::mesh::query::{Query, Reply};
+use crate::mesh::renewal::renew;
 use crate::mesh::replicate::{Replicas, replicate};
 use crate::mesh::runtime::{Counters, News, Runtime, Setup};
 use crate::mesh::substitute::Finder;
@@ -61,9 +64,11 @@ pub(crate) mod join;
 pub(crate) mod link;
 pub(crate) mod log;
 pub(crate) mod members;
+pub(crate) mod names;
 pub(crate) mod offer;
 pub(crate) mod outbox;
 pub(crate) mod query;
+pub(crate) mod renewal;
 pub(crate) mod replicate;
 pub(crate) mod runtime;
 pub(crate) mod substitute;
@@ -78,6 +83,7 @@ pub(crate) struct Mesh {
     pub(crate) cluster: ClusterId,
     pub(crate) name: String,
     pub(crate) members: Arc<Members>,
+    pub(crate) names: Names,
     pub(crate) network: Network,
     pub(crate) view: DirectoryView,
     pub(crate) announcer: Arc<Announcer>,
@@ -93,6 +99,8 @@ pub(crate) struct Mesh {
     landing: Mutex<BTreeMap<NarHash, Vec<Arc<PathRecord>>>>,
     /// Told when caches appeared or changed.
     pub(crate) caches_changed: Notify,
+    /// Told when a peer came.
+    peer_came: Notify,
     addresses: Mutex<BTreeMap<NodeId, Multiaddr>>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -146,12 +154,16 @@ impl Mesh {
                 });
                 let replica = replica.map_err(|error| MeshError::Log(error.source))?;
                 let remembered = files.peers();
-                Ok((replica, outbox, remembered))
+                let names = Names::read(&files.names());
+                Ok((replica, outbox, remembered, names))
             }
         };
-        let (replica, outbox, remembered) = joined(spawn_blocking(setup).await)?;
+        let (replica, outbox, remembered, names) = joined(spawn_blocking(setup).await)?;
         let members = Arc::new(Members::of_member(identity, files.clone(), charter)?);
         members.take_revocations(replica.directory());
+        // An issuer that slept for long would be refused by all others.
+        let renewing = Arc::clone(&members);
+        joined(spawn_blocking(move || renewing.renew_own()).await)?;
         let topic = Topic::new(format!("attic-node/{cluster}/log"));
         let options = network_options(&app.config.mesh, &topic, known, remembered)?;
         let gate = Arc::new(MemberGate::new(Door(Arc::clone(&members))));
@@ -187,6 +199,7 @@ impl Mesh {
             cluster,
             name,
             members,
+            names,
             finder,
             flights: flights.clone(),
             exchange: exchange.clone(),
@@ -199,6 +212,7 @@ impl Mesh {
             replicas,
             counters,
             caches_changed: Notify::new(),
+            peer_came: Notify::new(),
             addresses: Mutex::default(),
             tasks: Mutex::default(),
         });
@@ -210,7 +224,7 @@ impl Mesh {
             cluster,
             store: app.store.clone(),
             flights,
-            exchange,
+            exchange: exchange.clone(),
             permission: Arc::new(permission),
             upload_rate_max: app.config.mesh.upload_rate_max.and_then(NonZeroU64::new),
             gained,
@@ -218,6 +232,7 @@ impl Mesh {
         let runtime = Runtime::new(Setup {
             replica,
             network,
+            exchange,
             topic,
             events,
             records: said,
@@ -229,6 +244,7 @@ impl Mesh {
         tasks.spawn(react(Arc::clone(app), Arc::clone(&mesh), told));
         tasks.spawn(keep(Arc::clone(app), Arc::clone(&mesh)));
         tasks.spawn(land(Arc::clone(app), Arc::clone(&mesh)));
+        tasks.spawn(renew(Arc::clone(&mesh)));
         tasks.spawn(replicate(Arc::clone(app), Arc::clone(&mesh)));
         drop(tasks);
         Ok(mesh)
@@ -259,12 +275,13 @@ impl Mesh {
     pub(crate) fn numbers(&self) -> [u64; MESH_NUMBERS.len()] {
         let (stats, segments, bytes) = self.view.sizes();
         let counters = *self.counters.borrow();
+        let status = self.network.status();
         let flights = self.flights.stats();
         let offer = self.offer.try_lock().ok();
         let offer = offer.and_then(|offer| offer.as_ref().map(Offer::stats));
         let offer = offer.unwrap_or_default();
         [
-            self.network.peers().len() as u64,
+            status.peers.len() as u64,
             stats.logs as u64,
             stats.paths as u64,
             segments,
@@ -278,6 +295,16 @@ impl Mesh {
             counters.rejected_records,
             self.exchange.bans(BanCause::WrongBytes),
             self.exchange.bans(BanCause::Protocol),
+            self.exchange.bans(BanCause::Records),
+            self.exchange.bans(BanCause::Flood),
+            status.bans.len() as u64,
+            status.counters.gossip_limited,
+            status.counters.gossip_dropped,
+            status.counters.requests_limited,
+            status.counters.requests_dropped,
+            status.counters.bulk_dropped,
+            status.counters.inbound_failed,
+            status.counters.restarts,
             self.exchange.traffic().all().received,
             self.exchange.traffic().all().sent,
             offer.refused,
@@ -317,6 +344,18 @@ impl Mesh {
         if addresses.len() < ADDRESSES_MAX || addresses.contains_key(&node) {
             addresses.insert(node, address);
         }
+    }
+
+    /// Where a node was reached last, since this one's start.
+    pub(crate) fn address_of(&self, node: &NodeId) -> Option<String> {
+        let addresses = self.addresses.lock().expect("no panic under this lock");
+        addresses.get(node).map(ToString::to_string)
+    }
+
+    /// When this node's certificate ends.
+    pub(crate) fn certificate_expires(&self) -> u64 {
+        let certificate = self.members.certificate();
+        certificate.map_or(0, |signed| signed.value().not_after.0)
     }
 
     fn remembered(&self) -> Vec<Multiaddr> {
@@ -377,6 +416,7 @@ fn network_options(
         remembered,
         mdns: config.mdns,
         topics: vec![topic.clone()],
+        agent: agent(config.name.as_deref()),
         seed: u64::from_le_bytes(random()),
         ..NetworkOptions::default()
     })
@@ -395,6 +435,7 @@ async fn react(app: Arc<App>, mesh: Arc<Mesh>, mut news: mpsc::Receiver<News>) {
             News::PeerUp(node) => {
                 tracing::info!(%node, "connected");
                 mesh.sources_changed.send_replace(());
+                mesh.peer_came.notify_one();
                 blocking(&app, &mesh, |app, mesh| mesh.announcer.grant_to_all(app)).await;
             }
             News::PeerDown(node) => {
@@ -531,6 +572,11 @@ async fn answer(
                 Record::Path(record).encode().ok().map(Bytes::from)
             });
             Some(Reply::Paths(found.collect()))
+        }
+        Query::Renew { certificate } => {
+            let shown = Signed::decode(&certificate).ok();
+            let next = shown.and_then(|shown| mesh.members.renew(from, &shown));
+            Some(Reply::Renew(next.map(|next| next.encode().into())))
         }
         // Answered above, and by the replica.
         Query::Hold { .. } | Query::Sync(_) => None,
@@ -693,14 +739,23 @@ impl Permission for ScopePermission {
 /// Looks after what needs time, until it is stopped.
 async fn keep(app: Arc<App>, mesh: Arc<Mesh>) {
     let mut remembered = Vec::new();
+    let mut named = mesh.names.text();
     loop {
         sleep(KEEP_EVERY).await;
+        mesh.names.note(&mesh.network.peers());
+        let names = Some(mesh.names.text()).filter(|names| *names != named);
+        if let Some(names) = &names {
+            named.clone_from(names);
+        }
         let now = mesh.remembered();
         let changed = now != remembered;
         remembered.clone_from(&now);
         blocking(&app, &mesh, move |app, mesh| {
             if changed {
                 mesh.announcer.files.write_peers(&now)?;
+            }
+            if let Some(names) = names {
+                mesh.announcer.files.write_names(&names)?;
             }
             mesh.members.renew_own()?;
             mesh.announcer.introduce();

@@ -94,7 +94,7 @@ impl MeshMetrics {
 }
 
 /// Names of the mesh's numbers, and what they count since the mesh began.
-pub(crate) const MESH_NUMBERS: [(&str, &str); 21] = [
+pub(crate) const MESH_NUMBERS: [(&str, &str); 31] = [
     ("peers", "Connected nodes of the cluster"),
     ("members", "Nodes of the cluster"),
     ("paths", "Paths the cluster is said to have"),
@@ -118,6 +118,43 @@ pub(crate) const MESH_NUMBERS: [(&str, &str); 21] = [
     ),
     ("bans_wrong_bytes", "Peers kept out because of wrong bytes"),
     ("bans_protocol", "Peers kept out because of the protocol"),
+    (
+        "bans_records",
+        "Peers kept out because of what they said in logs and about them",
+    ),
+    (
+        "bans_flood",
+        "Peers kept out because they did without measure",
+    ),
+    ("banned", "Peers that are kept out now"),
+    (
+        "gossip_limited",
+        "Gossip messages dropped because their sender sent too many",
+    ),
+    (
+        "gossip_dropped",
+        "Gossip messages dropped because this node was too slow",
+    ),
+    (
+        "requests_limited",
+        "Requests of peers dropped because their sender sent too many",
+    ),
+    (
+        "requests_dropped",
+        "Requests of peers dropped because this node was too slow",
+    ),
+    (
+        "streams_dropped",
+        "Streams of peers reset because they had too many",
+    ),
+    (
+        "inbound_failed",
+        "Connections from outside that were not admitted or failed on the way",
+    ),
+    (
+        "network_restarts",
+        "Starts of the network's task after it panicked",
+    ),
     ("bulk_received_bytes", "Bytes of chunks received from peers"),
     ("bulk_sent_bytes", "Bytes of chunks sent to peers"),
     ("requests_refused", "Requests of peers refused as too many"),

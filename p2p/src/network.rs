@@ -153,8 +153,33 @@ pub enum NetworkEvent {
         /// The stream.
         stream: BulkStream,
     },
+    /// A peer does so much by itself that it is no honest one. What becomes of it is the node's to
+    /// decide, see [`Network::ban`]. Told again after as much again.
+    Misbehaved {
+        /// Who.
+        node: NodeId,
+        /// What it does.
+        what: Misbehaviour,
+    },
     /// We listen at this address. Never dropped.
     Listening(Multiaddr),
+}
+
+/// What no honest peer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Misbehaviour {
+    /// Sends gossip without measure.
+    #[error("floods with gossip")]
+    GossipFlood,
+    /// Asks without measure.
+    #[error("floods with requests")]
+    RequestFlood,
+    /// Opens streams without measure.
+    #[error("floods with streams")]
+    StreamFlood,
+    /// Connects without measure.
+    #[error("connects without end")]
+    ConnectionFlood,
 }
 
 /// Who opened a connection.
@@ -210,7 +235,7 @@ pub struct PeerInfo {
     pub since: Instant,
     /// The last round trip that was measured; `None` in the first moments.
     pub rtt: Option<Duration>,
-    /// Name and version it gives itself; empty until it has. At most 64 characters.
+    /// Name and version it gives itself; empty until it has. At most 128 characters.
     pub agent: String,
     /// Connections to it: one, and for moments another.
     pub connections: usize,
@@ -242,6 +267,8 @@ pub struct Counters {
     pub gossip_limited: u64,
     /// Requests dropped because the node did not take them in time.
     pub requests_dropped: u64,
+    /// Requests dropped because their sender sent too many.
+    pub requests_limited: u64,
     /// Bulk streams reset because the node did not take them, or the peer had too many.
     pub bulk_dropped: u64,
     /// Starts of the network's task after a panic.
@@ -333,6 +360,12 @@ impl Network {
         let _ = self.commands.send(Command::Learn { addresses }).await;
     }
 
+    /// Tries everybody it knows and is not connected to, at once, as after a change of the network:
+    /// whoever refused this node may take it now.
+    pub async fn retry(&self) {
+        let _ = self.commands.send(Command::Retry).await;
+    }
+
     /// Closes all connections to `node` and makes none for a while; a longer ban stands. At most
     /// 1,024 bans are kept: beyond, the one that ends first is lifted.
     pub async fn ban(&self, node: NodeId, time: Duration, why: impl Into<String> + Send) {
@@ -402,6 +435,7 @@ pub(crate) enum Command {
     Learn {
         addresses: Vec<Multiaddr>,
     },
+    Retry,
     Ban {
         node: NodeId,
         time: Duration,

@@ -133,14 +133,17 @@ impl PeerTable {
     /// Keeps the peer out; returns for how long. Repeated lies keep it out longer.
     pub fn ban(&mut self, now: Duration, node: NodeId) -> Duration {
         let peer = self.touch(node);
-        let forgiven = now.saturating_sub(peer.last_strike).as_secs() / STRIKE_DECAY.as_secs();
-        let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
-        peer.strikes = peer.strikes.saturating_sub(forgiven).saturating_add(1);
+        peer.strikes = peer.unforgiven(now).saturating_add(1);
         peer.last_strike = now;
         let doubled = 1 << (peer.strikes - 1).min(10);
         let time = (BANNED_FOR * doubled).min(BANNED_FOR_MAX);
         peer.banned_until = Some(now + time);
         time
+    }
+
+    /// Lies of the peer that are not forgiven yet.
+    pub fn strikes(&self, now: Duration, node: &NodeId) -> u32 {
+        self.peers.get(node).map_or(0, |peer| peer.unforgiven(now))
     }
 
     /// Until when the peer is kept out, if it is.
@@ -204,6 +207,12 @@ impl PeerTable {
 }
 
 impl Peer {
+    fn unforgiven(&self, now: Duration) -> u32 {
+        let forgiven = now.saturating_sub(self.last_strike).as_secs() / STRIKE_DECAY.as_secs();
+        let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+        self.strikes.saturating_sub(forgiven)
+    }
+
     /// Goodput over what it owes already, in integers: owing less than a block hardly matters.
     fn score(&self) -> u64 {
         let goodput = match self.goodput {
@@ -295,7 +304,11 @@ mod tests {
         now += BANNED_FOR;
         assert!(table.banned_until(now, &liar).is_none());
         assert_eq!(table.ban(now, liar), BANNED_FOR * 2);
-        now += 2 * STRIKE_DECAY;
+        assert_eq!(table.strikes(now, &liar), 2);
+        now += STRIKE_DECAY;
+        assert_eq!(table.strikes(now, &liar), 1);
+        now += STRIKE_DECAY;
+        assert_eq!(table.strikes(now, &liar), 0);
         assert_eq!(table.ban(now, liar), BANNED_FOR);
         for _ in 0..100 {
             table.ban(now, liar);

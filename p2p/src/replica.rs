@@ -24,6 +24,7 @@ use crate::log::{Log, LogError};
 use crate::membership::certificate::Certificate;
 use crate::membership::genesis::Genesis;
 use crate::record::Record;
+use crate::replica::lag::Lags;
 use crate::replica::outbox::Outbox;
 use crate::replica::sync::Sync;
 use crate::replica::waiting::Waiting;
@@ -31,7 +32,10 @@ use crate::segment::{ForkProof, Segment};
 use crate::signed::Signed;
 use crate::time::Millis;
 
+pub use crate::replica::lag::Lag;
+
 mod checkpoint;
+mod lag;
 mod outbox;
 mod sync;
 mod waiting;
@@ -47,6 +51,7 @@ pub struct Replica<L> {
     outbox: Outbox,
     waiting: Waiting,
     sync: Sync,
+    lags: Lags,
     /// Whether this value has written to the own log.
     has_written: bool,
     /// Bytes of own segments since the log was last looked through for what is obsolete.
@@ -211,6 +216,7 @@ impl<L: Log> Replica<L> {
             outbox: Outbox::default(),
             waiting: Waiting::default(),
             sync: Sync::new(seed),
+            lags: Lags::default(),
             has_written: false,
             unexamined_bytes: 0,
             examine_after: checkpoint::EXAMINE_BYTES_MIN,
@@ -232,7 +238,10 @@ impl<L: Log> Replica<L> {
                 self.learn(now, from, id, bytes, &mut actions);
             }
             Event::PeerUp(node) => self.sync.peer_up(node),
-            Event::PeerDown(node) => self.sync.peer_down(node),
+            Event::PeerDown(node) => {
+                self.sync.peer_down(node);
+                self.lags.peer_down(node);
+            }
             Event::Tick => self.wake = None,
         }
         self.proceed(now, &mut actions);
@@ -443,7 +452,10 @@ impl<L: Log> Replica<L> {
         let outcome = self.take(&segment, actions);
         match &outcome {
             Err(Refused::Gap { next: 1 }) => {}
-            Err(Refused::Gap { .. } | Refused::Waiting(_)) => self.waiting.add(from, segment),
+            Err(Refused::Gap { .. } | Refused::Waiting(_)) => {
+                self.lags.has(from, author, segment.head().seq);
+                self.waiting.add(from, segment);
+            }
             Err(Refused::Fork(proof)) => {
                 let proof = ForkProof::clone(proof);
                 match self.directory.quarantine(proof, &mut self.log) {

@@ -3,6 +3,7 @@
 //!
 //! Nothing here waits for anybody: no disk, no hashing of more than a message, no full queue.
 
+pub(crate) mod conduct;
 mod dialing;
 pub(crate) mod durable;
 mod peers;
@@ -33,6 +34,7 @@ use crate::ids::NodeId;
 use crate::network::{
     Command, Direction, GossipToken, NetworkEvent, PublishError, RequestError, Topic, Verdict,
 };
+use crate::swarm::conduct::{Act, Ruling};
 use crate::swarm::dialing::Attempt;
 use crate::swarm::durable::Durable;
 use crate::swarm::peers::{Connection, Peers};
@@ -145,6 +147,7 @@ impl<'a> Task<'a> {
                 self.durable.learn(&addresses);
                 self.dial_due();
             }
+            Command::Retry => self.on_network_change(),
             Command::Ban { node, time, why } => self.ban(node, time, why),
             Command::Disconnect { node } => {
                 if let Some(peer) = node.peer_id() {
@@ -268,6 +271,7 @@ impl<'a> Task<'a> {
             BehaviourEvent::Bulk(bulk::Event::Surplus(node)) => {
                 tracing::debug!(%node, "surplus bulk stream reset");
                 self.durable.counters.bulk_dropped += 1;
+                self.durable.may(node, Act::Surplus);
             }
             BehaviourEvent::Mdns4(mdns::Event::Discovered(found))
             | BehaviourEvent::Mdns6(mdns::Event::Discovered(found)) => {
@@ -296,6 +300,9 @@ impl<'a> Task<'a> {
             (self.durable.dialer).learn(Instant::now(), &whole, Origin::Remembered);
         }
         self.durable.dialer.connected(node, target);
+        if direction == Direction::Inbound {
+            self.durable.may(node, Act::Connection);
+        }
         if self.peers.opened(node, connection) {
             tracing::info!(%node, %address, "peer up");
             self.durable.outbox.tell(NetworkEvent::PeerUp {
@@ -351,6 +358,7 @@ impl<'a> Task<'a> {
     }
 
     fn on_gossip(&mut self, from: NodeId, id: MessageId, message: gossipsub::Message) {
+        let may = self.durable.may(from, Act::Gossip);
         let topics = &self.durable.options.topics;
         // Topic names are their own hashes.
         let topic = (topics.iter()).find(|topic| topic.as_str() == message.topic.as_str());
@@ -359,7 +367,7 @@ impl<'a> Task<'a> {
             from,
         };
         let taken = match topic {
-            Some(topic) if self.peers.may_gossip(from, Instant::now()) => {
+            Some(topic) if self.peers.contains(from) && may == Ruling::Fine => {
                 let taken = self.durable.outbox.offer(NetworkEvent::Gossip {
                     from,
                     topic: topic.clone(),
@@ -394,6 +402,10 @@ impl<'a> Task<'a> {
                 let Some(from) = NodeId::from_peer_id(&peer) else {
                     return;
                 };
+                if self.durable.may(from, Act::Request) != Ruling::Fine {
+                    self.durable.counters.requests_limited += 1;
+                    return;
+                }
                 let (reply, answer) = oneshot::channel();
                 let event = NetworkEvent::Request {
                     from,

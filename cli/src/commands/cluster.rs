@@ -5,7 +5,7 @@ use attic_node_core::api::{ClusterCache, ClusterInit, ClusterView};
 use crate::args::{ClusterVerb, JsonArgs};
 use crate::context::Context;
 use crate::exit::CliError;
-use crate::ui::{Ui, bytes, count, date};
+use crate::ui::{Ui, bytes, count, validity};
 
 /// Runs a verb on the cluster.
 pub(super) async fn run(context: &Context, verb: ClusterVerb) -> Result<(), CliError> {
@@ -48,7 +48,7 @@ fn print(ui: &Ui, cluster: &ClusterView) -> Result<(), CliError> {
         ("Cluster", cluster.cluster.to_string()),
         ("Node", cluster.node.to_string()),
         ("Role", format!("{}{issuer}", cluster.role)),
-        ("Certificate until", date(cluster.certificate_expires)),
+        ("Certificate", validity(cluster.certificate_expires)),
         (
             "Members",
             format!("{} ({} connected)", cluster.members, cluster.connected),

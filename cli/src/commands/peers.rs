@@ -19,35 +19,42 @@ pub(super) async fn run(context: &Context, args: JsonArgs) -> Result<(), CliErro
         client.cluster().await?;
     }
     let head = [
-        "NAME", "STATE", "ROLE", "RTT", "SENT", "RECEIVED", "BEHIND", "ADDRESS", "PEER", "NOTE",
+        "NAME", "STATE", "ROLE", "VERSION", "RTT", "SENT", "RECEIVED", "BEHIND", "LACKS",
+        "STRIKES", "ADDRESS", "PEER", "NOTE",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(peers.iter().map(row));
     let right = [
-        false, false, false, true, true, true, true, false, false, false,
+        false, false, false, false, true, true, true, true, true, true, false, false, false,
     ];
     context.ui.table(right, &rows)
 }
 
-fn row(peer: &PeerView) -> [String; 10] {
+fn row(peer: &PeerView) -> [String; 13] {
     let unknown = || "-".to_owned();
     [
         peer.name.clone().unwrap_or_else(unknown),
         peer.state.word().to_owned(),
         peer.role.to_string(),
+        peer.version.clone().unwrap_or_else(unknown),
         peer.rtt_ms
             .map_or_else(unknown, |millis| format!("{millis:.1} ms")),
         bytes(peer.sent_bytes),
         bytes(peer.received_bytes),
-        peer.behind.to_string(),
+        peer.behind.map_or_else(unknown, |count| count.to_string()),
+        peer.lacks.map_or_else(unknown, |count| count.to_string()),
+        peer.strikes.to_string(),
         peer.address.clone().unwrap_or_else(unknown),
         peer.node.to_string(),
-        note(&peer.state),
+        note(peer),
     ]
 }
 
-fn note(state: &PeerState) -> String {
-    match state {
+fn note(peer: &PeerView) -> String {
+    if peer.quarantined {
+        return "in quarantine: wrote two logs with one key".to_owned();
+    }
+    match &peer.state {
         PeerState::Connected => String::new(),
         PeerState::Away { reason } => reason.clone().unwrap_or_default(),
         PeerState::Banned {

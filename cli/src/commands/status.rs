@@ -1,14 +1,12 @@
 //! `status`
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use attic_node_core::api::Status;
+use attic_node_core::api::{ClusterStatus, Status};
 
 use crate::args::JsonArgs;
 use crate::commands::du;
 use crate::context::Context;
 use crate::exit::CliError;
-use crate::ui::{Ui, bytes};
+use crate::ui::{Ui, bytes, unix_now, validity};
 
 /// Shows how the node is doing.
 pub(super) async fn run(context: &Context, args: JsonArgs) -> Result<(), CliError> {
@@ -22,10 +20,7 @@ pub(super) async fn run(context: &Context, args: JsonArgs) -> Result<(), CliErro
 fn print(ui: &Ui, status: &Status) -> Result<(), CliError> {
     let hits = status.narinfo_hits as f64;
     let ratio = 100.0 * hits / (hits + status.narinfo_misses as f64).max(1.0);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let now = unix_now();
     let lines = [
         ("Version", status.version.clone()),
         ("Peer", status.peer_id.clone()),
@@ -51,7 +46,23 @@ fn print(ui: &Ui, status: &Status) -> Result<(), CliError> {
     lines
         .iter()
         .try_for_each(|(name, value)| ui.data(format_args!("{name}: {value}")))?;
+    if let Some(cluster) = &status.cluster {
+        print_cluster(ui, cluster)?;
+    }
     du::print_store(ui, &status.store)
+}
+
+fn print_cluster(ui: &Ui, cluster: &ClusterStatus) -> Result<(), CliError> {
+    let banned = match cluster.banned {
+        0 => String::new(),
+        banned => format!(", {banned} kept out"),
+    };
+    let (name, members, connected) = (&cluster.name, cluster.members, cluster.connected);
+    ui.data(format_args!(
+        "Cluster: {name}, {members} members ({connected} connected{banned})"
+    ))?;
+    let validity = validity(cluster.certificate_expires);
+    ui.data(format_args!("Certificate: {validity}"))
 }
 
 /// A time span for people: its two largest units.

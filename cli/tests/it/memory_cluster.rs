@@ -149,6 +149,7 @@ fn peer(number: usize, name: &str, state: PeerState) -> PeerView {
     PeerView {
         node: node(number),
         name: Some(name.into()),
+        version: Some("1.0.0".into()),
         address: Some(format!("/ip4/10.0.0.{number}/tcp/7746")),
         direction: Some(Direction::Outbound),
         role: Role::Member,
@@ -156,7 +157,10 @@ fn peer(number: usize, name: &str, state: PeerState) -> PeerView {
         rtt_ms: (state == PeerState::Connected).then_some(0.25),
         sent_bytes: 0,
         received_bytes: 3 << 20,
-        behind: 4,
+        behind: Some(4),
+        lacks: None,
+        strikes: 0,
+        quarantined: false,
         state,
         certificate_expires: 2,
     }

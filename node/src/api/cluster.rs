@@ -202,7 +202,23 @@ pub struct LogUsage {
     pub bytes: u64,
 }
 
-/// Another member. A node that was revoked is none any more and not listed.
+/// The cluster in a few words, for `status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// What people call it.
+    pub name: String,
+    /// Members known, this one included.
+    pub members: u64,
+    /// Members connected now, this one not included.
+    pub connected: u64,
+    /// Nodes kept out now because they misbehaved.
+    pub banned: u64,
+    /// When this node's certificate ends.
+    pub certificate_expires: u64,
+}
+
+/// Another member, or a node that was let in as one and has not said so to everybody yet. A node
+/// that was revoked is none any more and not listed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PeerView {
     /// Which node.
@@ -211,6 +227,9 @@ pub struct PeerView {
     /// What it calls itself, if it says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Version of its program, if it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Multiaddr of the connection, or the last one it was reached at; absent when it never was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
@@ -228,8 +247,19 @@ pub struct PeerView {
     pub sent_bytes: u64,
     /// Bytes of NARs received from it since this node's start.
     pub received_bytes: u64,
-    /// Segments of any member's log that it has, as far as known, and this node lacks.
-    pub behind: u64,
+    /// Segments of any member's log that it has, as far as known, and this node lacks; absent until
+    /// they have compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u64>,
+    /// Segments that this node had and it lacked when they last compared; absent until they have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<u64>,
+    /// How often it misbehaved and was kept out, less one for each hour since.
+    #[serde(default)]
+    pub strikes: u32,
+    /// Whether it wrote two logs with one key: nothing it says counts any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quarantined: bool,
     /// How it stands.
     #[serde(flatten)]
     pub state: PeerState,
@@ -337,7 +367,7 @@ mod tests {
     fn peer(state: Value) -> Value {
         let mut peer = json!({
             "node": NODE, "role": "member", "since": 5, "sent_bytes": 1, "received_bytes": 2,
-            "behind": 3, "certificate_expires": 9,
+            "strikes": 3, "certificate_expires": 9,
         });
         peer.as_object_mut()
             .unwrap()
@@ -356,7 +386,8 @@ mod tests {
             (
                 json!({
                     "state": "connected", "name": "b", "address": "/ip4/10.0.0.2/tcp/7746",
-                    "direction": "inbound", "rtt_ms": 0.25,
+                    "direction": "inbound", "rtt_ms": 0.25, "version": "1.0.0", "behind": 3,
+                    "lacks": 0,
                 }),
                 PeerState::Connected,
             ),

@@ -198,6 +198,13 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         section: "mesh",
+        name: "name",
+        default: Default::Unset("build-1"),
+        doc: "What this node is called in the other nodes' lists: 1 to 64 of [0-9A-Za-z ._-]. Unset \
+              means the name of the machine.",
+    },
+    Key {
+        section: "mesh",
         name: "listen",
         default: Default::Text("[::]:7746"),
         doc: "Address and port that the other nodes of the cluster connect to; opened only while \

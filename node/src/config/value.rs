@@ -100,6 +100,26 @@ pub(crate) fn multiaddr(text: &str) -> Result<String, String> {
     Ok(address.to_string())
 }
 
+/// Reads what a node is called.
+///
+/// **Errors**: what a name looks like, as a phrase.
+pub(crate) fn node_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let is_name = !name.is_empty() && name.len() <= NAME_LEN_MAX;
+    match is_name && name.chars().all(is_name_char) {
+        true => Ok(name.to_owned()),
+        false => Err(format!("1 to {NAME_LEN_MAX} of [0-9A-Za-z ._-]")),
+    }
+}
+
+/// Whether a character may be in a node's name.
+pub(crate) fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || " ._-".contains(c)
+}
+
+/// Longest name of a node, in characters.
+pub(crate) const NAME_LEN_MAX: usize = 64;
+
 /// Splits `text` into number and unit and multiplies; `None` for anything else and on overflow.
 fn with_unit(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
     let text = text.trim();

@@ -91,6 +91,7 @@ async fn status(State(app): State<Arc<App>>) -> Json<Status> {
         narinfo_misses: metrics.narinfo_misses.get(),
         nar_bytes_sent: metrics.nar_sent.get(),
         store: app.usage(),
+        cluster: cluster::brief(&app),
     })
 }
 

@@ -24,20 +24,21 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::api::cluster::{
-    ClusterCache, ClusterInit, ClusterMade, ClusterView, Direction, InviteReply, InviteRequest,
-    JoinReply, JoinRequest, JoinedCache, LeaveReply, LogUsage, Nothing, PeerState, PeerView,
-    RenamedCache, Role,
+    ClusterCache, ClusterInit, ClusterMade, ClusterStatus, ClusterView, InviteReply, InviteRequest,
+    JoinReply, JoinRequest, JoinedCache, LeaveReply, LogUsage, Nothing, RenamedCache, Role,
 };
 use crate::app::App;
 use crate::auth::random;
-use crate::clock::unix_now;
 use crate::http::admin::{JSON_LEN_MAX, blocking, json_body};
 use crate::http::error::{Failure, Kind, chain};
 use crate::http::ingest::joined;
 use crate::mesh::files::ClusterFiles;
 use crate::mesh::join::{Admitted, JoinError, ask_in};
 use crate::mesh::members::{IssueError, founder, now};
+use crate::mesh::names::host_name;
 use crate::mesh::{Mesh, MeshError};
+
+mod peers;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -46,7 +47,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/cluster/invites", post(invite))
         .route("/cluster/join", post(join))
         .route("/cluster/leave", post(leave))
-        .route("/peers", get(peers))
+        .route("/peers", get(peers::list))
         .route("/peers/{node}/revoke", post(revoke))
 }
 
@@ -143,20 +144,6 @@ async fn start(
             }
             Err(Failure::new(Kind::Internal, format!("{error}")))
         }
-    }
-}
-
-fn host_name() -> String {
-    let name = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    let fits = |c: &char| c.is_ascii_alphanumeric() || " ._-".contains(*c);
-    let name: String = name.chars().filter(fits).take(64).collect();
-    if name.is_empty() {
-        "cluster".to_owned()
-    } else {
-        name
     }
 }
 
@@ -422,7 +409,7 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure>
         name: mesh.name.clone(),
         node: mesh.me,
         role: role(is_keeper),
-        certificate_expires: certificate.map_or(0, |own| own.not_after.0),
+        certificate_expires: mesh.certificate_expires(),
         issuer: mesh.members.issues(),
         keeper: is_keeper,
         members: mesh.view.members().len() as u64,
@@ -441,58 +428,17 @@ fn role(is_keeper: bool) -> Role {
     }
 }
 
-async fn peers(State(app): State<Arc<App>>) -> Json<Vec<PeerView>> {
-    let Some(mesh) = app.mesh.get() else {
-        return Json(Vec::new());
-    };
+/// The cluster in a few words; `None` in none.
+pub(crate) fn brief(app: &App) -> Option<ClusterStatus> {
+    let mesh = app.mesh.get()?;
     let status = mesh.network.status();
-    let (unix, instant) = (unix_now(), Instant::now());
-    let others = mesh
-        .view
-        .members()
-        .into_iter()
-        .filter(|member| member.node != mesh.me);
-    let views = others.map(|member| {
-        let peer = status.peers.iter().find(|peer| peer.node == member.node);
-        let ban = status.bans.iter().find(|ban| ban.node == member.node);
-        let state = match (peer, ban) {
-            (Some(_), _) => PeerState::Connected,
-            (None, Some(ban)) => PeerState::Banned {
-                banned_until: unix + ban.until.saturating_duration_since(instant).as_secs(),
-                reason: ban.why.clone(),
-            },
-            (None, None) => {
-                let refusals = mesh.members.refusals();
-                let reason = refusals.iter().find(|(node, _)| *node == member.node);
-                PeerState::Away {
-                    reason: reason.map(|(_, refusal)| refusal.to_string()),
-                }
-            }
-        };
-        let since = peer.map(|peer| unix - instant.duration_since(peer.since).as_secs().min(unix));
-        PeerView {
-            node: member.node,
-            name: None,
-            address: peer
-                .and_then(|peer| peer.addresses.first())
-                .map(ToString::to_string),
-            direction: peer.map(|peer| match peer.direction {
-                NetworkDirection::Inbound => Direction::Inbound,
-                NetworkDirection::Outbound => Direction::Outbound,
-            }),
-            role: role(member.role == MemberRole::Keeper),
-            since: since.unwrap_or(app.started_at),
-            rtt_ms: peer
-                .and_then(|peer| peer.rtt)
-                .map(|rtt| rtt.as_secs_f64() * 1000.0),
-            sent_bytes: mesh.exchange.traffic().of(&member.node).sent,
-            received_bytes: mesh.exchange.traffic().of(&member.node).received,
-            behind: 0,
-            state,
-            certificate_expires: member.not_after.0,
-        }
-    });
-    Json(views.collect())
+    Some(ClusterStatus {
+        name: mesh.name.clone(),
+        members: mesh.view.members().len() as u64,
+        connected: status.peers.len() as u64,
+        banned: status.bans.len() as u64,
+        certificate_expires: mesh.certificate_expires(),
+    })
 }
 
 async fn revoke(

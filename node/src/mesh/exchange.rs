@@ -70,10 +70,19 @@ pub(crate) enum BanCause {
     WrongBytes,
     /// It does not follow the protocol.
     Protocol,
+    /// It passed on what no honest node has in its logs.
+    Records,
+    /// It does without measure what costs this node time.
+    Flood,
 }
 
 impl BanCause {
-    pub(crate) const ALL: [BanCause; 2] = [BanCause::WrongBytes, BanCause::Protocol];
+    pub(crate) const ALL: [BanCause; 4] = [
+        BanCause::WrongBytes,
+        BanCause::Protocol,
+        BanCause::Records,
+        BanCause::Flood,
+    ];
 }
 
 impl Exchange {
@@ -144,6 +153,11 @@ impl Exchange {
     /// Times a peer was kept out since the start.
     pub(crate) fn bans(&self, cause: BanCause) -> u64 {
         self.inner.bans[cause as usize].load(Ordering::Relaxed)
+    }
+
+    /// Misdeeds of a peer that are not forgiven yet: each makes its next ban longer.
+    pub(crate) fn strikes(&self, node: &NodeId) -> u32 {
+        self.with_peers(|now, peers| peers.strikes(now, node))
     }
 
     /// Ends all streams and waits for them. Nothing can be asked afterwards.
@@ -221,7 +235,12 @@ impl Inner {
     fn ban(self: &Arc<Inner>, node: NodeId, cause: BanCause, why: &str) {
         let time = {
             let mut peers = self.peers.lock().expect("no panic under this lock");
-            peers.ban(self.epoch.elapsed(), node)
+            let now = self.epoch.elapsed();
+            // What was still on its way when it was banned is the same misdeed.
+            if peers.banned_until(now, &node).is_some() {
+                return;
+            }
+            peers.ban(now, node)
         };
         self.shun(node, time, cause, why);
     }

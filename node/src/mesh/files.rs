@@ -6,6 +6,7 @@
 //! cluster/invites        open invitations of this node, 0600
 //! cluster/owners/<id>    keys of caches this node owns, 0600
 //! cluster/peers          addresses under which others were reached
+//! cluster/names          what others call themselves
 //! cluster/outbox         paths that are not announced yet
 //! cluster/log/           what the nodes of the cluster said
 //! cluster/certificate    this node's certificate; the node is in a cluster when it is there
@@ -165,6 +166,16 @@ impl ClusterFiles {
         Ok(replace_file(&self.peers_file(), &text, Secrecy::Public)?)
     }
 
+    /// What others called themselves, as it was written. Nothing if it cannot be read.
+    pub(crate) fn names(&self) -> String {
+        read_file(&self.names_file()).unwrap_or_default()
+    }
+
+    /// Replaces what others call themselves.
+    pub(crate) fn write_names(&self, text: &str) -> Result<(), ClusterFileError> {
+        Ok(replace_file(&self.names_file(), text, Secrecy::Public)?)
+    }
+
     /// Directory of the logs.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("log")
@@ -193,6 +204,10 @@ impl ClusterFiles {
 
     fn owners(&self) -> PathBuf {
         self.dir.join("owners")
+    }
+
+    fn names_file(&self) -> PathBuf {
+        self.dir.join("names")
     }
 
     fn peers_file(&self) -> PathBuf {

@@ -1,6 +1,6 @@
 //! This node's side of the cluster's membership: what the transport's gate asks, and issuing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use attic_p2p::ids::NodeId;
 use attic_p2p::membership::Role;
 use attic_p2p::membership::address::Address;
 use attic_p2p::membership::certificate::{Certificate, Delegation, DelegationUse, Holder, Issuer};
-use attic_p2p::membership::gate::{GateState, GateView, Standing};
+use attic_p2p::membership::gate::{GateState, GateView, Standing, judge_renewal, judge_renewed};
 use attic_p2p::membership::genesis::{ClusterKey, Genesis};
 use attic_p2p::membership::hello::Refusal;
 use attic_p2p::membership::invite::{Invite, InviteError, InviteKey, Invites, Terms};
@@ -39,8 +39,17 @@ pub(crate) struct Members {
     learnt: Mutex<Vec<Signed<Revocation>>>,
     /// Why nodes that were dialled did not let this one in, the latest last.
     refusals: Mutex<VecDeque<(NodeId, Refusal)>>,
+    /// Of those who were met, the certificate they have.
+    met: Mutex<BTreeMap<NodeId, Met>>,
     /// Told when something was learnt, adopted or refused.
     pub(crate) news: Notify,
+}
+
+/// What a node showed when it was met.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Met {
+    pub(crate) role: Role,
+    pub(crate) not_after: UnixTime,
 }
 
 impl Members {
@@ -82,6 +91,7 @@ impl Members {
             invites: Mutex::new(invites),
             learnt: Mutex::default(),
             refusals: Mutex::default(),
+            met: Mutex::default(),
             news: Notify::new(),
         }
     }
@@ -113,6 +123,42 @@ impl Members {
     pub(crate) fn refusals(&self) -> Vec<(NodeId, Refusal)> {
         let refusals = self.refusals.lock().expect("no panic under this lock");
         refusals.iter().cloned().collect()
+    }
+
+    /// What a node showed when it was met last, since this one's start.
+    pub(crate) fn met(&self, node: &NodeId) -> Option<Met> {
+        let met = self.met.lock().expect("no panic under this lock");
+        met.get(node).copied()
+    }
+
+    /// Whether this node's certificate should be renewed by somebody else now.
+    pub(crate) fn wants_renewal(&self) -> Option<Signed<Certificate>> {
+        let certificate = self.certificate()?;
+        let due = now() >= certificate.value().renew_after();
+        (due && !self.issues()).then_some(certificate)
+    }
+
+    /// The next certificate of a connected member that shows the one it has; `None` if it should
+    /// have none, or not yet, or not from here.
+    pub(crate) fn renew(
+        &self,
+        member: NodeId,
+        certificate: &Signed<Certificate>,
+    ) -> Option<Signed<Certificate>> {
+        let holder = judge_renewal(&self.view(), now(), member, certificate);
+        self.certify(holder.ok().flatten()?)
+    }
+
+    /// Takes on a certificate that somebody handed to this node on its request, durably if it can.
+    ///
+    /// **Errors**: it is none for this node; nothing has changed.
+    pub(crate) fn take_renewed(&self, renewed: Signed<Certificate>) -> Result<(), Refusal> {
+        judge_renewed(&self.view(), now(), &renewed)?;
+        if let Err(error) = self.files.write_certificate(&renewed) {
+            tracing::warn!(cause = chain(&error), "the new certificate was not kept");
+        }
+        self.set_certificate(renewed);
+        Ok(())
     }
 
     /// Takes in a revocation that the directory holds; true if it was news.
@@ -306,6 +352,21 @@ impl GateState for Door {
         }
     }
 
+    fn met(&self, certificate: &Certificate) {
+        let mut met = self.0.met.lock().expect("no panic under this lock");
+        if met.len() >= MET_MAX && !met.contains_key(&certificate.node) {
+            met.pop_first();
+        }
+        let latest = Met {
+            role: certificate.role,
+            not_after: certificate.not_after,
+        };
+        met.insert(certificate.node, latest);
+        drop(met);
+        let mut refusals = self.0.refusals.lock().expect("no panic under this lock");
+        refusals.retain(|(node, _)| *node != certificate.node);
+    }
+
     fn refused(&self, remote: NodeId, refusal: &Refusal) {
         let mut refusals = self.0.refusals.lock().expect("no panic under this lock");
         refusals.retain(|(node, _)| *node != remote);
@@ -375,6 +436,8 @@ pub(crate) enum IssueError {
 
 /// Most revocations that wait for the log; gossip brings the others.
 const LEARNT_MAX: usize = 256;
+/// Most nodes whose certificate is remembered.
+const MET_MAX: usize = 1024;
 /// Most nodes whose refusal is remembered.
 const REFUSALS_MAX: usize = 64;
 /// How long a newcomer tries the addresses of its ticket.

@@ -23,6 +23,11 @@ pub(crate) enum Query {
         cache: CacheId,
         hashes: Vec<StorePathHash>,
     },
+    /// My certificate is near its end, or beyond: may I have the next one?
+    Renew {
+        /// The one I have, signed, in wire form.
+        certificate: Bytes,
+    },
 }
 
 /// An answer.
@@ -34,6 +39,8 @@ pub(crate) enum Reply {
     Paths(Vec<Option<Bytes>>),
     /// How many of them will be held.
     Hold { accepted: u32 },
+    /// The next certificate, signed, in wire form; `None` if it is not due, or not made here.
+    Renew(Option<Bytes>),
 }
 
 impl Query {
@@ -53,7 +60,9 @@ impl Query {
             {
                 None
             }
-            Query::Sync(_) | Query::Paths { .. } | Query::Hold { .. } => Some(query),
+            Query::Sync(_) | Query::Paths { .. } | Query::Hold { .. } | Query::Renew { .. } => {
+                Some(query)
+            }
         }
     }
 }
@@ -77,6 +86,8 @@ pub(crate) const HASHES_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::HEXLOWER;
+
     use super::*;
 
     #[test]
@@ -92,6 +103,52 @@ mod tests {
         }
         let query = Query::Sync(Bytes::from_static(b"x"));
         assert_eq!(Query::decode(&query.encode()), Some(query));
+    }
+
+    /// Bytes that nodes of earlier versions send and understand.
+    #[test]
+    fn golden_questions_and_answers() {
+        let cache = CacheId::from_bytes([1; 16]);
+        let hashes = vec![StorePathHash::from_bytes([2; 20])];
+        let certificate = Bytes::from_static(b"ab");
+        let (one, two) = ("01".repeat(16), "02".repeat(20));
+        let questions = [
+            (Query::Sync(certificate.clone()), "00026162".to_owned()),
+            (
+                Query::Paths {
+                    cache,
+                    hashes: hashes.clone(),
+                },
+                format!("01{one}01{two}"),
+            ),
+            (Query::Hold { cache, hashes }, format!("02{one}01{two}")),
+            (
+                Query::Renew {
+                    certificate: certificate.clone(),
+                },
+                "03026162".to_owned(),
+            ),
+        ];
+        for (query, golden) in questions {
+            let golden = HEXLOWER.decode(golden.as_bytes()).unwrap();
+            assert_eq!(query.encode(), golden, "{query:?}");
+            assert_eq!(Query::decode(&golden.into()), Some(query));
+        }
+        let answers = [
+            (Reply::Sync(certificate.clone()), "00026162"),
+            (
+                Reply::Paths(vec![None, Some(certificate.clone())]),
+                "01020001026162",
+            ),
+            (Reply::Hold { accepted: 300 }, "02ac02"),
+            (Reply::Renew(None), "0300"),
+            (Reply::Renew(Some(certificate)), "0301026162"),
+        ];
+        for (reply, golden) in answers {
+            let golden = HEXLOWER.decode(golden.as_bytes()).unwrap();
+            assert_eq!(reply.encode(), golden, "{reply:?}");
+            assert_eq!(Reply::decode(&golden.into()), Some(reply));
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tokio::time::sleep_until;
 
 use crate::clock::unix_now_millis;
 use crate::http::ingest::joined;
+use crate::mesh::exchange::{BanCause, Exchange};
 use crate::mesh::log::LogFiles;
 use crate::mesh::query::{Query, Reply};
 
@@ -59,6 +60,7 @@ pub(crate) enum News {
 pub(crate) struct Runtime {
     replica: SharedReplica,
     network: Network,
+    exchange: Exchange,
     topic: Topic,
     events: mpsc::Receiver<NetworkEvent>,
     records: mpsc::Receiver<Vec<Record>>,
@@ -97,6 +99,8 @@ pub(crate) struct Counters {
 pub(crate) struct Setup {
     pub(crate) replica: SharedReplica,
     pub(crate) network: Network,
+    /// Told of peers that misbehave.
+    pub(crate) exchange: Exchange,
     pub(crate) topic: Topic,
     pub(crate) events: mpsc::Receiver<NetworkEvent>,
     pub(crate) records: mpsc::Receiver<Vec<Record>>,
@@ -109,6 +113,7 @@ impl Runtime {
         Runtime {
             replica: setup.replica,
             network: setup.network,
+            exchange: setup.exchange,
             topic: setup.topic,
             events: setup.events,
             records: setup.records,
@@ -175,6 +180,10 @@ impl Runtime {
             }
             NetworkEvent::Request { from, bytes, reply } => self.request(from, bytes, reply).await,
             NetworkEvent::Bulk { stream, .. } => self.tell(News::Bulk(stream)).await,
+            NetworkEvent::Misbehaved { node, what } => {
+                self.count(|counters| counters.misbehaved += 1);
+                self.exchange.ban(node, BanCause::Flood, &what.to_string());
+            }
             NetworkEvent::Listening(address) => tracing::info!(%address, "listening for nodes"),
         }
     }
@@ -231,8 +240,7 @@ impl Runtime {
             Action::Changed(changes) => self.tell(News::Changed(changes)).await,
             Action::Misbehaved { node, why } => {
                 self.count(|counters| counters.misbehaved += 1);
-                tracing::warn!(%node, why, "a member misbehaves");
-                self.network.ban(node, BAN, why).await;
+                self.exchange.ban(node, BanCause::Records, &why);
             }
             Action::Rejected(records) => {
                 let count = records.len();
@@ -336,7 +344,5 @@ impl Clock {
 const ANSWERS_MAX: usize = 64;
 /// How often the replica is asked when it has no wish.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long a member that misbehaves is kept out.
-const BAN: Duration = Duration::from_secs(600);
 /// A year: later wishes are forgotten ones.
 const WAKE_MAX: u64 = 365 * 24 * 3600 * 1000;

@@ -6,6 +6,7 @@ use attic_p2p::directory::Directory;
 use attic_p2p::ids::{CacheId, NodeId};
 use attic_p2p::membership::certificate::Certificate;
 use attic_p2p::record::{CacheConfig, NarTag, PathRecord, Right};
+use attic_p2p::replica::Lag;
 use attic_store::{CacheName, NarHash, StorePathHash};
 
 use crate::http::error::chain;
@@ -110,6 +111,16 @@ impl DirectoryView {
         let mut grants = replica.directory().grants(cache, node).into_iter();
         let grant = grants.find(|grant| grant.value().right == Right::Sign)?;
         Some(grant.value().sealed.clone())
+    }
+
+    /// How far apart this node and a connected peer are; `None` until they have compared.
+    pub(crate) fn lag(&self, peer: NodeId) -> Option<Lag> {
+        lock(&self.replica).lag(peer)
+    }
+
+    /// Whether a node wrote two logs.
+    pub(crate) fn is_quarantined(&self, node: NodeId) -> bool {
+        lock(&self.replica).directory().is_quarantined(node)
     }
 
     /// Whether a node was taken out of the cluster.

@@ -6,10 +6,11 @@
 //! disk, and pass on what was learnt.
 //!
 //! **Renewal happens here too.** A member whose certificate has passed two thirds of its life and
-//! that dials an issuer is handed the next one with the answer, on the same terms; there is no
-//! other protocol for it. An issuer does so even for a certificate that ran out, up to
-//! [`RENEWAL_GRACE`]: a laptop may sleep longer than 30 days, its key proves who it is, and where
-//! certificates are made, revocations are known first. Everybody else refuses what has expired.
+//! that dials an issuer is handed the next one with the answer, on the same terms. One that is
+//! connected already asks for it, and is judged by the same rules: [`judge_renewal`]. An issuer
+//! renews even a certificate that ran out, up to [`RENEWAL_GRACE`], and connects to its holder: a
+//! laptop may sleep longer than 30 days, its key proves who it is, and where certificates are made,
+//! revocations are known first. Everybody else refuses what has expired.
 //!
 //! **A member is never talked down.** The holder of an open ticket can write certificates for
 //! others, with fewer rights than they have or a sealing key of its own choice. So what a listener
@@ -127,6 +128,37 @@ fn judge_member(
     otherwise.map(|()| Judgement::Admit)
 }
 
+/// For whom to make a next certificate, when the connected member `remote` shows the one it has;
+/// `None` if it is not due, or not made here.
+///
+/// **Errors**: why `remote` should have none.
+pub fn judge_renewal(
+    view: &GateView,
+    now: UnixTime,
+    remote: NodeId,
+    certificate: &Signed<Certificate>,
+) -> Result<Option<Holder>, Refusal> {
+    match judge_member(view, now, remote, certificate)? {
+        Judgement::Renew { holder, .. } => Ok(Some(holder)),
+        Judgement::Admit | Judgement::Redeem { .. } => Ok(None),
+    }
+}
+
+/// The certificate that `remote` hands to this node on its request, if this node should adopt it.
+///
+/// **Errors**: why not.
+pub fn judge_renewed<'a>(
+    view: &GateView,
+    now: UnixTime,
+    renewed: &'a Signed<Certificate>,
+) -> Result<&'a Certificate, Refusal> {
+    let certificate = require_for_us(view, now, renewed)?;
+    match view.revocations.concerning(certificate) {
+        Some(_) => Err(Refusal::Revoked),
+        None => Ok(certificate),
+    }
+}
+
 fn judge_join(view: &GateView, remote: NodeId, join: &Join) -> Result<Judgement, Refusal> {
     let proof = join.proof.verify(&join.invite);
     let proof = proof.map_err(|_| Refusal::BadProof)?;
@@ -157,6 +189,8 @@ fn judge_join(view: &GateView, remote: NodeId, join: &Join) -> Result<Judgement,
 /// What a dialer takes from a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
+    /// The listener's, checked.
+    pub certificate: Signed<Certificate>,
     /// Its new certificate, checked.
     pub granted: Option<Signed<Certificate>>,
     /// Revocations of this cluster, each checked; some may be known already.
@@ -176,9 +210,15 @@ pub fn judge_reply(
         Reply::Admitted(admission) => *admission,
         Reply::Refused(refusal) => return Err(refusal),
     };
-    let certificate = admission.certificate.check(&view.genesis, now)?;
+    let certificate = admission.certificate.verify_chain(&view.genesis)?;
     if certificate.node != remote {
         return Err(Refusal::NotAMember);
+    }
+    let not_after = certificate.not_after;
+    // It will ask for the next one.
+    let renewable = view.issues && now <= not_after.plus(RENEWAL_GRACE);
+    if now > not_after && !renewable {
+        return Err(Refusal::Expired { not_after });
     }
     let mut learnt = Revocations::default();
     for revocation in &admission.revocations {
@@ -205,6 +245,7 @@ pub fn judge_reply(
         None => {}
     }
     Ok(Accepted {
+        certificate: admission.certificate,
         granted: admission.granted,
         revocations: admission.revocations,
     })
@@ -260,6 +301,10 @@ pub trait GateState: Send + Sync + 'static {
     /// another.
     fn adopt(&self, certificate: Signed<Certificate>);
 
+    /// Hears of the certificate of somebody who is about to be connected: it was checked, and is
+    /// its latest. Never waits.
+    fn met(&self, certificate: &Certificate);
+
     /// Hears why `remote`, which we dialled, is not connected: for `join` and `peers` to tell.
     fn refused(&self, remote: NodeId, refusal: &Refusal);
 }
@@ -285,6 +330,10 @@ impl<S: GateState> MemberGate<S> {
         let Standing::Member(certificate) = &view.standing else {
             return Err(Refusal::NotJoined);
         };
+        let shown = match &hello.credential {
+            Credential::Member(shown) => Some(shown),
+            Credential::Join(_) => None,
+        };
         let granted = match judge_hello(&view, self.state.now(), remote, &hello)? {
             Judgement::Admit => None,
             Judgement::Renew { holder, otherwise } => {
@@ -299,6 +348,9 @@ impl<S: GateState> MemberGate<S> {
                 sealing_key,
             } => Some(self.state.redeem(invite, remote, sealing_key).await?),
         };
+        if let Some(latest) = granted.as_ref().or(shown) {
+            self.state.met(latest.value());
+        }
         let revocations = match hello.revocations_digest == view.revocations.digest() {
             true => Vec::new(),
             false => view.revocations.latest(Admission::REVOCATIONS_MAX),
@@ -313,6 +365,7 @@ impl<S: GateState> MemberGate<S> {
     fn take(&self, remote: NodeId, reply: &[u8]) -> Result<(), Refusal> {
         let reply = Reply::decode(reply)?;
         let accepted = judge_reply(&self.state.view(), self.state.now(), remote, reply)?;
+        self.state.met(accepted.certificate.value());
         if !accepted.revocations.is_empty() {
             self.state.learn(accepted.revocations);
         }

@@ -40,7 +40,10 @@ struct Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Hello,
-    Tips,
+    Tips {
+        /// The buckets that were asked for.
+        buckets: u64,
+    },
     Pull {
         /// The number that must rise for the session to go on with its first want.
         first_next: u64,
@@ -205,7 +208,13 @@ impl<L: Log> Replica<L> {
                 let (tips, left) = tips_in(&self.directory.tips(), buckets);
                 Answer::Tips { tips, left }
             }
-            Ok(Ask::Pull { ranges }) => self.answer_pull(&ranges, actions),
+            Ok(Ask::Pull { ranges }) => {
+                let answer = self.answer_pull(&ranges, actions);
+                if let Answer::Segments(segments) = &answer {
+                    self.lags.fetched(from, segments.len() as u64);
+                }
+                answer
+            }
             Err(error) => {
                 let why = format!("request: {error}");
                 actions.push(Action::Misbehaved { node: from, why });
@@ -223,6 +232,9 @@ impl<L: Log> Replica<L> {
         let differs = mine.all != summary;
         if differs && ask_back {
             self.sync.ask_back(from);
+        }
+        if !differs {
+            self.lags.compared(from);
         }
         Answer::Hello {
             yours: self.directory.seq(from),
@@ -278,7 +290,9 @@ impl<L: Log> Replica<L> {
             (Step::Hello, Ok(Answer::Hello { yours, buckets })) => {
                 self.learn_hello(now, from, session, (yours, buckets), actions);
             }
-            (Step::Tips, Ok(Answer::Tips { tips, left })) => {
+            (Step::Tips { buckets }, Ok(Answer::Tips { tips, left })) => {
+                // One that leaves over what was not asked for has said nothing about the rest.
+                self.note_tips(from, &tips, buckets & !left);
                 self.learn_tips(now, from, session, (tips, left), actions);
             }
             (Step::Pull { first_next }, Ok(Answer::Segments(segments))) => {
@@ -305,6 +319,7 @@ impl<L: Log> Replica<L> {
     ) {
         self.hear_of_own_log(now, yours);
         self.sync.has_asked = true;
+        self.lags.compared(from);
         let Some(theirs) = buckets else {
             return;
         };
@@ -312,7 +327,7 @@ impl<L: Log> Replica<L> {
         let buckets = mine.differing(&theirs);
         if buckets != 0 {
             let session = Session {
-                step: Step::Tips,
+                step: Step::Tips { buckets },
                 ..session
             };
             self.ask(now, from, session, Ask::Tips { buckets }, actions);
@@ -330,6 +345,7 @@ impl<L: Log> Replica<L> {
         let wants = tips.iter().filter_map(|tip| self.want(tip));
         session.wants.extend(wants);
         if left != 0 && session.wants.len() < WANTS_MAX {
+            session.step = Step::Tips { buckets: left };
             self.ask(now, from, session, Ask::Tips { buckets: left }, actions);
         } else {
             self.pull(now, from, session, actions);

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::dialer::{Dialer, Origin};
 use crate::ids::NodeId;
 use crate::network::{BanInfo, Command, Counters, NetworkEvent, NetworkOptions, PeerInfo, Status};
+use crate::swarm::conduct::{Act, Conduct, Ruling};
 
 /// Bans kept. Beyond, the one that ends first is lifted.
 const BANS_MAX: usize = 1024;
@@ -26,6 +27,7 @@ pub(crate) struct Durable {
     pub(crate) dialer: Dialer,
     pub(crate) bans: BTreeMap<NodeId, Ban>,
     pub(crate) counters: Counters,
+    conduct: Conduct,
     pub(crate) outbox: Outbox,
     status: watch::Sender<Arc<Status>>,
 }
@@ -58,6 +60,7 @@ impl Durable {
             dialer,
             bans: BTreeMap::new(),
             counters: Counters::default(),
+            conduct: Conduct::default(),
             outbox: Outbox {
                 events,
                 backlog: VecDeque::new(),
@@ -128,6 +131,18 @@ impl Durable {
             self.bans.remove(node);
         }
         ended
+    }
+
+    /// Whether a peer may do this by itself now. If it is no honest one, the node is told.
+    pub(crate) fn may(&mut self, node: NodeId, act: Act) -> Ruling {
+        let now = Instant::now();
+        let ruling = self.conduct.judge(now, node, act);
+        if let Ruling::Misbehaves(what) = ruling
+            && self.outbox.offer(NetworkEvent::Misbehaved { node, what })
+        {
+            self.conduct.told(now, node, act);
+        }
+        ruling
     }
 
     /// A listener got this address: its port is kept for the next swarm.

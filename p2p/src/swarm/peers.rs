@@ -17,12 +17,8 @@ const PINGS_MISSED_MAX: u32 = 2;
 /// After it, a second connection to a peer is closed by whichever side notices.
 const SURPLUS_AFTER: Duration = Duration::from_secs(5);
 
-/// Gossip messages a peer may send at once, and each second.
-const GOSSIP_BURST: f64 = 1024.0;
-const GOSSIP_PER_SECOND: f64 = 256.0;
-
 /// Characters of an agent's name that are kept.
-const AGENT_LEN_MAX: usize = 64;
+const AGENT_LEN_MAX: usize = 128;
 
 /// One connection.
 pub(super) struct Connection {
@@ -61,8 +57,6 @@ struct Peer {
     listening: Vec<Multiaddr>,
     /// Our requests that wait for it.
     requests: usize,
-    /// Gossip messages it may still send, as of then.
-    gossip: (f64, Instant),
 }
 
 impl Peers {
@@ -83,7 +77,6 @@ impl Peers {
             agent: String::new(),
             listening: Vec::new(),
             requests: 0,
-            gossip: (GOSSIP_BURST, now),
         });
         peer.connections.push(connection);
         peer.connections.len() == 1
@@ -141,19 +134,6 @@ impl Peers {
     /// The number of requests that wait for a peer; `None` if it is not connected.
     pub(super) fn requests(&mut self, node: NodeId) -> Option<&mut usize> {
         self.peers.get_mut(&node).map(|peer| &mut peer.requests)
-    }
-
-    /// Takes note of a gossip message of a peer; `false` if there are too many.
-    pub(super) fn may_gossip(&mut self, node: NodeId, now: Instant) -> bool {
-        let Some(peer) = self.peers.get_mut(&node) else {
-            return false;
-        };
-        let (left, then) = peer.gossip;
-        let earned = now.duration_since(then).as_secs_f64() * GOSSIP_PER_SECOND;
-        let left = (left + earned).min(GOSSIP_BURST);
-        let may = left >= 1.0;
-        peer.gossip = (if may { left - 1.0 } else { left }, now);
-        may
     }
 
     /// The connections to a peer that a newer one replaces.

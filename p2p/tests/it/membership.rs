@@ -7,7 +7,9 @@ use attic_p2p::identity::Identity;
 use attic_p2p::ids::NodeId;
 use attic_p2p::membership::address::Address;
 use attic_p2p::membership::certificate::{Certificate, Delegation, DelegationUse, Holder, Issuer};
-use attic_p2p::membership::gate::{GateState, GateView, MemberGate, RENEWAL_GRACE, Standing};
+use attic_p2p::membership::gate::{
+    GateState, GateView, MemberGate, RENEWAL_GRACE, Standing, judge_renewal, judge_renewed,
+};
 use attic_p2p::membership::genesis::{ClusterKey, Genesis};
 use attic_p2p::membership::hello::{Admission, Credential, Hello, Join, Refusal, Reply};
 use attic_p2p::membership::invite::{Invite, InviteKey, Invites, Terms};
@@ -34,6 +36,7 @@ struct Node {
     view: Mutex<GateView>,
     invites: Mutex<Invites>,
     disk_full: Mutex<bool>,
+    met: Mutex<Vec<Certificate>>,
     refusals: Mutex<Vec<Refusal>>,
 }
 
@@ -88,6 +91,10 @@ impl GateState for Handle {
         self.0.view.lock().unwrap().standing = Standing::Member(certificate);
     }
 
+    fn met(&self, certificate: &Certificate) {
+        self.0.met.lock().unwrap().push(certificate.clone());
+    }
+
     fn refused(&self, _: NodeId, refusal: &Refusal) {
         self.0.refusals.lock().unwrap().push(refusal.clone());
     }
@@ -109,6 +116,7 @@ impl Handle {
             view: Mutex::new(view),
             invites: Mutex::default(),
             disk_full: Mutex::default(),
+            met: Mutex::default(),
             refusals: Mutex::default(),
         }))
     }
@@ -145,6 +153,13 @@ impl Handle {
     fn knows(&self, subject: Subject) -> bool {
         let view = self.0.view.lock().unwrap();
         view.revocations.of(subject).is_some()
+    }
+
+    /// With a certificate of its own that is made now.
+    fn renewed(self) -> Handle {
+        let certificate = by_cluster(holder(ISSUER), self.now());
+        self.0.view.lock().unwrap().standing = Standing::Member(certificate);
+        self
     }
 
     fn at(self, now: UnixTime) -> Handle {
@@ -477,6 +492,9 @@ fn an_expired_member_is_refused_by_members_and_renewed_by_issuers() {
     *issuer.0.disk_full.lock().unwrap() = true;
     assert_eq!(meet(&laptop, &issuer), Err(Refusal::Expired { not_after }));
     *issuer.0.disk_full.lock().unwrap() = false;
+    // The issuer that dials connects, so that it can be asked.
+    assert_eq!(meet(&issuer, &laptop), Ok(()));
+    assert_eq!(laptop.certificate().unwrap().issued_at, NOW);
     assert_eq!(meet(&laptop, &issuer), Ok(()));
     assert_eq!(laptop.certificate().unwrap().issued_at, late);
     assert_eq!(laptop.certificate().unwrap().holder(), holder(NEWCOMER));
@@ -488,8 +506,10 @@ fn nobody_is_renewed_after_the_grace() {
     let not_after = UnixTime(NOW.0 + 30 * DAY);
     let late = UnixTime(not_after.plus(RENEWAL_GRACE).0 + 1);
     let issuer = Handle::issuer(1).at(late);
-    let outcome = meet(&Handle::member(NEWCOMER), &issuer);
-    assert_eq!(outcome, Err(Refusal::Expired { not_after }));
+    let laptop = Handle::member(NEWCOMER).at(late);
+    assert_eq!(meet(&laptop, &issuer), Err(Refusal::Expired { not_after }));
+    let issuer = issuer.renewed();
+    assert_eq!(meet(&issuer, &laptop), Err(Refusal::Expired { not_after }));
 }
 
 #[test]
@@ -511,6 +531,63 @@ fn an_issuer_that_cannot_renew_still_lets_a_valid_member_in() {
     let member = Handle::member(MEMBER).at(now);
     assert_eq!(meet(&member, &issuer), Ok(()));
     assert_eq!(member.certificate().unwrap().issued_at, NOW);
+}
+
+/// A member that is connected for so long that it never dials asks for its next certificate.
+#[test]
+fn a_connected_member_is_renewed_by_the_rules_of_the_gate() {
+    let due = UnixTime(NOW.0 + 20 * DAY);
+    let view = |handle: &Handle| handle.0.view.lock().unwrap().clone();
+    let issuer = view(&Handle::issuer(1));
+    let ask = |issuer: &GateView, now, remote, certificate: &Signed<Certificate>| {
+        judge_renewal(issuer, now, node(remote), certificate)
+    };
+    let certificate = by_cluster(holder(MEMBER), NOW);
+    let renewed = Ok(Some(holder(MEMBER)));
+    let expired = UnixTime(NOW.0 + 31 * DAY);
+    assert_eq!(ask(&issuer, due, MEMBER, &certificate), renewed);
+    assert_eq!(ask(&issuer, expired, MEMBER, &certificate), renewed);
+    assert_eq!(ask(&issuer, NOW, MEMBER, &certificate), Ok(None));
+    let member = view(&Handle::member(NEWCOMER));
+    assert_eq!(ask(&member, due, MEMBER, &certificate), Ok(None));
+    assert_eq!(
+        ask(&issuer, due, NEWCOMER, &certificate),
+        Err(Refusal::NotAMember)
+    );
+    let mut revoking = issuer.clone();
+    let revocation = revocation(Subject::Node(node(MEMBER)));
+    revoking.revocations.insert(revocation, &genesis()).unwrap();
+    assert_eq!(
+        ask(&revoking, due, MEMBER, &certificate),
+        Err(Refusal::Revoked)
+    );
+}
+
+#[test]
+fn a_member_adopts_only_a_renewal_of_an_issuer_for_its_own_keys() {
+    let view = Handle::member(NEWCOMER).0.view.lock().unwrap().clone();
+    let by_ticket = open_ticket().certify(node(NEWCOMER), sealing_key(NEWCOMER), NOW, [0; 16]);
+    let good = by_cluster(holder(NEWCOMER), NOW);
+    assert_eq!(judge_renewed(&view, NOW, &good), Ok(good.value()));
+    for (what, offered) in [
+        ("made with an open ticket", by_ticket.unwrap()),
+        ("of another node", by_cluster(holder(MEMBER), NOW)),
+        ("expired", by_cluster(holder(NEWCOMER), UnixTime(0))),
+    ] {
+        assert!(judge_renewed(&view, NOW, &offered).is_err(), "{what}");
+    }
+}
+
+/// Whoever is connected shows when its certificate ends.
+#[test]
+fn both_ends_hear_of_each_others_latest_certificate() {
+    let due = UnixTime(NOW.0 + 20 * DAY);
+    let member = Handle::member(MEMBER).at(due);
+    let issuer = Handle::issuer(1).at(due);
+    meet(&member, &issuer).unwrap();
+    let met = |handle: &Handle| handle.0.met.lock().unwrap().clone();
+    assert_eq!(met(&issuer), [member.certificate().unwrap()]);
+    assert_eq!(met(&member), [issuer.certificate().unwrap()]);
 }
 
 /// What a dialer makes of an admission by the member [`MEMBER`].

@@ -8,7 +8,7 @@ use attic_p2p::ids::{Dot, NodeId};
 use attic_p2p::log::{Log, MemoryLog};
 use attic_p2p::membership::scopes::Scopes;
 use attic_p2p::record::Record;
-use attic_p2p::replica::{Action, Event, Replica, Setup, Verdict};
+use attic_p2p::replica::{Action, Event, Lag, Replica, Setup, Verdict};
 use attic_p2p::time::Millis;
 use bytes::Bytes;
 
@@ -454,6 +454,39 @@ fn garbage_and_forgeries_are_blamed_on_who_sends_them() {
             .iter()
             .any(|action| matches!(action, Action::Misbehaved { .. }))
     );
+}
+
+/// Who comes back from a partition is behind, sees by how much, and is not any more.
+#[test]
+fn a_lag_is_seen_and_goes_away() {
+    let mut world = World::new(2, 0, 10);
+    world.run(5_000);
+    let [one, two] = [1, 2].map(|number| Cluster::identity(number).node_id());
+    assert_eq!(world.nodes[&1].lag(two), Some(Lag::default()));
+    world.disconnect(1, 2);
+    assert_eq!(world.nodes[&1].lag(two), None);
+    world.say(1, vec![world.cluster.config(1)]);
+    for number in 0..20 {
+        world.say(1, vec![world.path(number)]);
+        world.run(300);
+    }
+    world.connect(1, 2);
+    let (mut behind, mut lacks) = (0, 0);
+    for _ in 0..5_000 {
+        world.run(1);
+        let lag = world.nodes[&2].lag(one).unwrap_or_default();
+        behind = lag.behind.max(behind);
+        let lag = world.nodes[&1].lag(two).unwrap_or_default();
+        lacks = lag.lacks.max(lacks);
+    }
+    let segments = world.nodes[&1].directory().seq(one);
+    assert!(segments > 10, "{segments}");
+    assert!(behind > 10 && behind <= segments, "{behind} of {segments}");
+    assert!(lacks <= segments, "{lacks} of {segments}");
+    world.run(120_000);
+    world.assert_converged();
+    assert_eq!(world.nodes[&1].lag(two), Some(Lag::default()));
+    assert_eq!(world.nodes[&2].lag(one), Some(Lag::default()));
 }
 
 #[test]
