@@ -112,6 +112,9 @@ pub enum CliError {
         /// The flag that confirms.
         flag: &'static str,
     },
+    /// What should be a ticket is none.
+    #[error("{0}")]
+    Ticket(String),
     /// No peer goes by this name, or several do.
     #[error("{}", which_peer(text, meant))]
     WhichPeer {
@@ -148,6 +151,7 @@ impl CliError {
             | CliError::Incomplete(_)
             | CliError::NotConfirmed { .. }
             | CliError::WhichPeer { .. }
+            | CliError::Ticket(_)
             | CliError::Output(_) => Exit::Failed,
         }
     }
@@ -174,6 +178,7 @@ impl CliError {
                 Some(format!("pass {flag} where nobody can be asked"))
             }
             CliError::WhichPeer { .. } => Some(PEERS_HINT.to_owned()),
+            CliError::Ticket(_) => Some(COPY_HINT.to_owned()),
             CliError::Interrupted => {
                 Some("run the same command again; what was sent is not sent twice".into())
             }
@@ -199,7 +204,7 @@ fn client_hint(error: &ClientError) -> Option<String> {
         ClientError::Refused { status, error, .. } => match (status.as_u16(), &*error.error) {
             (_, "NotIssuer") => Some("only the node that made the cluster can".to_owned()),
             (_, "NotAdmitted" | "TicketExpired" | "TicketUsedUp") => Some(TICKET_HINT.to_owned()),
-            (_, "BadTicket") => Some("copy the whole ticket, it is one long word".to_owned()),
+            (_, "BadTicket") => Some(COPY_HINT.to_owned()),
             (_, "NobodyReached") => Some(REACH_HINT.to_owned()),
             (_, "NoCluster") => Some(CLUSTER_HINT.to_owned()),
             (_, "InCluster") => Some(
@@ -277,5 +282,6 @@ const REACH_HINT: &str =
     "see that a node of the cluster is up and its mesh port reachable from here";
 const CLUSTER_HINT: &str =
     "make one with: attic-node cluster init; join one with: attic-node join TICKET";
+const COPY_HINT: &str = "copy the whole ticket, it is one long word";
 const PEERS_HINT: &str = "see them with: attic-node peers";
 const BUILD_HINT: &str = "build or fetch it first, for example with: nix-store --realise PATH";

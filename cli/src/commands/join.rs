@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, Instant};
 
-use attic_node_core::api::{JoinReply, JoinRequest, PeerState, PeerView};
+use attic_node_core::api::{JoinReply, JoinRequest, PeerState, PeerView, check_ticket};
 use tokio::time::sleep;
 
 use crate::args::JoinArgs;
@@ -44,6 +44,8 @@ fn read_ticket(given: &str) -> Result<String, CliError> {
 
 async fn start_and_join(context: &Context, request: &JoinRequest) -> Result<(), CliError> {
     let ui = &context.ui;
+    // Not for the sake of a slip of the hand.
+    check_ticket(&request.ticket).map_err(CliError::Ticket)?;
     let mut up = Up::start(context).await?;
     let client = context.client()?;
     let joined = tokio::select! {

@@ -28,6 +28,7 @@
 
 use std::fmt::{Debug, Display, Formatter, Result as FmtResult};
 
+use attic_p2p::membership::ticket::Ticket;
 use attic_store::CacheName;
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +102,14 @@ impl Debug for JoinRequest {
     fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
         f.debug_struct("JoinRequest").finish_non_exhaustive()
     }
+}
+
+/// Whether a text is a ticket at all, be it expired, used up or of a cluster that is gone.
+///
+/// **Errors**: what is wrong with it, as a phrase.
+pub fn check_ticket(text: &str) -> Result<(), String> {
+    let ticket = text.trim().parse::<Ticket>();
+    ticket.map(drop).map_err(|error| error.to_string())
 }
 
 /// What joining brought. Peers come up afterwards; [`PeerView`]s show them.

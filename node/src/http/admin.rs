@@ -77,6 +77,8 @@ async fn no_such_method() -> Failure {
 
 async fn status(State(app): State<Arc<App>>) -> Json<Status> {
     let metrics = &app.metrics;
+    let asked = Arc::clone(&app);
+    let cluster = joined(spawn_blocking(move || cluster::brief(&asked)).await);
     Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         peer_id: app.peer_id.clone(),
@@ -91,7 +93,7 @@ async fn status(State(app): State<Arc<App>>) -> Json<Status> {
         narinfo_misses: metrics.narinfo_misses.get(),
         nar_bytes_sent: metrics.nar_sent.get(),
         store: app.usage(),
-        cluster: cluster::brief(&app),
+        cluster,
     })
 }
 

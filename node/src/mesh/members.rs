@@ -43,6 +43,8 @@ pub(crate) struct Members {
     met: Mutex<BTreeMap<NodeId, Met>>,
     /// Told when something was learnt, adopted or refused.
     pub(crate) news: Notify,
+    /// Told when this member has another certificate.
+    pub(crate) renewed: Notify,
 }
 
 /// What a node showed when it was met.
@@ -93,6 +95,7 @@ impl Members {
             refusals: Mutex::default(),
             met: Mutex::default(),
             news: Notify::new(),
+            renewed: Notify::new(),
         }
     }
 
@@ -290,12 +293,16 @@ impl Members {
 
     fn set_certificate(&self, certificate: Signed<Certificate>) {
         let mut view = self.view.write().expect("no panic under this lock");
+        let was_member = matches!(view.standing, Standing::Member(_));
         *view = Arc::new(GateView {
             standing: Standing::Member(certificate),
             ..GateView::clone(&view)
         });
         drop(view);
         self.news.notify_waiters();
+        if was_member {
+            self.renewed.notify_one();
+        }
     }
 }
 

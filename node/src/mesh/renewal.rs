@@ -22,17 +22,28 @@ use crate::mesh::query::{Query, Reply};
 /// Sees to this node's certificate until the mesh is stopped.
 pub(crate) async fn renew(mesh: Arc<Mesh>) {
     loop {
-        match mesh.members.wants_renewal() {
-            None => sleep(until_due(&mesh)).await,
-            Some(certificate) if ask_all(&mesh, &certificate).await => {
-                // It is in the own log, for those who have never met this node.
-                let announcer = Arc::clone(&mesh.announcer);
-                joined(spawn_blocking(move || announcer.introduce()).await);
-                mesh.network.retry().await;
-            }
-            // Ends early when somebody comes, who may be an issuer.
-            Some(_) => drop(timeout(ASK_AGAIN_AFTER, mesh.peer_came.notified()).await),
+        tokio::select! {
+            () = mesh.members.renewed.notified() => show(&mesh).await,
+            () = ask_when_due(&mesh) => {}
         }
+    }
+}
+
+/// Shows the new certificate to those who have never met this node, and to those who refused the
+/// old one.
+async fn show(mesh: &Mesh) {
+    let announcer = Arc::clone(&mesh.announcer);
+    joined(spawn_blocking(move || announcer.introduce()).await);
+    mesh.network.retry().await;
+}
+
+/// Asks around if that is due; rests before it returns. Harmless to drop.
+async fn ask_when_due(mesh: &Mesh) {
+    match mesh.members.wants_renewal() {
+        None => sleep(until_due(mesh)).await,
+        Some(certificate) if ask_all(mesh, &certificate).await => {}
+        // Ends early when somebody comes, who may be an issuer.
+        Some(_) => drop(timeout(ASK_AGAIN_AFTER, mesh.peer_came.notified()).await),
     }
 }
 
