@@ -51,7 +51,7 @@ pub mod signed;
 mod supervisor;
 mod swarm;
 pub mod time;
-mod upgrade;
+pub mod upgrade;
 pub mod wire;
 
 pub use libp2p::Multiaddr;

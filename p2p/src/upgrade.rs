@@ -61,7 +61,11 @@ pub(crate) fn transport(
     with_streams(identity, gate, STREAMS_MAX)
 }
 
-fn with_streams(
+/// The same with another number of streams: for programs that try what a node does with peers that
+/// keep to no limits.
+///
+/// **Errors**: [`noise::Error`] when the identity cannot sign.
+pub fn with_streams(
     identity: &Identity,
     gate: Arc<dyn Gate>,
     streams_max: usize,

@@ -187,6 +187,21 @@ impl Cluster {
         }
     }
 
+    /// Waits until each of `nodes` is connected to all others of them, whoever else there is.
+    #[track_caller]
+    pub fn wait_among(&self, nodes: &[usize]) {
+        for node in nodes {
+            let what = format!("node {node} to be connected to {nodes:?}");
+            eventually(&what, CONNECT_MAX, || {
+                let connected = self.connected(*node);
+                let others = nodes.iter().filter(|other| *other != node);
+                { others }
+                    .all(|other| connected.contains(&self[*other].id()))
+                    .then_some(())
+            });
+        }
+    }
+
     /// Waits until a node may write a cache of the cluster.
     #[track_caller]
     pub fn wait_writable(&self, node: usize, cache: &str) {

@@ -49,3 +49,4 @@ pub mod proxy;
 pub mod seed;
 pub mod served;
 pub mod upload;
+pub mod villain;

@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 
 use testnet::bench::{self, Subject, locators};
 use testnet::cluster::Cluster;
+use testnet::villain::{self, VillainArgs};
 
 /// Tools around a real attic-node
 #[derive(Debug, Parser)]
@@ -45,6 +46,9 @@ enum Verb {
         #[arg(long, value_name = "FILE", default_value = "bench.json")]
         json: PathBuf,
     },
+    /// Join a cluster and misbehave, until killed
+    #[command(hide = true)]
+    Villain(VillainArgs),
     /// A step of `bench locators`, in a process of its own
     #[command(hide = true)]
     Locators {
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
             repeat,
             json,
         } => bench(&subjects, repeat, &json),
+        Verb::Villain(args) => misbehave(args),
         Verb::Locators {
             step: Step::Fill,
             dir,
@@ -104,6 +109,21 @@ fn up(nodes: usize) -> ExitCode {
     });
     match kept {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn misbehave(args: VillainArgs) -> ExitCode {
+    let ended = Runtime::new().map(|runtime| runtime.block_on(villain::run(args)));
+    match ended {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE

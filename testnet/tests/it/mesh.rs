@@ -1,11 +1,14 @@
 //! Clusters of real nodes, each on a host of its own, and real Nix beside them.
 
+mod discovery;
 mod join;
 mod partition;
 mod remove;
+mod renewal;
 mod revoke;
 mod substitute;
 mod tickets;
+mod villain;
 mod visible;
 
 use std::time::{Duration, Instant};

@@ -57,6 +57,9 @@ fn c1_join_starts_a_node_where_none_runs() {
     cluster[1].kill();
     // Its old address would pass for the one of the node that is to start.
     let _ = std::fs::remove_file(cluster[1].data_dir().join("address"));
+    let slip = cluster[1].cli().run(&["join", "hello"]).exits_with(1);
+    assert!(!slip.stderr.contains("Serving"), "{slip}");
+    slip.says("hint: copy the whole ticket");
     let join = cluster[1].cli().start(&["join", &ticket]);
     join.wait_until_it_says("Joined cluster", JOINED_MAX);
     eventually("the other node to be connected", JOINED_MAX, || {

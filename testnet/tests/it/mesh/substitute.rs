@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use rustix::process::{Signal, kill_process};
 use testnet::cluster::Cluster;
 use testnet::corpus::Closure;
 use testnet::program::{eventually, is_root};
@@ -74,6 +75,39 @@ fn c5_a_frozen_peer_fails_no_build() {
     cluster[1].freeze();
     realise(&cluster, 3, &[&path]);
     cluster[1].thaw();
+}
+
+/// S3: a source that is killed in the middle of a transfer is replaced before the client notices.
+#[test]
+fn s3_a_source_killed_in_mid_transfer_is_replaced() {
+    if !is_root("s3 killed") {
+        return;
+    }
+    let mut cluster = Cluster::joined_with_config(3, "[mesh]\nreplicas = 1\n");
+    let path = path("s3-killed", 24 << 20);
+    cluster[0].push(&[&path]).succeeds();
+    let pushed = (Instant::now(), VISIBLE_MAX);
+    all_answer(&cluster, &[1, 2], &path, 200, pushed);
+    realise(&cluster, 1, &[&path]);
+    for source in [0, 1] {
+        cluster.network().limit(source, Some(4 << 20));
+    }
+    let victim = cluster[0].pid();
+    let reading = &cluster;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| realise(reading, 2, &[&path]));
+        eventually("the transfer to be under way", HEALED_MAX, || {
+            let peers = reading.peers(2);
+            let received: u64 = peers.iter().map(|peer| peer.received_bytes).sum();
+            (received > 2 << 20 || reader.is_finished()).then_some(())
+        });
+        assert!(
+            !reader.is_finished(),
+            "it was over before anybody was killed"
+        );
+        kill_process(victim, Signal::KILL).expect("kill a source");
+        reader.join().expect("the client noticed nothing");
+    });
 }
 
 /// C6: the nodes trust each other's bytes no more than strangers': what a peer's disk damaged is
