@@ -110,6 +110,10 @@ pub enum Verb {
     /// key to sign new paths.
     Leave(LeaveArgs),
     /// List the other nodes of the cluster and how they stand
+    ///
+    /// BEHIND counts log segments that the peer has and this node lacks, LACKS those the other way
+    /// round, both when they last compared. STRIKES counts how often the peer misbehaved and was kept
+    /// out; one is forgiven every hour. Names are what the nodes call themselves.
     Peers(JsonArgs),
     /// Shut a node out of the cluster for good
     ///

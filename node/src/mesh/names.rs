@@ -114,6 +114,8 @@ const PROGRAM: &str = "attic-node/";
 
 #[cfg(test)]
 mod tests {
+    use attic_p2p::identity::Identity;
+
     use super::*;
 
     #[test]
@@ -148,7 +150,7 @@ mod tests {
 
     #[test]
     fn names_outlive_a_restart() {
-        let node = NodeId::from_bytes([7; 32]);
+        let node = Identity::from_seed([7; 32]).node_id();
         let text = format!("nonsense\n{node} desk 4\nx y\n");
         let names = Names::read(&text);
         assert_eq!(names.of(&node, None).name.as_deref(), Some("desk 4"));
