@@ -14,6 +14,9 @@
 //!   the certificates and keys that are valid then. A certificate counts in its node's own log only.
 //! - A node that wrote two logs is quarantined: no record of either counts. Of a revoked node the
 //!   revocation says how much of its log counts.
+//! - Records of private caches are folded by who has the keys ([`crate::private`]). What is folded
+//!   from sealed records is kept apart: the digests, and who holds what in the open, are the same
+//!   with keys and without.
 //!
 //! **Memory**: what grows with the number of paths is kept as an index only, 70 to 125 bytes measured
 //! for a path of ten holders; the records themselves are read back from the [`Log`].
@@ -39,7 +42,7 @@ use crate::log::{Log, LogError};
 use crate::membership::certificate::Certificate;
 use crate::membership::genesis::Genesis;
 use crate::membership::revocation::{Revocation, Subject};
-use crate::record::{CacheConfig, Grant, NarTag, Pin, SealedRecord};
+use crate::record::{CacheConfig, Grant, NarTag, Pin, Right, SealedRecord};
 use crate::segment::{ForkProof, SegmentId};
 use crate::signed::Signed;
 
@@ -65,10 +68,12 @@ pub struct Directory {
     paths: Table<PathRow>,
     by_nar: Table<NarRow>,
     holders: Holders,
+    /// Of NARs of private caches, as sealed records say.
+    sealed_holders: BTreeMap<CacheId, Holders>,
     removals: Table<Removal>,
     members: Versions<NodeId, Signed<Certificate>>,
     caches: Versions<CacheId, Signed<CacheConfig>>,
-    grants: Versions<(CacheId, NodeId), Signed<Grant>>,
+    grants: Versions<(CacheId, NodeId, Right), Signed<Grant>>,
     pins: BTreeMap<(u16, Spot), Pin>,
     forks: Sticky<NodeId, ForkProof>,
     revocations: Sticky<(Subject, [u8; 32]), Signed<Revocation>>,
@@ -162,6 +167,7 @@ impl Directory {
             paths: Table::default(),
             by_nar: Table::default(),
             holders: Holders::default(),
+            sealed_holders: BTreeMap::new(),
             removals: Table::default(),
             members: Versions::default(),
             caches: Versions::default(),
@@ -189,14 +195,6 @@ impl Directory {
         let mut directory = Directory::new(genesis, unseal);
         directory.reload(log)?;
         Ok(directory)
-    }
-
-    /// Folds everything anew, for instance because there is a new key to open records with.
-    ///
-    /// **Errors**: the log cannot be read; the directory must not be used then.
-    pub fn refold<L: Log>(&mut self, unseal: Arc<dyn Unseal>, log: &mut L) -> Result<(), LogError> {
-        *self = Directory::load(self.genesis.clone(), unseal, log)?;
-        Ok(())
     }
 
     /// The cluster.
@@ -258,7 +256,12 @@ impl Directory {
         Stats {
             logs: self.authors.len(),
             paths: self.paths.len(),
-            held_nars: self.holders.len(),
+            held_nars: self.holders.len()
+                + self
+                    .sealed_holders
+                    .values()
+                    .map(Holders::len)
+                    .sum::<usize>(),
             removals: self.removals.len(),
             caches: self.cache_numbers.names.len(),
             quarantined: self.forks.len(),

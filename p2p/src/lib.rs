@@ -11,6 +11,7 @@
 //!   does not get past the handshake ([`gate`]);
 //! - every node writes a signed **log** ([`segment`], [`record`]); the [`directory`] is what follows
 //!   from all of them, and a [`replica`] keeps them, by gossip and by comparing ([`reconcile`]);
+//! - what logs say of a **private** cache only its readers can open ([`private`]);
 //! - a **fetch** ([`mod@fetch`]) gets one NAR from several peers at once, a [`provider`] serves such
 //!   requests, in the frames of [`wire`];
 //! - the [`network`] is the one task that owns all connections.
@@ -42,6 +43,7 @@ pub mod membership;
 pub mod network;
 pub mod peer_stats;
 pub mod placement;
+pub mod private;
 pub mod provider;
 pub mod reconcile;
 pub mod record;

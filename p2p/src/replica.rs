@@ -277,11 +277,11 @@ impl<L: Log> Replica<L> {
         self.phase == Phase::Retired
     }
 
-    /// Folds everything anew with these keys for private caches.
+    /// Opens with these keys what could not be opened before, and says what may be different now.
     ///
     /// **Errors**: the log cannot be read; the replica must not be used then.
-    pub fn set_keys(&mut self, unseal: Arc<dyn Unseal>) -> Result<(), LogError> {
-        self.directory.refold(unseal, &mut self.log)
+    pub fn set_keys(&mut self, unseal: Arc<dyn Unseal>) -> Result<Vec<Change>, LogError> {
+        self.directory.unseal_with(unseal, &mut self.log)
     }
 
     /// Does what is due.

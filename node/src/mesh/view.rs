@@ -101,15 +101,15 @@ impl DirectoryView {
     /// Whether a node was given the key of a cache, of this epoch or a later one.
     pub(crate) fn has_key(&self, cache: CacheId, node: NodeId, epoch: u32) -> bool {
         let replica = lock(&self.replica);
-        let mut grants = replica.directory().grants(cache, node).into_iter();
-        grants.any(|grant| grant.value().right == Right::Sign && grant.value().epoch >= epoch)
+        let grants = replica.directory().grants(cache, node, Right::Sign);
+        grants.iter().any(|grant| grant.value().epoch >= epoch)
     }
 
     /// The key of a cache that a node was given last, sealed to it.
     pub(crate) fn key_for(&self, cache: CacheId, node: NodeId) -> Option<Vec<u8>> {
         let replica = lock(&self.replica);
-        let mut grants = replica.directory().grants(cache, node).into_iter();
-        let grant = grants.find(|grant| grant.value().right == Right::Sign)?;
+        let grants = replica.directory().grants(cache, node, Right::Sign);
+        let grant = grants.into_iter().next()?;
         Some(grant.value().sealed.clone())
     }
 

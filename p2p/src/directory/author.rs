@@ -1,6 +1,8 @@
 //! How far one node's log has been folded.
 
-use crate::ids::{ClusterId, Dot};
+use std::collections::BTreeSet;
+
+use crate::ids::{CacheId, ClusterId, Dot};
 use crate::segment::{Segment, SegmentId, SegmentKind};
 
 /// The end of a log.
@@ -132,8 +134,14 @@ pub(crate) struct Author {
     pub(crate) hlc: u64,
     /// Records that are kept in memory.
     pub(crate) statements: u32,
+    /// Sealed records that are kept in memory.
+    pub(crate) sealed_statements: u32,
     /// Caches it has named.
-    pub(crate) caches: std::collections::BTreeSet<u16>,
+    pub(crate) caches: BTreeSet<u16>,
+    /// Caches it has said something of under a seal, opened or not.
+    pub(crate) sealed_caches: BTreeSet<CacheId>,
+    /// Whether some of that cannot be opened.
+    pub(crate) has_shut: bool,
 }
 
 /// What a segment does to the state.
@@ -156,8 +164,20 @@ impl Author {
             jump_tip: None,
             hlc: 0,
             statements: 0,
-            caches: Default::default(),
+            sealed_statements: 0,
+            caches: BTreeSet::new(),
+            sealed_caches: BTreeSet::new(),
+            has_shut: false,
         }
+    }
+
+    /// Forgets what was counted of its records.
+    pub(crate) fn clear(&mut self) {
+        self.statements = 0;
+        self.sealed_statements = 0;
+        self.caches.clear();
+        self.sealed_caches.clear();
+        self.has_shut = false;
     }
 
     /// The end of what is folded.

@@ -5,11 +5,13 @@
 //! checkpoints, quarantine and revocation come to.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use attic_store::StorePathHash;
 
 use crate::directory::author::{Author, Spot, Step};
-use crate::directory::{Change, Directory, PathRow, Refused, Removal, reversed};
+use crate::directory::holders::Holders;
+use crate::directory::{Change, Directory, PathRow, Refused, Removal, Unseal, reversed};
 use crate::ids::{CacheId, Dot, NodeId};
 use crate::log::{Log, LogError};
 use crate::membership::certificate::Certificate;
@@ -75,6 +77,33 @@ impl Directory {
     /// Whether there is anything that no log carries.
     pub(crate) fn has_uncarried(&self) -> bool {
         self.forks.uncarried().next().is_some() || self.revocations.uncarried().next().is_some()
+    }
+
+    /// Opens with other keys what could not be opened with those before.
+    ///
+    /// The logs it stands in are folded anew; those of which everything was opened are not looked at.
+    ///
+    /// **Errors**: the log cannot be read; the directory must be loaded anew then.
+    pub fn unseal_with<L: Log>(
+        &mut self,
+        unseal: Arc<dyn Unseal>,
+        log: &mut L,
+    ) -> Result<Vec<Change>, LogError> {
+        self.unseal = unseal;
+        let mut changes = Changes::default();
+        let shut = self.authors.iter().filter(|(_, author)| author.has_shut);
+        for number in shut.map(|(number, _)| *number).collect::<Vec<_>>() {
+            let node = self.nodes.name(number);
+            self.clear(number, &mut changes);
+            self.authors.remove(&number);
+            self.replay(node, log, &mut changes)?;
+            let received = self.next_wanted(node) - 1;
+            if log.range(node).is_some_and(|(_, last)| last > received) {
+                log.forget_after(node, received)?;
+            }
+        }
+        self.enforce(log, &mut changes)?;
+        Ok(changes.list())
     }
 
     /// Folds all of `log` into an empty directory.
@@ -199,53 +228,85 @@ impl Directory {
             let index = entry.index;
             let spot = Spot { seq, index };
             match self.open(number, &entry.record) {
-                Some(record) => self.fold_record(number, spot, record, log, changes)?,
-                None => self.ignored += 1,
+                Opened::Open(record) => {
+                    self.fold_record((number, None), spot, record, log, changes)?
+                }
+                Opened::Sealed(cache, inside) if self.notes_seal(number, cache, &inside) => {
+                    match inside {
+                        Inside::Record(record) => {
+                            let by = (number, Some(cache));
+                            self.fold_record(by, spot, record, log, changes)?;
+                        }
+                        Inside::Shut | Inside::Void => self.ignored += 1,
+                    }
+                }
+                Opened::Sealed(..) | Opened::Unknown => self.ignored += 1,
             }
         }
         Ok(())
     }
 
-    /// What a record says; what is inside if it is sealed. `None` if that cannot be known here.
-    pub(super) fn open(&self, author: u16, raw: &RawRecord<'_>) -> Option<Record> {
+    /// Notes that `author` says something of `cache` under a seal. False if it may not: of too many.
+    fn notes_seal(&mut self, author: u16, cache: CacheId, inside: &Inside) -> bool {
+        let Some(author) = self.authors.get_mut(&author) else {
+            return false;
+        };
+        author.has_shut |= matches!(inside, Inside::Shut);
+        let has_room = author.sealed_caches.len() < CACHES_PER_AUTHOR_MAX;
+        if has_room {
+            author.sealed_caches.insert(cache);
+        }
+        has_room || author.sealed_caches.contains(&cache)
+    }
+
+    /// What a record of `author` turns out to be.
+    pub(super) fn open(&self, author: u16, raw: &RawRecord<'_>) -> Opened {
         match raw.read() {
-            Record::Unknown { .. } => None,
+            Record::Unknown { .. } => Opened::Unknown,
             Record::Sealed(sealed) => {
-                let plain = self.unseal.unseal(self.nodes.name(author), &sealed)?;
-                let inside = Record::decode(&plain).ok()?;
-                fits_seal(&inside, sealed.cache).then_some(inside)
+                let plain = self.unseal.unseal(self.nodes.name(author), &sealed);
+                let inside = match plain.map(|plain| Record::decode(&plain)) {
+                    None => Inside::Shut,
+                    Some(Ok(record)) if fits_seal(&record, sealed.cache) => Inside::Record(record),
+                    Some(_) => Inside::Void,
+                };
+                Opened::Sealed(sealed.cache, inside)
             }
-            record => Some(record),
+            record => Opened::Open(record),
         }
     }
 
+    /// Folds what was said `by` an author, under the seal of a cache or in the open.
     fn fold_record<L: Log>(
         &mut self,
-        author: u16,
+        by: (u16, Seal),
         spot: Spot,
         record: Record,
         log: &L,
         changes: &mut Changes,
     ) -> Result<(), LogError> {
+        let (author, seal) = by;
         match record {
             Record::Path(path) => self.fold_path(author, spot, &path, changes),
-            Record::Hold(tags) => self.fold_hold(author, &tags, changes),
+            Record::Hold(tags) => {
+                let holders = self.holders_under(seal);
+                let new = tags.into_iter().filter(|tag| holders.insert(*tag, author));
+                new.for_each(|tag| changes.add(Change::Holders(tag)));
+            }
             Record::Release(tags) => {
-                for tag in tags {
-                    if self.holders.remove(tag, author) {
-                        changes.add(Change::Holders(tag));
-                    }
-                }
+                let holders = self.holders_under(seal);
+                let gone = tags.into_iter().filter(|tag| holders.remove(*tag, author));
+                gone.for_each(|tag| changes.add(Change::Holders(tag)));
             }
             Record::Del(del) => self.fold_removals(author, &del.dots, log, changes)?,
             Record::Unpin(dots) => self.fold_removals(author, &dots, log, changes)?,
             Record::Member(signed) => self.fold_member(author, signed, changes),
             Record::Revoke(signed) => self.fold_revocation(author, signed, changes),
-            Record::Cache(signed) => self.fold_cache(author, signed, changes),
+            Record::Cache(signed) => self.fold_cache(by, signed, changes),
             Record::Grant(signed) => self.fold_grant(author, signed, changes),
-            Record::Pin(pin) => self.fold_pin(author, spot, pin, changes),
+            Record::Pin(pin) => self.fold_pin(by, spot, pin, changes),
             Record::Fork(proof) => {
-                if self.has_room(author) {
+                if self.has_room((author, None)) {
                     self.fold_fork(proof, Some(author));
                 }
             }
@@ -311,11 +372,10 @@ impl Directory {
         same.filter(move |row| row.tag == link.tag)
     }
 
-    fn fold_hold(&mut self, author: u16, tags: &[NarTag], changes: &mut Changes) {
-        for tag in tags {
-            if self.holders.insert(*tag, author) {
-                changes.add(Change::Holders(*tag));
-            }
+    fn holders_under(&mut self, seal: Seal) -> &mut Holders {
+        match seal {
+            None => &mut self.holders,
+            Some(cache) => self.sealed_holders.entry(cache).or_default(),
         }
     }
 
@@ -358,7 +418,7 @@ impl Directory {
 
     fn fold_member(&mut self, author: u16, signed: Signed<Certificate>, changes: &mut Changes) {
         let node = self.nodes.name(author);
-        if !self.is_certificate(node, &signed) || !self.has_room(author) {
+        if !self.is_certificate(node, &signed) || !self.has_room((author, None)) {
             self.ignored += 1;
             return;
         }
@@ -383,11 +443,12 @@ impl Directory {
         }
     }
 
-    fn fold_cache(&mut self, author: u16, signed: Signed<CacheConfig>, changes: &mut Changes) {
-        if signed.verify_owner().is_err() || !self.has_room(author) {
+    fn fold_cache(&mut self, by: (u16, Seal), signed: Signed<CacheConfig>, changes: &mut Changes) {
+        if signed.verify_owner().is_err() || !self.has_room(by) {
             self.ignored += 1;
             return;
         }
+        let (author, _) = by;
         let cache = signed.value().genesis.cache_id();
         let rank = (signed.value().version, hash(&signed.encode()));
         self.caches.insert(cache, rank, signed, author);
@@ -395,22 +456,23 @@ impl Directory {
     }
 
     fn fold_grant(&mut self, author: u16, signed: Signed<Grant>, changes: &mut Changes) {
-        if !self.has_room(author) {
+        if !self.has_room((author, None)) {
             self.ignored += 1;
             return;
         }
         let grant = signed.value();
-        let subject = (grant.cache, grant.node);
+        let subject = (grant.cache, grant.node, grant.right);
         let rank = (u64::from(grant.epoch), hash(&signed.encode()));
         self.grants.insert(subject, rank, signed, author);
         changes.add(Change::Grant(subject.1));
     }
 
-    fn fold_pin(&mut self, author: u16, spot: Spot, pin: Pin, changes: &mut Changes) {
-        if !self.has_room(author) {
+    fn fold_pin(&mut self, by: (u16, Seal), spot: Spot, pin: Pin, changes: &mut Changes) {
+        if !self.has_room(by) {
             self.ignored += 1;
             return;
         }
+        let (author, _) = by;
         changes.add(Change::Pins(pin.cache));
         self.pins.insert((author, spot), pin);
     }
@@ -428,13 +490,18 @@ impl Directory {
         }
     }
 
-    /// Counts one more record of `author` that is kept in memory, if it may have one.
-    fn has_room(&mut self, author: u16) -> bool {
+    /// Counts one more record of an author that is kept in memory, if it may have one. What is
+    /// sealed counts apart: not every node can tell what it is.
+    fn has_room(&mut self, (author, seal): (u16, Seal)) -> bool {
         let Some(author) = self.authors.get_mut(&author) else {
             return false;
         };
-        let has_room = author.statements < STATEMENTS_MAX;
-        author.statements += u32::from(has_room);
+        let statements = match seal {
+            None => &mut author.statements,
+            Some(_) => &mut author.sealed_statements,
+        };
+        let has_room = *statements < STATEMENTS_MAX;
+        *statements += u32::from(has_room);
         has_room
     }
 
@@ -468,15 +535,16 @@ impl Directory {
                 hash: row.store_path_hash(),
             });
         }
-        let released = self.holders.remove_node(author);
-        released
-            .into_iter()
-            .for_each(|tag| changes.add(Change::Holders(tag)));
+        let sealed = self.sealed_holders.values_mut();
+        for holders in std::iter::once(&mut self.holders).chain(sealed) {
+            let released = holders.remove_node(author).into_iter();
+            released.for_each(|tag| changes.add(Change::Holders(tag)));
+        }
+        self.sealed_holders.retain(|_, holders| holders.len() > 0);
         self.clear_removals(author, changes);
         self.clear_statements(author, changes);
         if let Some(author) = self.authors.get_mut(&author) {
-            author.statements = 0;
-            author.caches.clear();
+            author.clear();
         }
     }
 
@@ -496,7 +564,7 @@ impl Directory {
         for cache in self.caches.remove_carrier(author) {
             changes.add(Change::Cache(cache));
         }
-        for (_, node) in self.grants.remove_carrier(author) {
+        for (_, node, _) in self.grants.remove_carrier(author) {
             changes.add(Change::Grant(node));
         }
         let of_author = |number: u16, index| {
@@ -581,9 +649,45 @@ impl Directory {
     }
 }
 
+/// The cache under whose seal something was said; none in the open.
+pub(super) type Seal = Option<CacheId>;
+
+/// What a record turned out to be.
+pub(super) enum Opened {
+    /// Readable by everybody.
+    Open(Record),
+    /// Under the seal of a cache.
+    Sealed(CacheId, Inside),
+    /// Of a newer version, or damaged.
+    Unknown,
+}
+
+/// What is under a seal.
+pub(super) enum Inside {
+    Record(Record),
+    /// Not known: the key is not here.
+    Shut,
+    /// Nothing that belongs under a seal.
+    Void,
+}
+
+impl Opened {
+    /// What it says, if that can be known here.
+    pub(super) fn record(self) -> Option<Record> {
+        match self {
+            Opened::Open(record) | Opened::Sealed(_, Inside::Record(record)) => Some(record),
+            Opened::Sealed(_, Inside::Shut | Inside::Void) | Opened::Unknown => None,
+        }
+    }
+}
+
 /// What is sealed for a cache speaks of that cache, and is nothing others must be able to read.
 fn fits_seal(inside: &Record, cache: CacheId) -> bool {
     match inside {
+        Record::Cache(signed) => {
+            let config = signed.value();
+            config.genesis.cache_id() == cache && !config.public
+        }
         Record::Path(path) => path.cache == cache,
         Record::Pin(pin) => pin.cache == cache,
         Record::Hold(_) | Record::Release(_) | Record::Touch(_) => true,

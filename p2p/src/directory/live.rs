@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::directory::Directory;
 use crate::directory::author::Spot;
-use crate::ids::{Dot, NodeId};
+use crate::directory::fold::{Inside, Opened};
+use crate::ids::{CacheId, Dot, NodeId};
 use crate::log::{Log, LogError};
-use crate::record::{Del, Frontier, NarTag, RawRecord, Record, Touch};
+use crate::record::{Del, Frontier, Grant, NarTag, RawRecord, Record, Touch};
 use crate::segment::Segment;
 
 /// A record to be restated.
@@ -60,11 +61,20 @@ const AFTER_PER_RECORD: usize = 256;
 /// What is gathered while a log is walked through.
 struct Walk {
     live: Live,
-    /// Held NARs that were not restated yet.
+    /// NARs held in the open that were not restated yet.
     held: BTreeSet<NarTag>,
+    sealed: BTreeMap<CacheId, SealedHolds>,
     newest_touch: u32,
-    /// Whether there may be holds that cannot be looked into.
-    has_sealed: bool,
+}
+
+/// What a log says of holding NARs of one private cache. A sealed record is restated as it is or not
+/// at all.
+#[derive(Default)]
+struct SealedHolds {
+    /// Held, and not restated yet.
+    held: BTreeSet<NarTag>,
+    /// What the restated records leave held.
+    restated: BTreeSet<NarTag>,
 }
 
 impl Directory {
@@ -78,9 +88,13 @@ impl Directory {
         let mut walk = Walk {
             live: Live::default(),
             held: self.held_by(node).into_iter().collect(),
+            sealed: BTreeMap::new(),
             newest_touch: 0,
-            has_sealed: false,
         };
+        for cache in self.sealed_holders.keys() {
+            let holds = walk.sealed.entry(*cache).or_default();
+            holds.held.extend(self.held_by_under(*cache, node));
+        }
         let Some(number) = self.nodes.number(&node) else {
             return Ok(walk.live);
         };
@@ -150,17 +164,9 @@ impl Directory {
                 let kept = (!tags.is_empty()).then_some(Record::Hold(tags));
                 kept.and_then(encoded)
             }
-            Record::Release(tags) => walk.has_sealed.then(|| {
-                // It may be about a sealed hold, which is restated as it is; what is held again
-                // since must be said again after it.
-                let number = |tag: &NarTag| self.holders.of(*tag).binary_search(&author).is_ok();
-                walk.held.extend(tags.into_iter().filter(number));
-                raw.encode()
-            }),
-            Record::Sealed(_) => {
-                walk.has_sealed = true;
-                self.walk_sealed(author, spot, raw)
-            }
+            // What is released was not restated.
+            Record::Release(_) => None,
+            Record::Sealed(_) => self.walk_sealed(author, spot, raw, walk),
             record => self
                 .is_worth_keeping(author, spot, &record, walk)
                 .then(|| raw.encode()),
@@ -176,12 +182,47 @@ impl Directory {
     }
 
     /// What is sealed is restated as it is, unless what is inside is known to be obsolete.
-    fn walk_sealed(&self, author: u16, spot: Spot, raw: RawRecord<'_>) -> Option<Vec<u8>> {
+    fn walk_sealed(
+        &self,
+        author: u16,
+        spot: Spot,
+        raw: RawRecord<'_>,
+        walk: &mut Walk,
+    ) -> Option<Vec<u8>> {
         let keep = match self.open(author, &raw) {
-            Some(Record::Path(path)) => self.is_current(author, spot, &path),
-            Some(_) | None => true,
+            Opened::Sealed(cache, Inside::Record(Record::Hold(tags))) => {
+                let holds = walk.sealed.entry(cache).or_default();
+                let is_needed = tags.iter().any(|tag| holds.held.contains(tag));
+                if is_needed {
+                    holds.held.retain(|tag| !tags.contains(tag));
+                    holds.restated.extend(tags);
+                }
+                is_needed
+            }
+            Opened::Sealed(cache, Inside::Record(Record::Release(tags))) => {
+                let holds = walk.sealed.entry(cache).or_default();
+                let is_needed = tags.iter().any(|tag| holds.restated.contains(tag));
+                if is_needed {
+                    holds.restated.retain(|tag| !tags.contains(tag));
+                    // What is held again since must be said again after it.
+                    let is_held = |tag: &NarTag| self.is_held_under(cache, *tag, author);
+                    holds.held.extend(tags.into_iter().filter(is_held));
+                }
+                is_needed
+            }
+            Opened::Sealed(_, Inside::Record(record)) => {
+                self.is_worth_keeping(author, spot, &record, walk)
+            }
+            // Void may be of a newer version.
+            Opened::Sealed(_, Inside::Shut | Inside::Void) => true,
+            Opened::Open(_) | Opened::Unknown => true,
         };
         keep.then(|| raw.encode())
+    }
+
+    fn is_held_under(&self, cache: CacheId, tag: NarTag, author: u16) -> bool {
+        let holders = self.sealed_holders.get(&cache);
+        holders.is_some_and(|holders| holders.of(tag).binary_search(&author).is_ok())
     }
 
     fn is_worth_keeping(&self, author: u16, spot: Spot, record: &Record, walk: &mut Walk) -> bool {
@@ -193,9 +234,12 @@ impl Directory {
                 newest.is_some_and(|(_, carried)| carried.value == *signed)
             }
             Record::Grant(signed) => {
-                let subject = (signed.value().cache, signed.value().node);
-                let newest = self.grants.of(&subject).next();
-                newest.is_some_and(|(_, carried)| carried.value == *signed)
+                let Grant {
+                    cache, node, right, ..
+                } = *signed.value();
+                // Whose word counts is known of known caches only; anybody can say more.
+                let newest = self.grants(cache, node, right).into_iter().next();
+                newest.is_none_or(|newest| newest == signed)
             }
             Record::Pin(pin) => {
                 let config = self.cache(pin.cache);
@@ -230,6 +274,14 @@ impl Directory {
         newest && !removed
     }
 
+    /// Whether the log that `dot` is of still has it, be it under a seal that cannot be opened.
+    fn is_said_by_its_author<L: Log>(&self, log: &L, dot: Dot) -> Result<bool, LogError> {
+        match (self.nodes.number(&dot.node), Spot::of(&dot)) {
+            (Some(author), Some(spot)) => Ok(self.open_spot(author, spot, log)?.is_some()),
+            (_, _) => Ok(false),
+        }
+    }
+
     /// The dots that others still say. The rest their authors have dropped, in checkpoints that
     /// whoever does not hear of the removal must know.
     fn needed_removals<L: Log>(
@@ -243,7 +295,7 @@ impl Directory {
             if self.forks.contains(&dot.node) {
                 continue;
             }
-            if self.seq(dot.node) < dot.seq || self.record(log, dot)?.is_some() {
+            if self.seq(dot.node) < dot.seq || self.is_said_by_its_author(log, dot)? {
                 needed.push(dot);
                 continue;
             }

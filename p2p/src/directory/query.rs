@@ -1,14 +1,15 @@
 //! What the directory answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use attic_store::{CacheName, NarHash, StorePathHash};
 
 use crate::directory::author::{Author, Spot};
+use crate::directory::fold::Opened;
 use crate::directory::{Directory, NarRow, PathRow, Removal};
 use crate::ids::{CacheId, Dot, NodeId};
 use crate::log::{Log, LogError};
-use crate::record::{CacheConfig, Grant, NarTag, PathRecord, Pin, Record};
+use crate::record::{CacheConfig, Grant, NarTag, PathRecord, Pin, Record, Right};
 use crate::segment::Segment;
 use crate::signed::Signed;
 
@@ -138,15 +139,25 @@ impl Directory {
     /// Who says to hold this NAR completely, in no order that means something. Members only, and
     /// none that was revoked.
     pub fn holders(&self, tag: NarTag) -> Vec<NodeId> {
-        let named = self.holders.of(tag).iter();
-        let nodes = named.map(|number| self.nodes.name(*number));
+        let all = std::iter::once(&self.holders).chain(self.sealed_holders.values());
+        let named: BTreeSet<u16> = all.flat_map(|holders| holders.of(tag)).copied().collect();
+        let nodes = named.into_iter().map(|number| self.nodes.name(number));
         nodes.filter(|node| !self.is_revoked(*node)).collect()
     }
 
-    /// The NARs that `node` says to hold, ascending. Looks through all of them.
+    /// The NARs that `node` says in the open to hold, ascending. Looks through all of them.
     pub fn held_by(&self, node: NodeId) -> Vec<NarTag> {
         let number = self.nodes.number(&node);
         number.map_or(Vec::new(), |number| self.holders.held_by(number))
+    }
+
+    /// The NARs that `node` says to hold to the readers of a private cache, ascending. Looks through
+    /// all of them.
+    pub fn held_by_under(&self, cache: CacheId, node: NodeId) -> Vec<NarTag> {
+        let of_cache = self.sealed_holders.get(&cache);
+        let number = self.nodes.number(&node);
+        let held = of_cache.zip(number);
+        held.map_or(Vec::new(), |(holders, number)| holders.held_by(number))
     }
 
     /// The living dots of one path, trusted or not: what to name to remove it.
@@ -181,16 +192,35 @@ impl Directory {
         views
     }
 
-    /// Grants to `node` that the cache's owner signed, highest epoch first.
-    pub fn grants(&self, cache: CacheId, node: NodeId) -> Vec<&Signed<Grant>> {
+    /// Grants of a right to `node` that the cache's owner signed, highest epoch first.
+    pub fn grants(&self, cache: CacheId, node: NodeId, right: Right) -> Vec<&Signed<Grant>> {
         let Some(config) = self.cache(cache) else {
             return Vec::new();
         };
-        let versions = self.grants.of(&(cache, node));
+        let versions = self.grants.of(&(cache, node, right));
         let signed = versions.map(|(_, carried)| &carried.value);
         signed
             .filter(|grant| grant.verify(&config.genesis.owner).is_ok())
             .collect()
+    }
+
+    /// The newest grant of a right that the cache's owner signed, for every node that has one.
+    pub fn granted(&self, cache: CacheId, right: Right) -> Vec<&Signed<Grant>> {
+        let subjects = self.grants.subjects();
+        let nodes = subjects.filter(|(of, _, what)| (*of, *what) == (cache, right));
+        let newest = |(_, node, _): &(CacheId, NodeId, Right)| {
+            let grants = self.grants(cache, *node, right);
+            grants.into_iter().next()
+        };
+        nodes.filter_map(newest).collect()
+    }
+
+    /// Grants by which somebody claims to make `node` a reader, highest epoch of each cache first.
+    /// Who signed them is not looked at: see [`open_read_grant`](crate::private::open_read_grant).
+    pub fn read_grants(&self, node: NodeId) -> impl Iterator<Item = &Signed<Grant>> {
+        let subjects = self.grants.subjects();
+        let of_node = subjects.filter(move |(_, to, right)| (*to, *right) == (node, Right::Read));
+        of_node.flat_map(|subject| self.grants.of(subject).map(|(_, carried)| &carried.value))
     }
 
     /// What the record `dot` says, if its author's log still says it; removed or not.
@@ -261,6 +291,17 @@ impl Directory {
         spot: Spot,
         log: &L,
     ) -> Result<Option<Record>, LogError> {
+        let opened = self.open_spot(author, spot, log)?;
+        Ok(opened.and_then(Opened::record))
+    }
+
+    /// What is at `spot`; `None` if its author's log does not say it any more.
+    pub(super) fn open_spot<L: Log>(
+        &self,
+        author: u16,
+        spot: Spot,
+        log: &L,
+    ) -> Result<Option<Opened>, LogError> {
         let seq = self
             .authors
             .get(&author)
@@ -278,7 +319,7 @@ impl Directory {
         let mut entries = segment.entries();
         let entry =
             entries.find(|entry| entry.seq == u64::from(spot.seq) && entry.index == spot.index);
-        Ok(entry.and_then(|entry| self.open(author, &entry.record)))
+        Ok(entry.map(|entry| self.open(author, &entry.record)))
     }
 }
 

@@ -13,6 +13,7 @@ use attic_p2p::membership::revocation::{Revocation, Subject};
 use attic_p2p::membership::scopes::Scopes;
 use attic_p2p::membership::sealing::OpeningKey;
 use attic_p2p::membership::time::UnixTime;
+use attic_p2p::private::{EpochKey, Keyring, grant_read};
 use attic_p2p::record::{CacheConfig, CacheGenesis, Del, DelReason, NarTag, PathRecord, Record};
 use attic_p2p::segment::{BODY_LEN_MAX, Place, Segment, SegmentId};
 use attic_p2p::signed::{Signed, Signer};
@@ -129,6 +130,39 @@ impl Cluster {
         Directory::new(self.genesis.clone(), Arc::new(NoKeys))
     }
 
+    /// How the cache is set up, for its readers only.
+    pub(crate) fn private_config(&self, version: u64) -> Record {
+        let Record::Cache(open) = self.config(version) else {
+            unreachable!("a configuration");
+        };
+        let config = CacheConfig {
+            public: false,
+            ..open.value().clone()
+        };
+        Record::Cache(Signed::new(config, &self.owner))
+    }
+
+    /// What the readers of the cache have in an epoch.
+    pub(crate) fn keyring(&self, epoch: u32) -> Keyring {
+        let mut keyring = Keyring::new(self.genesis.cluster_id());
+        let key = EpochKey::derive(&[204; 32], epoch).unwrap();
+        assert!(keyring.insert(self.cache(), key));
+        keyring
+    }
+
+    /// A grant to read the cache, to node `number`, signed by this key.
+    pub(crate) fn read_grant(&self, number: u8, epoch: u32, signer: &Identity) -> Record {
+        let certificate = self.certificate(number, Scopes::all());
+        let key = EpochKey::derive(&[204; 32], epoch).unwrap();
+        let (genesis, random) = (self.cache_genesis(), [number; 32]);
+        let grant = grant_read(signer, &genesis, &key, certificate.value(), random);
+        Record::Grant(grant.unwrap())
+    }
+
+    pub(crate) fn owner(&self) -> &Identity {
+        &self.owner
+    }
+
     pub(crate) fn load(&self, log: &mut MemoryLog) -> Directory {
         Directory::load(self.genesis.clone(), Arc::new(NoKeys), log).unwrap()
     }
@@ -200,6 +234,23 @@ impl Writer {
         assert!(body.len() <= BODY_LEN_MAX);
         let segment = Segment::append(&self.identity, self.place, &body).unwrap();
         self.push(segment)
+    }
+
+    /// Appends what only those see who have the keys of `keyring`.
+    pub(crate) fn append_sealed(
+        &mut self,
+        keyring: &Keyring,
+        cache: CacheId,
+        records: &[Record],
+    ) -> Segment {
+        let (node, seq) = (self.node(), self.place.seq);
+        let seal = |(index, record): (u8, &Record)| {
+            let mut nonce = [index; 24];
+            nonce[..8].copy_from_slice(&seq.to_le_bytes());
+            keyring.seal(node, cache, record, nonce).unwrap()
+        };
+        let sealed: Vec<Record> = (0..).zip(records).map(seal).collect();
+        self.append(&sealed)
     }
 
     /// Restates these records, one part for each.

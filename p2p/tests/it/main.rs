@@ -5,6 +5,7 @@ mod directory;
 mod golden;
 mod membership;
 mod network;
+mod private;
 mod replica;
 mod swarm;
 mod swarm_world;
