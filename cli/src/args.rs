@@ -208,6 +208,10 @@ pub struct UnuseArgs {
 #[derive(Debug, Subcommand)]
 pub enum CacheVerb {
     /// Create a cache
+    ///
+    /// In a cluster it becomes one of the cluster's, with --local it stays on this node alone. A
+    /// private one is shared with those members whose invitation lets them read or write it: the
+    /// others learn neither its name nor what is in it.
     Create(CacheCreateArgs),
     /// List the caches
     List(JsonArgs),
@@ -220,6 +224,8 @@ pub enum CacheVerb {
         json: JsonArgs,
     },
     /// Change settings of a cache; those not given stay as they are
+    ///
+    /// The visibility of a cache of the cluster cannot be changed.
     Configure(CacheConfigureArgs),
     /// Destroy a cache
     ///
@@ -244,6 +250,9 @@ pub struct CacheCreateArgs {
     /// Sign with the key in this file instead of a new one
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// Do not share it with the cluster this node is in
+    #[arg(long)]
+    pub local: bool,
 }
 
 /// Options of `cache configure`.
@@ -254,6 +263,9 @@ pub struct CacheConfigureArgs {
     /// What to change.
     #[command(flatten)]
     pub settings: CacheSettings,
+    /// Share it with the cluster: a private one with the members that may read it; cannot be undone
+    #[arg(long)]
+    pub share: bool,
 }
 
 /// Settings of a cache; what is absent is left alone.
@@ -262,7 +274,7 @@ pub struct CacheSettings {
     /// Everybody who reaches the node may read
     #[arg(long, conflicts_with = "private")]
     pub public: bool,
-    /// Reading takes the node's token
+    /// Reading takes the node's token; in a cluster only members that may read it know of it
     #[arg(long)]
     pub private: bool,
     /// Order in which Nix asks its caches, lower first
@@ -408,19 +420,27 @@ pub enum KeyVerb {
     },
     /// Sign with the secret key in a file
     ///
-    /// Paths in the cache are signed with it too, and keep the signatures they have. The file holds one line, `name:base64`, as `nix-store --generate-binary-cache-key` writes it.
+    /// Paths in the cache are signed with it too, and keep the signatures they have. In a cluster all
+    /// nodes that may write the cache are given the key, and sign with it. The file holds one line, `name:base64`, as `nix-store --generate-binary-cache-key` writes it.
     Import {
         /// Which cache
         cache: CacheName,
         /// File of the secret key; `-` reads standard input
         file: PathBuf,
+        /// How long the old key stays good, with the signatures made with it [default: for ever]
+        #[arg(long, value_name = "TIME")]
+        keep_old: Option<Expiry>,
     },
     /// Sign with a new key
     ///
-    /// Paths in the cache are signed with it too, and keep the signatures they have.
+    /// Paths in the cache are signed with it too, and keep the signatures they have. In a cluster all
+    /// nodes that may write the cache are given the key, and sign with it.
     Rotate {
         /// Which cache
         cache: CacheName,
+        /// How long the old key stays good, with the signatures made with it [default: for ever]
+        #[arg(long, value_name = "TIME")]
+        keep_old: Option<Expiry>,
         /// Do not ask
         #[arg(long)]
         no_confirm: bool,

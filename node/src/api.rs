@@ -12,7 +12,7 @@
 //! PATCH  caches/{name}     CachePatch -> CacheView
 //! DELETE caches/{name}                -> CacheView       as it was
 //! POST   caches/{name}/key/import  KeyImport -> CacheView
-//! POST   caches/{name}/key/rotate            -> CacheView
+//! POST   caches/{name}/key/rotate  KeyRotate -> CacheView
 //! GET    caches/{name}/paths?after=<hash>&limit=<n> -> PathPage
 //! POST   caches/{name}/remove  RemoveRequest -> RemoveReply
 //! GET    caches/{name}/pins           -> [PinView]
@@ -106,6 +106,22 @@ pub struct CacheView {
     pub cache_everything: bool,
     /// When not empty, a path is accepted only with a valid signature of one of these keys.
     pub require_signed_by: Vec<String>,
+    /// Whether it is a cache of the cluster the node is in: then the members that may read it have
+    /// it too. A private one is known to these alone.
+    #[serde(default)]
+    pub shared: bool,
+    /// Those of [`CacheView::old_public_keys`] that are not kept for ever.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retiring_keys: Vec<RetiringKey>,
+}
+
+/// An old key that will be given up, with the signatures made with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetiringKey {
+    /// `name:base64`.
+    pub key: String,
+    /// When.
+    pub until: u64,
 }
 
 /// Makes a cache. What is left out takes its default.
@@ -144,6 +160,11 @@ pub struct CachePatch {
     /// Replaces [`CacheView::require_signed_by`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub require_signed_by: Option<Vec<String>>,
+    /// See [`CacheView::shared`]. Left out: a cache that is made in a cluster is shared, if the node
+    /// may write one of its name; a cache that is there stays as it is. Sharing cannot be undone,
+    /// and the visibility of a shared cache does not change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<bool>,
 }
 
 /// A secret signing key in Nix's text form, `name:base64(64 bytes)`.
@@ -152,6 +173,19 @@ pub struct CachePatch {
 pub struct KeyImport {
     /// The key. `Debug` does not show it.
     pub secret_key: String,
+    /// See [`KeyRotate::keep_old_seconds`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_old_seconds: Option<u64>,
+}
+
+/// Signs with a new key from now on, and all paths there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRotate {
+    /// For how long the key before stays good, and paths keep the signatures made with it; for ever
+    /// when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_old_seconds: Option<u64>,
 }
 
 impl Debug for KeyImport {

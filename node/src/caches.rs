@@ -19,9 +19,9 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use thiserror::Error;
 
-use crate::api::{CachePatch, CacheView};
+use crate::api::{CachePatch, CacheView, RetiringKey};
 use crate::auth::random;
-use crate::caches::settings::{KEYS_MAX, Settings};
+use crate::caches::settings::{KEYS_MAX, Retiring, Settings};
 use crate::data_dir::{
     DataDir, FileError, Secrecy, read_file, read_secret, remove_file, replace_file,
 };
@@ -149,6 +149,8 @@ impl Cache {
             skip_signed_by: texts(&settings.skip_signed_by),
             cache_everything: settings.cache_everything,
             require_signed_by: texts(&settings.require_signed_by),
+            shared: settings.shared_as.is_some(),
+            retiring_keys: settings.retiring.iter().map(retiring_view).collect(),
         }
     }
 }
@@ -240,7 +242,8 @@ impl Caches {
         Ok(self.insert(successor(&old, settings, old.secret.clone())))
     }
 
-    /// Signs with `secret`, or a fresh key, from now on. The old key goes on being known.
+    /// Signs with `secret`, or a fresh key, from now on. The old key goes on being known, up to the
+    /// time `old_until` (seconds since 1970) if there is one.
     ///
     /// Paths published before keep only their old signatures until they are signed again.
     ///
@@ -249,6 +252,7 @@ impl Caches {
         &self,
         name: &CacheName,
         secret: Option<SecretKey>,
+        old_until: Option<u64>,
     ) -> Result<Arc<Cache>, CacheError> {
         let _writer = self.writer.lock().expect("no panic under this lock");
         let old = self.existing(name)?;
@@ -258,9 +262,15 @@ impl Caches {
         settings.public_key = None;
         if let Some(old_public) = old.public_key() {
             settings.old_public_keys.retain(|key| *key != old_public);
+            settings.retiring.retain(|old| old.key != old_public);
+            if let (Some(until), true) = (old_until, old_public != public) {
+                let key = old_public.clone();
+                settings.retiring.push(Retiring { key, until });
+            }
             settings.old_public_keys.push(old_public);
         }
         settings.old_public_keys.retain(|key| *key != public);
+        settings.retiring.retain(|old| old.key != public);
         if settings.old_public_keys.len() > KEYS_MAX {
             return Err(CacheError::TooManyKeys(settings.old_public_keys.len()));
         }
@@ -268,6 +278,31 @@ impl Caches {
         self.write_settings(name, &settings)?;
         self.write_key(name, &secret)?;
         Ok(self.insert(successor(&old, settings, Some(secret))))
+    }
+
+    /// Gives up the old keys of a cache whose time is over at `now`; says which. Nothing is changed
+    /// when there are none.
+    ///
+    /// **Errors**: file errors; they stay known then.
+    pub(crate) fn retire_keys(
+        &self,
+        name: &CacheName,
+        now: u64,
+    ) -> Result<(Arc<Cache>, Vec<PublicKey>), CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        let mut settings = old.settings.clone();
+        let due = settings.retiring.extract_if(.., |old| old.until <= now);
+        let gone: Vec<PublicKey> = due.map(|old| old.key).collect();
+        if gone.is_empty() {
+            return Ok((old, gone));
+        }
+        settings.old_public_keys.retain(|key| !gone.contains(key));
+        self.write_settings(name, &settings)?;
+        Ok((
+            self.insert(successor(&old, settings, old.secret.clone())),
+            gone,
+        ))
     }
 
     /// Gives a cache a name that is free: `<name>-local`, or with a number. All its paths, pins and
@@ -495,6 +530,13 @@ fn successor(old: &Cache, settings: Settings, secret: Option<SecretKey>) -> Cach
     )
 }
 
+fn retiring_view(old: &Retiring) -> RetiringKey {
+    RetiringKey {
+        key: old.key.to_string(),
+        until: old.until,
+    }
+}
+
 /// A key whose name no other key has: clients tell keys apart by name alone.
 fn fresh_key(name: &CacheName) -> Result<SecretKey, CacheError> {
     let unique = HEXLOWER.encode(&random::<4>());
@@ -647,7 +689,7 @@ mod tests {
         let first = caches
             .create(&main(), &CachePatch::default(), None)
             .unwrap();
-        let second = caches.replace_key(&main(), None).unwrap();
+        let second = caches.replace_key(&main(), None, None).unwrap();
         assert_ne!(
             first.public_key().unwrap().name(),
             second.public_key().unwrap().name(),
@@ -659,11 +701,40 @@ mod tests {
         );
         let reloaded = fixture.caches().find("main").unwrap();
         assert_eq!(reloaded.view(), second.view());
-        let back = caches.replace_key(&main(), first.secret.clone()).unwrap();
+        let back = caches
+            .replace_key(&main(), first.secret.clone(), None)
+            .unwrap();
         assert_eq!(
             back.settings.old_public_keys,
             [second.public_key().unwrap()]
         );
+    }
+
+    #[test]
+    fn c11_an_old_key_is_given_up_when_its_time_is_over() {
+        let fixture = Fixture::new();
+        let caches = fixture.caches();
+        let first = caches
+            .create(&main(), &CachePatch::default(), None)
+            .unwrap();
+        let second = caches.replace_key(&main(), None, Some(100)).unwrap();
+        let third = caches.replace_key(&main(), None, None).unwrap();
+        let first_key = first.public_key().unwrap();
+        let second_key = second.public_key().unwrap();
+        assert_eq!(third.view().retiring_keys.len(), 1);
+        let (same, gone) = caches.retire_keys(&main(), 99).unwrap();
+        assert_eq!((same.view(), gone), (third.view(), Vec::new()));
+        let (after, gone) = fixture.caches().retire_keys(&main(), 100).unwrap();
+        assert_eq!(gone, std::slice::from_ref(&first_key));
+        assert_eq!(after.settings.old_public_keys, [second_key]);
+        assert!(!after.own_keys.keys().contains(&first_key));
+        assert_eq!(fixture.caches().find("main").unwrap().view(), after.view());
+        // One that is in use again is not given up.
+        let back = fixture.caches();
+        back.replace_key(&main(), None, Some(200)).unwrap();
+        back.replace_key(&main(), third.secret.clone(), None)
+            .unwrap();
+        assert!(back.retire_keys(&main(), 300).unwrap().1.is_empty());
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub mod offline;
 mod publish;
 mod push;
 mod report;
+mod retire;
 mod worker;
 
 pub use caches::CacheError;

@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use attic_p2p::Multiaddr;
-use attic_p2p::directory::{Change, NoKeys};
+use attic_p2p::directory::{Change, Unseal};
 use attic_p2p::fetch::Tier;
 use attic_p2p::identity::Identity;
-use attic_p2p::ids::{CacheId, ClusterId, NodeId};
+use attic_p2p::ids::{ClusterId, NodeId};
 use attic_p2p::membership::gate::MemberGate;
 use attic_p2p::membership::sealing::OpeningKey;
 use attic_p2p::network::{Direction, Network, NetworkOptions, StartError, Topic};
@@ -40,6 +40,7 @@ use crate::config::MeshConfig;
 use crate::http::error::chain;
 use crate::http::ingest::joined;
 use crate::mesh::announce::{Announcer, Parts as AnnouncerParts, ShareError};
+use crate::mesh::audience::Audience;
 use crate::mesh::exchange::{BanCause, Exchange};
 use crate::mesh::files::{Charter, ClusterFileError, ClusterFiles};
 use crate::mesh::flight::{FlightError, Flights, Follower, Sources, Wanted};
@@ -48,6 +49,7 @@ use crate::mesh::members::{Door, Members};
 use crate::mesh::names::{Names, agent};
 use crate::mesh::offer::{Offer, OfferParts, Permission};
 use crate::mesh::outbox::Outbox;
+use crate::mesh::private::{Parts as PrivateParts, PrivateKeys};
 use crate::mesh::query::{Query, Reply};
 use crate::mesh::renewal::renew;
 use crate::mesh::replicate::{Replicas, replicate};
@@ -57,6 +59,7 @@ use crate::mesh::view::DirectoryView;
 use crate::metrics::MESH_NUMBERS;
 
 pub(crate) mod announce;
+pub(crate) mod audience;
 pub(crate) mod exchange;
 pub(crate) mod files;
 pub(crate) mod flight;
@@ -67,6 +70,7 @@ pub(crate) mod members;
 pub(crate) mod names;
 pub(crate) mod offer;
 pub(crate) mod outbox;
+pub(crate) mod private;
 pub(crate) mod query;
 pub(crate) mod renewal;
 pub(crate) mod replicate;
@@ -144,21 +148,22 @@ impl Mesh {
             move || -> Result<_, MeshError> {
                 let log = LogFiles::open(&files.log(), me).map_err(MeshError::Log)?;
                 let outbox = Outbox::open(&files.outbox()).map_err(MeshError::Log)?;
+                let keyring = Arc::new(private::load(&files, cluster)?);
                 let replica = Replica::new(ReplicaSetup {
                     identity,
                     genesis,
                     certificate,
-                    unseal: Arc::new(NoKeys),
+                    unseal: Arc::clone(&keyring) as Arc<dyn Unseal>,
                     log,
                     seed: u64::from_le_bytes(random()),
                 });
                 let replica = replica.map_err(|error| MeshError::Log(error.source))?;
                 let remembered = files.peers();
                 let names = Names::read(&files.names());
-                Ok((replica, outbox, remembered, names))
+                Ok((replica, outbox, keyring, remembered, names))
             }
         };
-        let (replica, outbox, remembered, names) = joined(spawn_blocking(setup).await)?;
+        let (replica, outbox, keyring, remembered, names) = joined(spawn_blocking(setup).await)?;
         let members = Arc::new(Members::of_member(identity, files.clone(), charter)?);
         members.take_revocations(replica.directory());
         // An issuer that slept for long would be refused by all others.
@@ -174,18 +179,29 @@ impl Mesh {
         let (news, told) = mpsc::channel(NEWS_MAX);
         let (counted, counters) = watch::channel(Counters::default());
         let replicas = Arc::new(Replicas::default());
+        let keys = PrivateKeys::new(PrivateParts {
+            me,
+            opening_key: OpeningKey::of(identity),
+            files: files.clone(),
+            view: view.clone(),
+            members: Arc::clone(&members),
+            keyring,
+        });
         let announcer = Announcer::new(AnnouncerParts {
             me,
             files,
             opening_key: OpeningKey::of(identity),
             view: view.clone(),
             members: Arc::clone(&members),
+            keys,
             replicas: Arc::clone(&replicas),
             records,
             outbox,
         });
         let deadline = app.config.mesh.deadline;
-        let finder = Arc::new(Finder::new(view.clone(), network.clone(), deadline));
+        let audience = Audience::new(Arc::downgrade(app), view.clone());
+        let finder = Finder::new(view.clone(), network.clone(), audience, deadline);
+        let finder = Arc::new(finder);
         let (sources_changed, changes) = watch::channel(());
         let exchange = Exchange::new(network.clone(), me, cluster);
         let (gains, gained) = flight::gains();
@@ -456,6 +472,7 @@ async fn react(app: Arc<App>, mesh: Arc<Mesh>, mut news: mpsc::Receiver<News>) {
             News::Writable => {
                 blocking(&app, &mesh, |app, mesh| {
                     mesh.announcer.introduce();
+                    mesh.announcer.take_reader_keys()?;
                     mesh.announcer.adopt_caches(app)?;
                     mesh.announcer.announce_noted(app)?;
                     Ok(mesh.announcer.tell_holdings(app)?)
@@ -494,6 +511,10 @@ async fn changed(app: &Arc<App>, mesh: &Arc<Mesh>, changes: Vec<Change>) {
             announcer.grant_to_all(app)?;
         }
         if caches || members || everything {
+            everything |= announcer.take_reader_keys()?;
+            if everything {
+                mesh.sources_changed.send_replace(());
+            }
             announcer.adopt_caches(app)?;
             announcer.take_keys(app)?;
             app.narinfos.clear();
@@ -552,7 +573,7 @@ async fn answer(
     reply: oneshot::Sender<Bytes>,
 ) {
     if let Query::Hold { cache, hashes } = &query {
-        let accepted = match mesh.may_write(from, *cache) {
+        let accepted = match mesh.view.may_write(from, *cache) {
             true => mesh.hold(app, *cache, hashes).await,
             false => 0,
         };
@@ -562,7 +583,7 @@ async fn answer(
     let (app, mesh) = (Arc::clone(app), Arc::clone(mesh));
     let answered = spawn_blocking(move || match query {
         Query::Paths { cache, hashes } => {
-            let may = mesh.may_read(from, cache);
+            let may = mesh.view.may_read(from, cache);
             let found = hashes.iter().map(|hash| {
                 let local = app.caches.find_shared(&cache).filter(|_| may)?;
                 let record = mesh
@@ -588,26 +609,6 @@ async fn answer(
 }
 
 impl Mesh {
-    /// Whether a member may read a cache of the cluster.
-    pub(crate) fn may_read(&self, node: NodeId, cache: CacheId) -> bool {
-        let (Some(member), Some(config)) = (self.view.member(node), self.view.cache(cache)) else {
-            return false;
-        };
-        let name = &config.genesis.name;
-        !self.view.is_revoked(node)
-            && (member.scopes.may_read(name) || member.scopes.may_write(name))
-    }
-}
-
-impl Mesh {
-    /// Whether a member may write a cache of the cluster.
-    fn may_write(&self, node: NodeId, cache: CacheId) -> bool {
-        let (Some(member), Some(config)) = (self.view.member(node), self.view.cache(cache)) else {
-            return false;
-        };
-        !self.view.is_revoked(node) && member.scopes.may_write(&config.genesis.name)
-    }
-
     /// Begins to fetch, or joins in fetching, the NAR of a path of the cluster. When it has landed
     /// the path is published here.
     ///
@@ -670,7 +671,6 @@ impl Mesh {
             let mut landing = self.landing.lock().expect("no panic under this lock");
             landing.remove(nar).unwrap_or_default()
         };
-        let mut is_new = false;
         for record in records {
             let Some(cache) = app.caches.find_shared(&record.cache) else {
                 continue;
@@ -682,14 +682,12 @@ impl Mesh {
                 continue;
             }
             match app.publisher.keep(&cache, record.info.clone()) {
-                Ok(new) => is_new |= new,
+                Ok(true) => self.announcer.hold(&cache, record.cache, nar),
+                Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(cause = chain(&error), "a fetched path is not kept");
                 }
             }
-        }
-        if is_new {
-            self.announcer.hold(nar);
         }
     }
 }
@@ -731,7 +729,7 @@ impl Permission for ScopePermission {
                 let here = app.store.shows_nar(&cache.name, nar);
                 here.unwrap_or(false) || mesh.view.nar(id, nar).is_some()
             };
-            mesh.may_read(peer, id) && shows()
+            mesh.view.may_read(peer, id) && shows()
         })
     }
 }

@@ -34,6 +34,7 @@ use crate::http::ingest::joined;
 use crate::http::serve::{ServeOptions, serve};
 use crate::http::{Door, Wall, cluster};
 use crate::mesh::MeshError;
+use crate::retire::KeyRetirer;
 use crate::worker::Workers;
 
 /// A running node. Dropping it closes all connections at once; [`Node::shutdown`] is kinder.
@@ -124,6 +125,11 @@ impl Node {
         Ok(node)
     }
 
+    #[cfg(test)]
+    pub(crate) fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
     /// Where it listens: `127.0.0.1:7745`, `unix:/path`.
     pub fn addresses(&self) -> Vec<String> {
         let unix = self
@@ -207,6 +213,7 @@ impl Node {
     fn work(&mut self) {
         self.workers.spawn(Collector::new(Arc::clone(&self.app)));
         self.workers.spawn(Maintainer::new(Arc::clone(&self.app)));
+        self.workers.spawn(KeyRetirer::new(Arc::clone(&self.app)));
         self.workers
             .spawn(SessionReaper::new(Arc::clone(&self.app)));
     }

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use attic_store::narinfo::Compression;
 use attic_store::record::PathRow;
 use attic_store::{
-    CacheName, NarHash, NarInfo, PathInfo, SecretKey, Store, StoreError, StorePathHash,
+    CacheName, NarHash, NarInfo, PathInfo, PublicKey, SecretKey, Signature, Store, StoreError,
+    StorePathHash,
 };
 use thiserror::Error;
 
@@ -119,23 +120,65 @@ impl Publisher {
     ///
     /// **Errors**: the store's; paths before the failing page are signed, a repeat is safe.
     pub(crate) fn sign_all(&self, cache: &Cache) -> Result<u64, StoreError> {
-        let (mut signed, mut after) = (0, None);
-        loop {
-            let page = self.store.paths(&cache.name, after, SIGN_PAGE)?;
-            let Some(last) = page.last() else {
-                return Ok(signed);
-            };
-            after = Some(*last.info.path.hash());
-            let hashes: Vec<_> = page.iter().map(|row| *row.info.path.hash()).collect();
-            let outcome = cache.life.while_alive(|| self.sign_page(cache, &hashes));
-            signed += outcome.unwrap_or(Ok(0))?;
-        }
-    }
-
-    fn sign_page(&self, cache: &Cache, hashes: &[StorePathHash]) -> Result<u64, StoreError> {
         let Some(secret) = &cache.secret else {
             return Ok(0);
         };
+        self.for_each_page(cache, |hashes| {
+            self.change_page(cache, hashes, |info| sign(secret, cache, info))
+        })
+    }
+
+    /// Does `work` with the paths of a cache, a page at a time; the sum of what it returns.
+    fn for_each_page(
+        &self,
+        cache: &Cache,
+        work: impl Fn(&[StorePathHash]) -> Result<u64, StoreError>,
+    ) -> Result<u64, StoreError> {
+        let (mut changed, mut after) = (0, None);
+        loop {
+            let page = self.store.paths(&cache.name, after, SIGN_PAGE)?;
+            let Some(last) = page.last() else {
+                return Ok(changed);
+            };
+            after = Some(*last.info.path.hash());
+            let hashes: Vec<_> = page.iter().map(|row| *row.info.path.hash()).collect();
+            let outcome = cache.life.while_alive(|| work(&hashes));
+            changed += outcome.unwrap_or(Ok(0))?;
+        }
+    }
+
+    /// Takes the signatures of old keys off all paths of a cache that a key it still has vouches for.
+    /// Returns of how many.
+    ///
+    /// **Errors**: the store's; a repeat is safe.
+    pub(crate) fn drop_signatures(
+        &self,
+        cache: &Cache,
+        old: &[PublicKey],
+    ) -> Result<u64, StoreError> {
+        self.for_each_page(cache, |hashes| {
+            self.change_page(cache, hashes, |info| {
+                let fingerprint = info.fingerprint(&cache.settings.store_dir);
+                let mut rest = info.clone();
+                let is_old = |signature: &Signature| {
+                    let mut named = old.iter().filter(|key| key.name() == signature.key_name());
+                    named.any(|key| key.verify(fingerprint.as_ref(), signature))
+                };
+                rest.signatures.retain(|signature| !is_old(signature));
+                if is_signed(cache, &rest) {
+                    *info = rest;
+                }
+            })
+        })
+    }
+
+    /// Applies `change` to paths of a cache with one commit; returns how many it changed.
+    fn change_page(
+        &self,
+        cache: &Cache,
+        hashes: &[StorePathHash],
+        change: impl Fn(&mut PathInfo),
+    ) -> Result<u64, StoreError> {
         let _locks = cache.life.paths.lock(hashes);
         let mut rows = Vec::new();
         for hash in hashes {
@@ -143,9 +186,9 @@ impl Publisher {
             let Some(mut row) = self.store.path(&cache.name, hash)? else {
                 continue;
             };
-            let before = row.info.signatures.len();
-            sign(secret, cache, &mut row.info);
-            if row.info.signatures.len() > before {
+            let before = row.info.clone();
+            change(&mut row.info);
+            if row.info != before {
                 rows.push(row);
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! The end-to-end tests of this crate start the program a user would start, fill it and read it
 //! with Debian's Nix, and break what stands between and beneath: connections, disks, processes.
-//! Six words to know:
+//! Words to know:
 //!
 //! - a [`TestNode`](node::TestNode) is a running `attic-node up` with a data directory of its own,
 //!   which can be killed, restarted and asked;
@@ -14,6 +14,8 @@
 //!   what it is told to break;
 //! - an [`Upload`](upload::Upload) is a store path made of bytes, for requests that no Nix would
 //!   send;
+//! - [`Secrets`](knowledge::Secrets) are what a node must not know, and are looked for in its files
+//!   and in its memory;
 //! - a [`Closure`](corpus::Closure) is a set of real store paths, made from Debian packages.
 //!
 //! ```no_run
@@ -36,6 +38,7 @@ pub mod cli;
 pub mod cluster;
 pub mod corpus;
 pub mod http;
+pub mod knowledge;
 pub mod mount;
 pub mod nar;
 pub mod native;

@@ -265,7 +265,10 @@ impl TestNode {
         parse(&self.api(target, None))
     }
 
-    fn send(&self, request: Request) -> Result<Response> {
+    /// Sends a request from the node's own host.
+    ///
+    /// **Errors**: no answer.
+    pub fn send(&self, request: Request) -> Result<Response> {
         let address = self.address;
         self.place.enter(|| request.send(address))
     }

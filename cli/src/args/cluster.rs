@@ -9,6 +9,9 @@ use super::{Expiry, JsonArgs};
 #[derive(Debug, Subcommand)]
 pub enum ClusterVerb {
     /// Make a cluster of this node alone
+    ///
+    /// Its public caches become the cluster's. Private ones stay on this node alone until
+    /// `cache configure --share` shares them.
     Init {
         /// What people call it [default: the name of this host]
         #[arg(long)]
@@ -24,7 +27,9 @@ pub struct InviteArgs {
     /// What the new node becomes; a keeper keeps everything it may read
     #[arg(long, value_enum, default_value = "member")]
     pub role: InviteRole,
-    /// Caches it may read, `*` stands for any characters (repeatable)
+    /// Caches it may read, private ones too; `*` stands for any characters (repeatable)
+    ///
+    /// All members see these patterns: one that names a private cache tells them its name.
     #[arg(long, value_name = "PATTERN", default_value = "*")]
     pub read: Vec<String>,
     /// Caches it may write (repeatable) [default: none]

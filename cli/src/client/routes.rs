@@ -6,9 +6,9 @@ use attic_node_core::api::wire::{commit_body, ids_body, parse_bitmap};
 use attic_node_core::api::{
     CacheCreate, CachePatch, CacheView, ChunksReply, ClusterInit, ClusterMade, ClusterView,
     CommitReply, CommitRequest, GcReply, GcRequest, InviteReply, InviteRequest, JoinReply,
-    JoinRequest, KeyImport, LeaveReply, NodeId, Nothing, PathPage, PathView, PeerView, PinPut,
-    PinView, PushPlan, PushSession, RemoveReply, RemoveRequest, Status, UsageReply, VerifyReply,
-    VerifyRequest,
+    JoinRequest, KeyImport, KeyRotate, LeaveReply, NodeId, Nothing, PathPage, PathView, PeerView,
+    PinPut, PinView, PushPlan, PushSession, RemoveReply, RemoveRequest, Status, UsageReply,
+    VerifyReply, VerifyRequest,
 };
 use attic_store::cache_name::CacheName;
 use attic_store::hash::{ChunkId, NarHash};
@@ -73,9 +73,13 @@ impl Client {
     }
 
     /// `POST caches/{name}/key/rotate`
-    pub async fn rotate_key(&self, name: &CacheName) -> Result<CacheView, ClientError> {
-        self.json(Call::new(Method::POST, of_cache(name, "/key/rotate")).once())
-            .await
+    pub async fn rotate_key(
+        &self,
+        name: &CacheName,
+        rotate: &KeyRotate,
+    ) -> Result<CacheView, ClientError> {
+        let call = Call::new(Method::POST, of_cache(name, "/key/rotate"));
+        self.json(call.once().payload(json(rotate)?)).await
     }
 
     async fn paths(

@@ -33,7 +33,10 @@ async fn create(context: &Context, args: CacheCreateArgs) -> Result<(), CliError
         .transpose()?;
     let create = CacheCreate {
         name: args.cache,
-        settings: patch(&args.settings),
+        settings: CachePatch {
+            shared: args.local.then_some(false),
+            ..patch(&args.settings)
+        },
         key,
     };
     let view = context.client()?.create_cache(&create).await?;
@@ -73,7 +76,10 @@ async fn info(context: &Context, cache: &CacheName, json: JsonArgs) -> Result<()
 }
 
 async fn configure(context: &Context, args: &CacheConfigureArgs) -> Result<(), CliError> {
-    let patch = patch(&args.settings);
+    let patch = CachePatch {
+        shared: args.share.then_some(true),
+        ..patch(&args.settings)
+    };
     if patch == CachePatch::default() {
         return Err(CliError::Usage(
             "nothing to change; see --help for the settings".to_owned(),
@@ -106,6 +112,7 @@ fn show(ui: &Ui, view: &CacheView) -> Result<(), CliError> {
     let mut lines = vec![
         ("Name", view.name.to_string()),
         ("Visibility", visibility(view).to_owned()),
+        ("Cluster", sharing(view).to_owned()),
         ("Priority", view.priority.to_string()),
         ("StoreDir", view.store_dir.clone()),
         ("PublicKey", view.public_key.clone()),
@@ -135,6 +142,14 @@ fn visibility(view: &CacheView) -> &'static str {
     if view.public { "public" } else { "private" }
 }
 
+fn sharing(view: &CacheView) -> &'static str {
+    match (view.shared, view.public) {
+        (false, _) => "no, on this node alone",
+        (true, true) => "shared",
+        (true, false) => "shared with members that may read it",
+    }
+}
+
 /// Only what was given on the command line.
 fn patch(settings: &CacheSettings) -> CachePatch {
     CachePatch {
@@ -144,6 +159,7 @@ fn patch(settings: &CacheSettings) -> CachePatch {
         skip_signed_by: keys(&settings.skip_signed_by),
         cache_everything: settings.cache_everything,
         require_signed_by: keys(&settings.require_signed_by),
+        shared: None,
     }
 }
 

@@ -78,5 +78,9 @@ fn describe(cache: &ClusterCache) -> String {
     } else {
         "read"
     };
-    format!("{} ({visibility}, {access})", cache.name)
+    let readers = match cache.public {
+        true => String::new(),
+        false => format!(", {}", count(cache.readers, "reader")),
+    };
+    format!("{} ({visibility}, {access}{readers})", cache.name)
 }

@@ -4,23 +4,35 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use attic_node_core::api::KeyImport;
+use attic_node_core::api::{KeyImport, KeyRotate};
 use attic_store::signature::SecretKey;
 
-use crate::args::KeyVerb;
+use crate::args::{Expiry, KeyVerb};
 use crate::context::Context;
 use crate::exit::CliError;
+use crate::ui::date;
 
 /// Runs a verb on the keys of a cache.
 pub(super) async fn run(context: &Context, verb: KeyVerb) -> Result<(), CliError> {
     let client = context.client()?;
     let (view, changed) = match &verb {
         KeyVerb::Show { cache } => (client.cache(cache).await?, false),
-        KeyVerb::Import { cache, file } => (
-            client.import_key(cache, &read_secret_key(file)?).await?,
-            true,
-        ),
-        KeyVerb::Rotate { cache, no_confirm } => {
+        KeyVerb::Import {
+            cache,
+            file,
+            keep_old,
+        } => {
+            let key = KeyImport {
+                keep_old_seconds: keep_old.map(Expiry::seconds),
+                ..read_secret_key(file)?
+            };
+            (client.import_key(cache, &key).await?, true)
+        }
+        KeyVerb::Rotate {
+            cache,
+            keep_old,
+            no_confirm,
+        } => {
             client.cache(cache).await?;
             let question =
                 format_args!("Sign \"{cache}\" with a new key, which its users must trust?");
@@ -29,13 +41,23 @@ pub(super) async fn run(context: &Context, verb: KeyVerb) -> Result<(), CliError
                     flag: "--no-confirm",
                 });
             }
-            (client.rotate_key(cache).await?, true)
+            let rotate = KeyRotate {
+                keep_old_seconds: keep_old.map(Expiry::seconds),
+            };
+            (client.rotate_key(cache, &rotate).await?, true)
         }
     };
     context.ui.data(&view.public_key)?;
     view.old_public_keys
         .iter()
         .try_for_each(|key| context.ui.data(key))?;
+    for old in &view.retiring_keys {
+        let name = old.key.split(':').next().unwrap_or_default();
+        let until = date(old.until);
+        context
+            .ui
+            .say(format_args!("{name} stays good until {until}"));
+    }
     if changed {
         let cache = &view.name;
         context.ui.say(format_args!(
@@ -65,5 +87,8 @@ pub(super) fn read_secret_key(path: &Path) -> Result<KeyImport, CliError> {
     let secret_key = text.trim().to_owned();
     let parsed = secret_key.parse::<SecretKey>();
     parsed.map_err(|reason| error(io::Error::new(io::ErrorKind::InvalidData, reason)))?;
-    Ok(KeyImport { secret_key })
+    Ok(KeyImport {
+        secret_key,
+        keep_old_seconds: None,
+    })
 }

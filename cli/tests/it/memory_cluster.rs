@@ -124,6 +124,7 @@ impl Cluster {
             public_keys: vec!["main:AAAA".into()],
             public: true,
             writable: false,
+            readers: 3,
         };
         json(&ClusterView {
             cluster: cluster_id(),

@@ -40,7 +40,8 @@ pub use attic_p2p::ids::{ClusterId, NodeId};
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-/// Makes a cluster of this node alone. Every cache it has becomes a cache of the cluster.
+/// Makes a cluster of this node alone. Its public caches become caches of the cluster; private ones
+/// stay this node's own until they are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterInit {
@@ -200,6 +201,9 @@ pub struct ClusterCache {
     pub public: bool,
     /// Whether this node may write it.
     pub writable: bool,
+    /// Members that may read it, this node included.
+    #[serde(default)]
+    pub readers: u64,
 }
 
 /// Size of the replicated logs on this node.

@@ -24,6 +24,18 @@ pub(crate) struct Settings {
     /// What the cluster calls it; none for a cache of this node alone.
     #[serde(skip_serializing_if = "Option::is_none", with = "text_id")]
     pub(crate) shared_as: Option<CacheId>,
+    /// Those of the old keys that are not kept for ever.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) retiring: Vec<Retiring>,
+}
+
+/// An old key that will be given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Retiring {
+    pub(crate) key: PublicKey,
+    /// Seconds since 1970.
+    pub(crate) until: u64,
 }
 
 /// A cache's id as the text it is shown as.
@@ -65,6 +77,7 @@ impl Default for Settings {
             old_public_keys: Vec::new(),
             public_key: None,
             shared_as: None,
+            retiring: Vec::new(),
         }
     }
 }

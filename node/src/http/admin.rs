@@ -22,9 +22,9 @@ use serde::de::DeserializeOwned;
 use tokio::task::spawn_blocking;
 
 use crate::api::{
-    CacheCreate, CachePatch, CacheUsage, CacheView, GcReply, GcRequest, KeyImport, PATHS_PAGE_MAX,
-    PathPage, PathView, PinPut, PinView, PinnedPath, REMOVE_MAX, RemoveReply, RemoveRequest,
-    Status, UsageReply, VerifyReply, VerifyRequest,
+    CacheCreate, CachePatch, CacheUsage, CacheView, GcReply, GcRequest, KeyImport, KeyRotate,
+    PATHS_PAGE_MAX, PathPage, PathView, PinPut, PinView, PinnedPath, REMOVE_MAX, RemoveReply,
+    RemoveRequest, Status, UsageReply, VerifyReply, VerifyRequest,
 };
 use crate::app::App;
 use crate::caches::{Cache, CacheError};
@@ -118,11 +118,16 @@ async fn create(
     } = json_body(&app, request, JSON_LEN_MAX).await?;
     let secret = key.map(|key| parse_secret(&key)).transpose()?;
     let cache = blocking(move || {
+        let mesh = match settings.shared {
+            Some(false) => None,
+            Some(true) => Some(mesh_to_share(&app, &name)?),
+            None => (app.mesh.get()).filter(|mesh| mesh.announcer.may_found(&name)),
+        };
         let cache = app.caches.create(&name, &settings, secret)?;
-        if let Some(mesh) = app.mesh.get().filter(|_| cache.settings.public) {
-            mesh.announcer.share(&app, &cache)?;
+        match mesh {
+            Some(mesh) => share(&app, &mesh, &cache),
+            None => Ok(cache),
         }
-        Ok(cache)
     });
     Ok((StatusCode::CREATED, Json(cache.await?.view())))
 }
@@ -144,15 +149,64 @@ async fn patch(
     let cache = blocking(move || {
         let current = find_cache(&app, &name)?;
         let mesh = own_or_alone(&app, &current)?;
+        check_shared(&current, &patch)?;
+        let to_share = match (patch.shared, current.settings.shared_as) {
+            (Some(true), None) => Some(mesh_to_share(&app, &name)?),
+            (_, _) => None,
+        };
         let cache = app.caches.patch(&name, &patch, &app.store)?;
         if let Some(mesh) = mesh {
             mesh.announcer.reconfigure(&cache, false)?;
         }
         // Narinfos depend on the store directory.
         app.narinfos.clear();
-        Ok(cache)
+        match to_share {
+            Some(mesh) => share(&app, &mesh, &cache),
+            None => Ok(cache),
+        }
     });
     Ok(Json(cache.await?.view()))
+}
+
+/// The mesh, if this node can make a cache of this name one of its cluster's.
+///
+/// **Errors**: 404 in no cluster; 403 for a name that this node may not write.
+fn mesh_to_share(app: &App, name: &CacheName) -> Result<Arc<Mesh>, Failure> {
+    let absent = || Failure::new(Kind::NoCluster, "this node is in no cluster");
+    let mesh = app.mesh.get().ok_or_else(absent)?;
+    match mesh.announcer.may_found(name) {
+        true => Ok(mesh),
+        false => {
+            let message = format!("this node may not write a cache called {name} in its cluster");
+            Err(Failure::new(Kind::Forbidden, message))
+        }
+    }
+}
+
+/// Makes a local cache one of the cluster's, and gives it as it is then.
+fn share(app: &App, mesh: &Mesh, cache: &Cache) -> Result<Arc<Cache>, Failure> {
+    mesh.announcer.share(app, cache)?;
+    find_cache(app, &cache.name)
+}
+
+/// Refuses to take back what the cluster was told, or to tell it what it was not to know.
+fn check_shared(cache: &Cache, patch: &CachePatch) -> Result<(), Failure> {
+    if cache.settings.shared_as.is_none() {
+        return Ok(());
+    }
+    let message = match (cache.settings.public, patch.public, patch.shared) {
+        (_, _, Some(false)) => "the cluster has this cache: destroy it, or leave the cluster",
+        (true, Some(false), _) => {
+            "the whole cluster knows what is in this cache and does not forget it: \
+             create a private cache and push to that"
+        }
+        (false, Some(true), _) => {
+            "what readers of this cache were told in private stays private: \
+             create a public cache and push to that"
+        }
+        (_, _, _) => return Ok(()),
+    };
+    Err(Failure::new(Kind::Conflict, message))
 }
 
 async fn destroy(
@@ -179,14 +233,20 @@ async fn import_key(
 ) -> Result<Json<CacheView>, Failure> {
     let key: KeyImport = json_body(&app, request, JSON_LEN_MAX).await?;
     let secret = parse_secret(&key)?;
-    replace_key(app, &name, Some(secret)).await
+    replace_key(app, &name, Some(secret), key.keep_old_seconds).await
 }
 
 async fn rotate_key(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
+    request: Request,
 ) -> Result<Json<CacheView>, Failure> {
-    replace_key(app, &name, None).await
+    let rotate = match check_framed(request.headers()) {
+        Ok(()) => json_body(&app, request, JSON_LEN_MAX).await?,
+        // Nothing has to be said.
+        Err(_) => KeyRotate::default(),
+    };
+    replace_key(app, &name, None, rotate.keep_old_seconds).await
 }
 
 /// Signs with another key from now on, and adds its signature to every path there is.
@@ -194,12 +254,14 @@ async fn replace_key(
     app: Arc<App>,
     name: &str,
     secret: Option<SecretKey>,
+    keep_old_seconds: Option<u64>,
 ) -> Result<Json<CacheView>, Failure> {
     let name = parse_name(name)?;
+    let old_until = keep_old_seconds.map(|seconds| unix_now().saturating_add(seconds));
     let cache = blocking(move || {
         let current = find_cache(&app, &name)?;
         let mesh = own_or_alone(&app, &current)?;
-        let cache = app.caches.replace_key(&name, secret)?;
+        let cache = app.caches.replace_key(&name, secret, old_until)?;
         let signed = app.publisher.sign_all(&cache)?;
         if let Some(mesh) = mesh {
             mesh.announcer.reconfigure(&cache, false)?;

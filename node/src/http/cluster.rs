@@ -86,7 +86,8 @@ async fn init(
     Ok((StatusCode::CREATED, Json(made)))
 }
 
-/// Makes a cluster of this node alone, and its public caches the cluster's.
+/// Makes a cluster of this node alone, and its public caches the cluster's. Private ones are shared
+/// when somebody says so, never by the way.
 async fn found(app: &Arc<App>, name: Option<String>) -> Result<Arc<Mesh>, Failure> {
     if app.mesh.get().is_some() {
         return Err(Failure::new(
@@ -402,6 +403,7 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure>
             public_keys: config.public_keys.iter().map(ToString::to_string).collect(),
             public: config.public,
             writable: cache.secret.is_some(),
+            readers: mesh.view.readers(id),
         })
     });
     Ok(Json(ClusterView {
@@ -463,7 +465,8 @@ async fn revoke(
     let announcer = Arc::clone(&mesh.announcer);
     blocking(move || {
         announcer.say_all(vec![Record::Revoke(revocation)]);
-        Ok(())
+        // What is pushed from now on is sealed under keys that the node does not get.
+        announcer.grant_to_all(&app).map_err(Failure::from)
     })
     .await?;
     mesh.network.ban(node, REVOKED_BAN, "revoked").await;

@@ -285,7 +285,9 @@ impl From<ShareError> for Failure {
             ShareError::NotOwner => Failure::new(Kind::Forbidden, error),
             ShareError::Cache(error) => error.into(),
             ShareError::Store(error) => error.into(),
-            ShareError::Outbox(_) | ShareError::File(_) => Failure::internal(error),
+            ShareError::Outbox(_) | ShareError::File(_) | ShareError::Keys(_) => {
+                Failure::internal(error)
+            }
         }
     }
 }

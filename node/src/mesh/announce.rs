@@ -4,11 +4,14 @@
 //! here: said as a removal of exactly the records this node knows. Said by others: caches appear
 //! and change, removed paths go from the local rows, keys that were granted are taken on.
 //!
+//! What is said of a private cache is said under its seal ([`private`](crate::mesh::private)), and not
+//! at all as long as its key is not here: the outbox keeps it.
+//!
 //! A local row of a shared cache that nobody says any more is one that was removed, unless the
 //! outbox has it. That is looked at when the directory says that a path changed, and never without
 //! such a word: a node that lost its logs must not take its paths for removed ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use attic_p2p::identity::Identity;
@@ -19,7 +22,7 @@ use attic_p2p::record::{
 };
 use attic_p2p::signed::Signed;
 use attic_store::record::PathRow;
-use attic_store::{CacheName, NarHash, SecretKey, Store, StoreError, StorePathHash};
+use attic_store::{CacheName, NarHash, PublicKey, SecretKey, Store, StoreError, StorePathHash};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -30,8 +33,10 @@ use crate::http::error::chain;
 use crate::mesh::files::{ClusterFileError, ClusterFiles};
 use crate::mesh::members::Members;
 use crate::mesh::outbox::Outbox;
+use crate::mesh::private::{PrivateKeyError, PrivateKeys, may_know};
 use crate::mesh::replicate::Replicas;
 use crate::mesh::view::DirectoryView;
+use crate::publish::Publisher;
 
 /// Says what happens here, and does here what others say. All of it blocks.
 pub(crate) struct Announcer {
@@ -40,6 +45,7 @@ pub(crate) struct Announcer {
     pub(crate) opening_key: OpeningKey,
     pub(crate) view: DirectoryView,
     members: Arc<Members>,
+    keys: PrivateKeys,
     replicas: Arc<Replicas>,
     records: mpsc::Sender<Vec<Record>>,
     outbox: Mutex<Outbox>,
@@ -52,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) opening_key: OpeningKey,
     pub(crate) view: DirectoryView,
     pub(crate) members: Arc<Members>,
+    pub(crate) keys: PrivateKeys,
     pub(crate) replicas: Arc<Replicas>,
     /// To the replica.
     pub(crate) records: mpsc::Sender<Vec<Record>>,
@@ -66,6 +73,7 @@ impl Announcer {
             opening_key: parts.opening_key,
             view: parts.view,
             members: parts.members,
+            keys: parts.keys,
             replicas: parts.replicas,
             records: parts.records,
             outbox: Mutex::new(parts.outbox),
@@ -91,6 +99,10 @@ impl Announcer {
         cache: CacheId,
         hashes: &[StorePathHash],
     ) {
+        if !local.settings.public && !self.keys.has(cache) {
+            tracing::debug!(cache = %local.name, "paths wait for the key of their cache");
+            return;
+        }
         for group in hashes.chunks(GROUP) {
             let mut records = Vec::new();
             for hash in group {
@@ -106,7 +118,7 @@ impl Announcer {
                     }
                 }
             }
-            self.say(records);
+            self.say_of(local, cache, records);
             self.replicas.add(cache, group);
         }
     }
@@ -137,9 +149,9 @@ impl Announcer {
         }))
     }
 
-    /// Says that this node holds a NAR.
-    pub(crate) fn hold(&self, nar: &NarHash) {
-        self.say(vec![Record::Hold(vec![NarTag::of(nar)])]);
+    /// Says that this node holds a NAR, to those who may read this cache.
+    pub(crate) fn hold(&self, local: &Cache, cache: CacheId, nar: &NarHash) {
+        self.say_of(local, cache, vec![Record::Hold(vec![NarTag::of(nar)])]);
     }
 
     /// Says that paths were removed here.
@@ -164,13 +176,27 @@ impl Announcer {
         self.say(records);
     }
 
+    /// Says what is known of a cache, to those who may read it.
+    fn say_of(&self, local: &Cache, cache: CacheId, records: Vec<Record>) {
+        if local.settings.public {
+            return self.say(records);
+        }
+        match self.keys.seal(cache, &records) {
+            Ok(sealed) => self.say(sealed),
+            Err(error) => {
+                tracing::error!(cause = chain(&error), "what is private is not said");
+            }
+        }
+    }
+
     fn say(&self, records: Vec<Record>) {
         if !records.is_empty() && self.records.blocking_send(records).is_err() {
             tracing::debug!("the mesh has stopped");
         }
     }
 
-    /// Makes a local cache one of the cluster's. All its paths will be announced.
+    /// Makes a local cache one of the cluster's, a private one for those who may read it. All its
+    /// paths will be announced.
     ///
     /// **Errors**: [`ShareError`]; a second attempt finishes the work.
     pub(crate) fn share(&self, app: &App, cache: &Cache) -> Result<CacheId, ShareError> {
@@ -183,12 +209,23 @@ impl Announcer {
         };
         let id = genesis.cache_id();
         self.files.write_owner_seed(&id, &seed)?;
+        if !cache.settings.public {
+            self.keys.found(id, &seed)?;
+        }
         self.outbox().note_all(id).map_err(ShareError::Outbox)?;
-        let config = config_of(cache, genesis, 1);
+        let config = config_of(cache, genesis.clone(), 1);
         let shared = app.caches.share_as(&cache.name, Some(id))?;
-        self.say(vec![Record::Cache(Signed::new(config, &owner))]);
+        let config = Record::Cache(Signed::new(config, &owner));
+        self.say_of(&shared, id, vec![config]);
+        self.give_keys(&shared, &genesis, &seed)?;
         self.announce_all(app, id, &shared)?;
         Ok(id)
+    }
+
+    /// Whether this node may make a cache of this name one of the cluster's.
+    pub(crate) fn may_found(&self, name: &CacheName) -> bool {
+        let own = self.members.certificate();
+        own.is_some_and(|own| own.value().scopes.may_write(name))
     }
 
     /// Announces all paths of a cache, and crosses it out.
@@ -259,11 +296,12 @@ impl Announcer {
             ..config_of(cache, current.genesis.clone(), current.version + 1)
         };
         let owner = Identity::from_seed(seed);
-        self.say(vec![Record::Cache(Signed::new(next, &owner))]);
+        let next = Record::Cache(Signed::new(next, &owner));
+        self.say_of(cache, id, vec![next]);
         self.grant_all(cache)
     }
 
-    /// Announces all paths of a cache once more, because they gained signatures.
+    /// Announces all paths of a cache once more, because their signatures changed.
     ///
     /// **Errors**: [`ShareError`]; a restart goes on with it.
     pub(crate) fn announce_again(&self, app: &App, cache: &Cache) -> Result<(), ShareError> {
@@ -272,6 +310,28 @@ impl Announcer {
         };
         self.outbox().note_all(id).map_err(ShareError::Outbox)?;
         self.announce_all(app, id, cache)
+    }
+
+    /// Changes signatures of a cache's paths, and announces once more those that this node announced.
+    ///
+    /// **Errors**: [`ShareError`]; a restart announces all that are here.
+    fn sign_anew(
+        &self,
+        app: &App,
+        (id, cache): (CacheId, &Cache),
+        change: impl FnOnce(&Publisher) -> Result<u64, StoreError>,
+    ) -> Result<(), ShareError> {
+        self.outbox().note_all(id).map_err(ShareError::Outbox)?;
+        if change(&app.publisher)? > 0 {
+            let mut mine = Vec::new();
+            each_row(app, cache, |row| {
+                let hash = *row.info.path.hash();
+                mine.extend(self.is_said_by_me(id, &hash).then_some(hash));
+                Ok(())
+            })?;
+            self.announce(&app.store, cache, id, &mine);
+        }
+        self.outbox().cross_out_all(id).map_err(ShareError::Outbox)
     }
 
     /// Shows this node's certificate in its log, when the log does not show it yet: others count it
@@ -285,8 +345,8 @@ impl Announcer {
         }
     }
 
-    /// Gives the keys of the caches this node owns to every member that may write them and has
-    /// none yet.
+    /// Gives the keys of the caches this node owns to every member that may have them and has not:
+    /// those to sign with to writers, those of private caches to readers.
     pub(crate) fn grant_to_all(&self, app: &App) -> Result<(), ShareError> {
         for cache in app.caches.snapshot().values() {
             self.grant_all(cache)?;
@@ -295,17 +355,39 @@ impl Announcer {
     }
 
     fn grant_all(&self, cache: &Cache) -> Result<(), ShareError> {
-        let (Some(id), Some(secret)) = (cache.settings.shared_as, &cache.secret) else {
+        let Some(id) = cache.settings.shared_as else {
             return Ok(());
         };
         let Some(seed) = self.files.owner_seed(&id)? else {
             return Ok(());
         };
-        let owner = Identity::from_seed(seed);
+        match self.view.cache(id) {
+            Some(config) => self.give_keys(cache, &config.genesis, &seed),
+            // Its keys were given when it was shared, as far as they could be.
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the keys of a cache, which this node owns, to those who are to have them.
+    fn give_keys(
+        &self,
+        cache: &Cache,
+        genesis: &CacheGenesis,
+        seed: &[u8; 32],
+    ) -> Result<(), ShareError> {
+        let id = genesis.cache_id();
+        if !cache.settings.public {
+            self.say(self.keys.grants(genesis, seed)?);
+        }
+        let Some(secret) = &cache.secret else {
+            return Ok(());
+        };
+        let owner = Identity::from_seed(*seed);
         let epoch = epoch_of(cache);
         for member in self.view.members() {
             let may = member.scopes.may_write(&cache.name) && member.node != self.me;
-            if !may || self.view.has_key(id, member.node, epoch) {
+            let may = may && !self.keys.is_shut_out(member.node, &cache.name);
+            if !may || self.view.has_grant(id, member.node, Right::Sign, epoch) {
                 continue;
             }
             let context = SecretContext {
@@ -332,7 +414,15 @@ impl Announcer {
         Ok(())
     }
 
-    /// Takes on the keys this node was given.
+    /// Takes on the keys of private caches that this node was given. Says whether they opened
+    /// anything.
+    ///
+    /// **Errors**: [`ShareError`]; the next attempt takes the others.
+    pub(crate) fn take_reader_keys(&self) -> Result<bool, ShareError> {
+        Ok(!self.keys.take_granted()?.is_empty())
+    }
+
+    /// Takes on the keys to sign with that this node was given.
     pub(crate) fn take_keys(&self, app: &App) -> Result<(), ShareError> {
         for cache in app.caches.snapshot().values() {
             let Some(id) = cache.settings.shared_as else {
@@ -362,8 +452,11 @@ impl Announcer {
                         .as_ref()
                         .is_none_or(|old| old.public() != secret.public()) =>
                 {
-                    app.caches.give_key(&cache.name, secret)?;
+                    let cache = app.caches.give_key(&cache.name, secret)?;
                     tracing::info!(cache = %cache.name, "was given the key of a cache");
+                    if !cache.settings.old_public_keys.is_empty() {
+                        self.sign_anew(app, (id, &cache), |publisher| publisher.sign_all(&cache))?;
+                    }
                 }
                 Some(_) | None => {}
             }
@@ -379,7 +472,7 @@ impl Announcer {
         let readable = |name: &CacheName| {
             let me = self.members.certificate();
             let scopes = me.as_ref().map(|signed| &signed.value().scopes);
-            scopes.is_some_and(|scopes| scopes.may_read(name) || scopes.may_write(name))
+            scopes.is_some_and(|scopes| may_know(scopes, name))
         };
         let caches = self.view.caches();
         for (id, name, config) in &caches {
@@ -397,8 +490,10 @@ impl Announcer {
                 settings.old_public_keys = keys.collect();
             });
             match adopted {
-                Ok(cache) if known.is_none() => appeared.push(cache.name.clone()),
-                Ok(_) => {}
+                Ok(cache) => match known {
+                    None => appeared.push(cache.name.clone()),
+                    Some(before) => self.give_up_keys(app, *id, &before, &cache)?,
+                },
                 Err(CacheError::Exists(name)) => {
                     tracing::debug!(%name, "the name of a cache of the cluster is taken here");
                 }
@@ -418,7 +513,27 @@ impl Announcer {
         Ok(appeared)
     }
 
-    /// Looks at one path after the directory changed: what was removed goes from the local rows.
+    /// Takes off the signatures of keys that a cache does not have any more.
+    fn give_up_keys(
+        &self,
+        app: &App,
+        id: CacheId,
+        before: &Cache,
+        cache: &Cache,
+    ) -> Result<(), ShareError> {
+        let (before, now) = (before.own_keys.keys(), cache.own_keys.keys());
+        let gone = before.iter().filter(|key| !now.contains(key));
+        let gone: Vec<PublicKey> = gone.cloned().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.sign_anew(app, (id, cache), |publisher| {
+            publisher.drop_signatures(cache, &gone)
+        })
+    }
+
+    /// Looks at one path after the directory changed: what was removed goes from the local rows, and
+    /// what was signed anew is signed anew in them.
     pub(crate) fn path_changed(&self, app: &App, id: CacheId, hash: &StorePathHash) {
         if self.is_said_by_me(id, hash) {
             if self.outbox().contains(id, hash) {
@@ -444,7 +559,8 @@ impl Announcer {
         if self.outbox().contains(id, hash) {
             return Ok(());
         }
-        let stays = match self.view.path(id, hash) {
+        let said = self.view.path(id, hash);
+        let stays = match &said {
             Some(record) => record.info.nar_hash == row.info.nar_hash,
             // Said, but not believed yet: a key or a certificate may still be on its way.
             None => self.view.is_said(id, hash),
@@ -452,6 +568,17 @@ impl Announcer {
         if !stays {
             app.store.remove(&cache.name, &[*hash])?;
             app.narinfos.forget(&(cache.id, *hash));
+            return Ok(());
+        }
+        let known = &row.info.signatures;
+        let is_signed_anew = |record: &PathRecord| {
+            let mut signatures = record.info.signatures.iter();
+            signatures.any(|signature| !known.contains(signature))
+        };
+        if let Some(record) = said.filter(is_signed_anew)
+            && let Err(error) = app.publisher.keep(&cache, record.info)
+        {
+            tracing::warn!(cause = chain(&error), "a new signature is not kept");
         }
         Ok(())
     }
@@ -485,28 +612,46 @@ impl Announcer {
     ///
     /// **Errors**: the store's; what was done until then stays.
     pub(crate) fn tell_holdings(&self, app: &App) -> Result<(), StoreError> {
-        let said: BTreeSet<NarTag> = self.view.held_here().into_iter().collect();
-        let mut held = BTreeSet::new();
+        // What is held for public caches is said to everybody, once.
+        let mut held = BTreeMap::from([(None, BTreeSet::new())]);
+        let snapshot = app.caches.snapshot();
+        let private = snapshot.values().filter(|cache| !cache.settings.public);
+        let private = private.filter_map(|cache| cache.settings.shared_as);
+        held.extend(private.map(|id| (Some(id), BTreeSet::new())));
         each_shared(app, |id, cache, row| {
             let hash = row.info.path.hash();
             // Rows of damaged NARs are hidden, and not held.
             if app.store.path(&cache.name, hash)?.is_some() {
-                held.insert(NarTag::of(&row.info.nar_hash));
+                let to = (!cache.settings.public).then_some(id);
+                let of_cache = held.entry(to).or_default();
+                of_cache.insert(NarTag::of(&row.info.nar_hash));
             }
             if self.is_said_by_me(id, hash) {
                 self.replicas.add(id, &[*hash]);
             }
             Ok(())
         })?;
-        let new: Vec<NarTag> = held.difference(&said).copied().collect();
-        let gone: Vec<NarTag> = said.difference(&held).copied().collect();
-        for tags in new.chunks(TAGS_MAX) {
-            self.say(vec![Record::Hold(tags.to_vec())]);
-        }
-        for tags in gone.chunks(TAGS_MAX) {
-            self.say(vec![Record::Release(tags.to_vec())]);
+        for (private, held) in held {
+            let local = private.map(|id| app.caches.find_shared(&id));
+            let records = self.difference(private, &held);
+            match (private, local.flatten()) {
+                (Some(id), Some(cache)) if self.keys.has(id) => self.say_of(&cache, id, records),
+                (Some(_), _) => {}
+                (None, _) => self.say(records),
+            }
         }
         Ok(())
+    }
+
+    /// What is to be said so that what this node says to hold is what it holds.
+    fn difference(&self, private: Option<CacheId>, held: &BTreeSet<NarTag>) -> Vec<Record> {
+        let said: BTreeSet<NarTag> = self.view.held_here(private).into_iter().collect();
+        let new: Vec<NarTag> = held.difference(&said).copied().collect();
+        let gone: Vec<NarTag> = said.difference(held).copied().collect();
+        let holds = new.chunks(TAGS_MAX).map(|tags| Record::Hold(tags.to_vec()));
+        let releases = gone.chunks(TAGS_MAX);
+        let releases = releases.map(|tags| Record::Release(tags.to_vec()));
+        holds.chain(releases).collect()
     }
 }
 
@@ -516,22 +661,28 @@ fn each_shared(
     mut work: impl FnMut(CacheId, &Cache, &PathRow) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     for cache in app.caches.snapshot().values() {
-        let Some(id) = cache.settings.shared_as else {
-            continue;
-        };
-        let mut after = None;
-        loop {
-            let page = app.store.paths(&cache.name, after, PAGE)?;
-            let Some(last) = page.last() else {
-                break;
-            };
-            after = Some(*last.info.path.hash());
-            for row in &page {
-                work(id, cache, row)?;
-            }
+        if let Some(id) = cache.settings.shared_as {
+            each_row(app, cache, |row| work(id, cache, row))?;
         }
     }
     Ok(())
+}
+
+/// Runs `work` for every row of a cache.
+fn each_row(
+    app: &App,
+    cache: &Cache,
+    mut work: impl FnMut(&PathRow) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = app.store.paths(&cache.name, after, PAGE)?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = Some(*last.info.path.hash());
+        page.iter().try_for_each(&mut work)?;
+    }
 }
 
 /// A cache's settings as the cluster is told.
@@ -567,6 +718,9 @@ pub(crate) enum ShareError {
     /// A file of the cluster cannot be used.
     #[error(transparent)]
     File(#[from] ClusterFileError),
+    /// The keys of a private cache.
+    #[error(transparent)]
+    Keys(#[from] PrivateKeyError),
     /// The local side of the cache.
     #[error(transparent)]
     Cache(#[from] CacheError),

@@ -5,6 +5,7 @@
 //! cluster/cluster.key    the cluster's key, 0600; only where it was founded
 //! cluster/invites        open invitations of this node, 0600
 //! cluster/owners/<id>    keys of caches this node owns, 0600
+//! cluster/readers/<id>   keys to read private caches, 0600
 //! cluster/peers          addresses under which others were reached
 //! cluster/names          what others call themselves
 //! cluster/outbox         paths that are not announced yet
@@ -24,9 +25,11 @@ use attic_p2p::ids::CacheId;
 use attic_p2p::membership::certificate::Certificate;
 use attic_p2p::membership::genesis::{ClusterKey, Genesis};
 use attic_p2p::membership::invite::Invites;
+use attic_p2p::private::EpochKey;
 use attic_p2p::signed::Signed;
 use data_encoding::BASE64;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::data_dir::{
     DataDir, FileError, Secrecy, make_dir, read_file, read_secret, remove_file, replace_file,
@@ -81,7 +84,7 @@ impl ClusterFiles {
 
     /// Makes this node a member, durably.
     pub(crate) fn found(&self, charter: &Charter) -> Result<(), ClusterFileError> {
-        for dir in [&self.dir, &self.owners(), &self.log()] {
+        for dir in [&self.dir, &self.owners(), &self.readers(), &self.log()] {
             make_dir(dir)?;
         }
         replace_file(
@@ -153,6 +156,44 @@ impl ClusterFiles {
         Ok(replace_file(&path, &line(seed), Secrecy::Secret)?)
     }
 
+    /// The keys to read private caches, the newest of each.
+    ///
+    /// **Errors**: one is damaged. What is named after no cache is left alone.
+    pub(crate) fn epoch_keys(&self) -> Result<Vec<(CacheId, EpochKey)>, ClusterFileError> {
+        let dir = self.readers();
+        let list = |source| FileError::new("list", &dir, source);
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(list)?,
+        };
+        let mut keys = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(list)?.file_name();
+            let Some(cache) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let path = dir.join(&name);
+            let text = Zeroizing::new(read_secret(&path)?);
+            let bytes = decode(&text).map(Zeroizing::new);
+            let key = bytes.and_then(|bytes| EpochKey::from_bytes(&bytes));
+            keys.push((cache, key.ok_or(ClusterFileError::Damaged(path))?));
+        }
+        Ok(keys)
+    }
+
+    /// Keeps the newest key to read a private cache, durably.
+    pub(crate) fn write_epoch_key(
+        &self,
+        cache: &CacheId,
+        key: &EpochKey,
+    ) -> Result<(), ClusterFileError> {
+        // A cluster that was joined by an older version has no such directory.
+        make_dir(&self.readers())?;
+        let path = self.readers().join(cache.to_string());
+        let text = Zeroizing::new(line(&key.to_bytes()));
+        Ok(replace_file(&path, &text, Secrecy::Secret)?)
+    }
+
     /// Addresses under which others were reached, most recent first. What is no address is left
     /// out: these are hints.
     pub(crate) fn peers(&self) -> Vec<Multiaddr> {
@@ -208,6 +249,10 @@ impl ClusterFiles {
 
     fn names_file(&self) -> PathBuf {
         self.dir.join("names")
+    }
+
+    fn readers(&self) -> PathBuf {
+        self.dir.join("readers")
     }
 
     fn peers_file(&self) -> PathBuf {
@@ -270,6 +315,29 @@ mod tests {
         files.leave().unwrap();
         assert!(files.load().unwrap().is_none());
         files.leave().unwrap();
+    }
+
+    #[test]
+    fn keys_of_private_caches_are_kept_and_nobody_else_reads_them() {
+        use std::os::unix::fs::PermissionsExt;
+        let tmp = tempfile::tempdir().unwrap();
+        let files = ClusterFiles::new(&DataDir::new(tmp.path()));
+        assert!(files.epoch_keys().unwrap().is_empty());
+        make_dir(&files.dir).unwrap();
+        let cache = CacheId::from_bytes([7; 16]);
+        for epoch in [1, 2] {
+            let key = EpochKey::derive(&[1; 32], epoch).unwrap();
+            files.write_epoch_key(&cache, &key).unwrap();
+            let [(of, read)] = &files.epoch_keys().unwrap()[..] else {
+                panic!("not one key");
+            };
+            assert_eq!((*of, read.to_bytes()), (cache, key.to_bytes()));
+        }
+        let file = files.readers().join(cache.to_string());
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::write(&file, "x").unwrap();
+        assert!(matches!(files.epoch_keys(), Err(ClusterFileError::Damaged(path)) if path == file));
     }
 
     #[test]

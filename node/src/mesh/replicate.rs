@@ -139,7 +139,7 @@ impl Mesh {
             if missing == 0 {
                 continue;
             }
-            let may = |node: &NodeId| !holders.contains(node) && self.may_read(*node, cache);
+            let may = |node: &NodeId| !holders.contains(node) && self.view.may_read(*node, cache);
             let candidates = connected.iter().copied().filter(may);
             let chosen = choose(record.info.nar_hash.as_bytes(), candidates, missing);
             if chosen.is_empty() {

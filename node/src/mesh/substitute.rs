@@ -3,6 +3,8 @@
 //! The directory answers for everything that gossip has brought. For what it has not, connected
 //! peers are asked; one look-up per path at a time, whoever waits for it. When the deadline has
 //! passed the answer is "not here", and the look-up goes on: a retry finds what it brought.
+//!
+//! A question names a path. It is put to those only who may know of it: see [`Audience`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,6 +19,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::http::ingest::joined;
+use crate::mesh::audience::Audience;
 use crate::mesh::query::{Query, Reply};
 use crate::mesh::view::DirectoryView;
 
@@ -27,6 +30,7 @@ type Key = (CacheId, StorePathHash);
 pub(crate) struct Finder {
     view: DirectoryView,
     network: Network,
+    audience: Audience,
     deadline: Duration,
     state: Arc<Mutex<State>>,
 }
@@ -64,10 +68,16 @@ struct Heard {
 }
 
 impl Finder {
-    pub(crate) fn new(view: DirectoryView, network: Network, deadline: Duration) -> Finder {
+    pub(crate) fn new(
+        view: DirectoryView,
+        network: Network,
+        audience: Audience,
+        deadline: Duration,
+    ) -> Finder {
         Finder {
             view,
             network,
+            audience,
             deadline,
             state: Arc::default(),
         }
@@ -119,6 +129,12 @@ impl Finder {
         let record = known.map(Arc::new).or_else(|| self.heard(heard))?;
         let key = (cache, *record.info.path.hash());
         (!self.state().is_removed(&key)).then_some(record)
+    }
+
+    /// Who may be asked for what.
+    #[cfg(test)]
+    pub(crate) fn audience(&self) -> &Audience {
+        &self.audience
     }
 
     /// Connected nodes that say to hold a NAR.
@@ -199,8 +215,9 @@ impl Finder {
         state.probes.insert(key, probe.clone());
         drop(state);
         let (view, network) = (self.view.clone(), self.network.clone());
-        let state = Arc::clone(&self.state);
+        let (state, audience) = (Arc::clone(&self.state), self.audience.clone());
         tokio::spawn(async move {
+            let peers = joined(spawn_blocking(move || audience.of(key, peers)).await);
             let found = ask_all(&network, &view, peers, key).await;
             let mut state = state.lock().expect("no panic under this lock");
             state.probes.remove(&key);
@@ -218,15 +235,11 @@ impl Finder {
         probe
     }
 
-    /// Whom to ask: the nearest first.
+    /// Who can be asked, the nearest first.
     fn peers(&self) -> Vec<NodeId> {
         let mut peers = self.network.peers();
         peers.sort_by_key(|peer| (peer.rtt.unwrap_or(Duration::MAX), peer.node));
-        peers
-            .into_iter()
-            .map(|peer| peer.node)
-            .take(ASKED_MAX)
-            .collect()
+        peers.into_iter().map(|peer| peer.node).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -247,7 +260,7 @@ async fn ask_all(
     }
     .encode();
     let mut asking = JoinSet::new();
-    for node in peers {
+    for node in peers.into_iter().take(ASKED_MAX) {
         let (network, question) = (network.clone(), question.clone());
         asking.spawn(async move { (node, network.request(node, question).await) });
     }

@@ -1,6 +1,7 @@
 //! Nodes fetch from one another.
 
 mod liars;
+mod private;
 mod world;
 
 use std::sync::atomic::Ordering;

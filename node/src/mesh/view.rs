@@ -2,14 +2,21 @@
 //!
 //! Every call may wait for the disk: bodies of records are read back from the logs.
 
-use attic_p2p::directory::Directory;
+use std::sync::Arc;
+
+use attic_p2p::directory::{Change, Directory};
 use attic_p2p::ids::{CacheId, NodeId};
+use attic_p2p::log::LogError;
 use attic_p2p::membership::certificate::Certificate;
-use attic_p2p::record::{CacheConfig, NarTag, PathRecord, Right};
+use attic_p2p::membership::scopes::Scopes;
+use attic_p2p::private::Keyring;
+use attic_p2p::record::{CacheConfig, Grant, NarTag, PathRecord, Right};
 use attic_p2p::replica::Lag;
+use attic_p2p::signed::Signed;
 use attic_store::{CacheName, NarHash, StorePathHash};
 
 use crate::http::error::chain;
+use crate::mesh::private::may_know;
 use crate::mesh::runtime::{SharedReplica, lock};
 
 /// The directory, to be asked.
@@ -64,9 +71,13 @@ impl DirectoryView {
         holders
     }
 
-    /// What this node says to hold.
-    pub(crate) fn held_here(&self) -> Vec<NarTag> {
-        lock(&self.replica).directory().held_by(self.me)
+    /// What this node says to hold, to everybody or to the readers of a private cache.
+    pub(crate) fn held_here(&self, private: Option<CacheId>) -> Vec<NarTag> {
+        let replica = lock(&self.replica);
+        match private {
+            None => replica.directory().held_by(self.me),
+            Some(cache) => replica.directory().held_by_under(cache, self.me),
+        }
     }
 
     /// The cluster's caches, each with the name it goes by.
@@ -98,11 +109,24 @@ impl DirectoryView {
             .collect()
     }
 
-    /// Whether a node was given the key of a cache, of this epoch or a later one.
-    pub(crate) fn has_key(&self, cache: CacheId, node: NodeId, epoch: u32) -> bool {
+    /// Whether a node was given a right to a cache, of this epoch or a later one.
+    pub(crate) fn has_grant(&self, cache: CacheId, node: NodeId, right: Right, epoch: u32) -> bool {
         let replica = lock(&self.replica);
-        let grants = replica.directory().grants(cache, node, Right::Sign);
-        grants.iter().any(|grant| grant.value().epoch >= epoch)
+        let mut grants = replica.directory().grants(cache, node, right).into_iter();
+        grants.any(|grant| grant.value().epoch >= epoch)
+    }
+
+    /// The newest grants of a right to a cache, one for each node that was given it.
+    pub(crate) fn granted(&self, cache: CacheId, right: Right) -> Vec<Signed<Grant>> {
+        let replica = lock(&self.replica);
+        let granted = replica.directory().granted(cache, right).into_iter();
+        granted.cloned().collect()
+    }
+
+    /// Grants by which somebody claims to make a node a reader of private caches.
+    pub(crate) fn read_grants(&self, node: NodeId) -> Vec<Signed<Grant>> {
+        let replica = lock(&self.replica);
+        replica.directory().read_grants(node).cloned().collect()
     }
 
     /// The key of a cache that a node was given last, sealed to it.
@@ -123,9 +147,61 @@ impl DirectoryView {
         lock(&self.replica).directory().is_quarantined(node)
     }
 
+    /// Opens what is sealed with these keys, and says what may be different now.
+    ///
+    /// **Errors**: the logs cannot be read; the mesh must be started anew then.
+    pub(crate) fn set_keys(&self, keyring: Arc<Keyring>) -> Result<Vec<Change>, LogError> {
+        lock(&self.replica).set_keys(keyring)
+    }
+
     /// Whether a node was taken out of the cluster.
     pub(crate) fn is_revoked(&self, node: NodeId) -> bool {
         lock(&self.replica).directory().is_revoked(node)
+    }
+
+    /// Whether a node was taken out of the cluster, or took itself out by writing two logs.
+    pub(crate) fn is_out(&self, node: NodeId) -> bool {
+        let replica = lock(&self.replica);
+        let directory = replica.directory();
+        directory.is_revoked(node) || directory.is_quarantined(node)
+    }
+
+    /// Whether a member may read a cache of the cluster.
+    pub(crate) fn may_read(&self, node: NodeId, cache: CacheId) -> bool {
+        self.with_scopes(node, cache, may_know)
+    }
+
+    /// Whether a member may write a cache of the cluster.
+    pub(crate) fn may_write(&self, node: NodeId, cache: CacheId) -> bool {
+        self.with_scopes(node, cache, Scopes::may_write)
+    }
+
+    /// How many members may read a cache of the cluster.
+    pub(crate) fn readers(&self, cache: CacheId) -> u64 {
+        let replica = lock(&self.replica);
+        let directory = replica.directory();
+        let Some(config) = directory.cache(cache) else {
+            return 0;
+        };
+        let members = directory.members();
+        let readers = members.filter(|member| {
+            !directory.is_revoked(member.node) && may_know(&member.scopes, &config.genesis.name)
+        });
+        readers.count() as u64
+    }
+
+    fn with_scopes(
+        &self,
+        node: NodeId,
+        cache: CacheId,
+        may: impl FnOnce(&Scopes, &CacheName) -> bool,
+    ) -> bool {
+        let replica = lock(&self.replica);
+        let directory = replica.directory();
+        let (Some(member), Some(config)) = (directory.member(node), directory.cache(cache)) else {
+            return false;
+        };
+        !directory.is_revoked(node) && may(&member.scopes, &config.genesis.name)
     }
 
     /// Sizes of the state, segments and bytes of the logs.
@@ -136,7 +212,7 @@ impl DirectoryView {
     }
 }
 
-fn logged<T>(outcome: Result<Option<T>, attic_p2p::log::LogError>) -> Option<T> {
+fn logged<T>(outcome: Result<Option<T>, LogError>) -> Option<T> {
     outcome.unwrap_or_else(|error| {
         tracing::error!(cause = chain(&error), "a log cannot be read");
         None

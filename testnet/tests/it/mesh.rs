@@ -2,7 +2,9 @@
 
 mod discovery;
 mod join;
+mod keys;
 mod partition;
+mod private;
 mod remove;
 mod renewal;
 mod revoke;
