@@ -1,6 +1,6 @@
 //! Row C1: how nodes come and go.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
@@ -46,7 +46,7 @@ fn c1_a_late_node_serves_what_the_cluster_has() {
     assert_eq!(status(&cluster[1], &own), 404);
 }
 
-/// Where no node runs, `join` becomes one.
+/// Where no node runs, `join` becomes one; it stays if it was let in, and only then.
 #[test]
 fn c1_join_starts_a_node_where_none_runs() {
     if !is_root("c1 start") {
@@ -54,12 +54,18 @@ fn c1_join_starts_a_node_where_none_runs() {
     }
     let mut cluster = Cluster::new(2);
     let ticket = cluster.invite(0, &[]);
+    let brief = cluster.invite(0, &["--expires", "1s"]);
+    let made = Instant::now();
     cluster[1].kill();
     // Its old address would pass for the one of the node that is to start.
     let _ = std::fs::remove_file(cluster[1].data_dir().join("address"));
-    let slip = cluster[1].cli().run(&["join", "hello"]).exits_with(1);
-    assert!(!slip.stderr.contains("Serving"), "{slip}");
-    slip.says("hint: copy the whole ticket");
+    eventually("the ticket to expire", JOINED_MAX, || {
+        (made.elapsed() > Duration::from_secs(2)).then_some(())
+    });
+    let late = cluster[1].cli().run(&["join", &brief]).exits_with(1);
+    late.says("Serving on").says("hint: ask for a new ticket");
+    let address = cluster[1].data_dir().join("address");
+    assert!(!address.exists(), "the node stopped");
     let join = cluster[1].cli().start(&["join", &ticket]);
     join.wait_until_it_says("Joined cluster", JOINED_MAX);
     eventually("the other node to be connected", JOINED_MAX, || {
