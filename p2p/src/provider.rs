@@ -8,6 +8,9 @@
 //!   queued, and a peer that has had its [`TURN_LEN`] makes room when others wait.
 //! - Peers are served in turn, a like number of bytes each; whoever fetches for a client comes
 //!   before whoever replicates.
+//! - Whoever asks what is held of an object is fetching it, and hears who else is: so those who fetch
+//!   the same at the same time meet at its holders and trade. Nothing of it is told to anybody who
+//!   does not ask for that very object, or who must not know of it.
 //! - What is read for a peer and has not left for it is bounded by [`UNSENT_MAX`], what it has not
 //!   yet consumed by the credit it gave.
 //!
@@ -113,6 +116,8 @@ impl Provider {
             Event::Gone { peer } => self.gone(peer),
             Event::Found { job, holding } => self.found(now, job, &holding, &mut actions),
             Event::Absent { job } => self.absent(job, &mut actions),
+            Event::Forbidden { job } => self.forbidden(job, &mut actions),
+            Event::Begun { object } => self.begun(&object, &mut actions),
             Event::Read { job, bytes } => self.read(job, bytes, &mut actions),
             Event::Sent { peer, bytes } => {
                 if let Some(asker) = self.askers.get_mut(&peer) {
@@ -167,6 +172,7 @@ impl Provider {
             Frame::Hello(_)
             | Frame::Have { .. }
             | Frame::HaveDelta { .. }
+            | Frame::Others { .. }
             | Frame::Data { .. }
             | Frame::Busy { .. }
             | Frame::NotFound { .. }
@@ -297,17 +303,26 @@ impl Provider {
             return;
         };
         let (peer, req) = (lookup.peer, lookup.req);
-        let frame = match lookup.wanted {
-            // Deltas follow if this node begins to fetch it.
-            Wanted::Have => Frame::Have {
-                req,
-                have: Have::Nothing,
-            },
+        match lookup.wanted {
+            // More follows if this node begins to fetch it.
+            Wanted::Have => self.answer_watch(peer, req, Have::Nothing, actions),
             Wanted::Manifest | Wanted::Whole | Wanted::Chunks { .. } => {
-                Frame::NotFound { req, chunk: None }
+                not_found(peer, req, actions);
             }
+        }
+    }
+
+    /// Answers as if there were no such thing; nothing is told later either.
+    fn forbidden(&mut self, job: JobId, actions: &mut Vec<Action>) {
+        let Some(lookup) = self.take_lookup(job) else {
+            return;
         };
-        self.told(peer, req, frame, actions);
+        let (peer, req) = (lookup.peer, lookup.req);
+        if let Wanted::Have = lookup.wanted {
+            self.asker(peer).unwatch(req);
+            self.unwatch(peer, req, &lookup.object);
+        }
+        not_found(peer, req, actions);
     }
 
     fn take_lookup(&mut self, job: JobId) -> Option<Lookup> {
@@ -340,7 +355,7 @@ impl Provider {
         let job = match lookup.wanted {
             Wanted::Have => {
                 let have = holding.have.clone();
-                return self.told(peer, req, Frame::Have { req, have }, actions);
+                return self.answer_watch(peer, req, have, actions);
             }
             Wanted::Manifest => client().with_manifest(holding.manifest.clone()),
             Wanted::Whole if small => client()
@@ -490,6 +505,12 @@ impl Lookup {
     fn is_request(&self) -> bool {
         !matches!(self.wanted, Wanted::Have)
     }
+}
+
+/// Says that an object is not held, whether or not the peer may know.
+fn not_found(peer: NodeId, req: RequestNumber, actions: &mut Vec<Action>) {
+    let frame = Frame::NotFound { req, chunk: None };
+    actions.push(Action::Send { peer, frame });
 }
 
 /// Bytes for one peer before the next is served.

@@ -25,6 +25,7 @@
 //! | 12 | [`Frame::Credit`] | asker | bytes `u32` |
 //! | 13 | [`Frame::ManifestQuery`] | asker | object |
 //! | 14 | [`Frame::Manifest`] | answerer | offset `u32`, total `u32`, part |
+//! | 15 | [`Frame::Others`] | answerer | nodes, 32 bytes each |
 //!
 //! An object is a NarHash and a manifest's id, 64 bytes.
 
@@ -43,7 +44,7 @@ use attic_store::NarHash;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::ids::{ClusterId, ManifestId};
+use crate::ids::{ClusterId, ManifestId, NodeId};
 
 pub use credit::{CREDIT_WINDOW, CreditMeter};
 pub use decoder::Decoder;
@@ -62,6 +63,8 @@ pub const RANGES_MAX: usize = 64;
 pub const OBJECTS_MAX: usize = 256;
 /// The most segments of one [`Frame::HaveDelta`].
 pub const DELTA_MAX: usize = 1024;
+/// The most nodes of one [`Frame::Others`].
+pub const OTHERS_MAX: usize = 64;
 /// The longest part of a manifest in one [`Frame::Manifest`].
 pub const MANIFEST_PART_LEN_MAX: usize = 1 << 20;
 /// The longest manifest that is asked for or assembled.
@@ -163,6 +166,14 @@ pub enum Frame {
         req: RequestNumber,
         /// At most [`DELTA_MAX`].
         segments: Vec<u32>,
+    },
+    /// Nodes that asked the same, and so are fetching the object: they will hold some of it. A hint
+    /// that binds nobody.
+    Others {
+        /// Number of the request.
+        req: RequestNumber,
+        /// 1 to [`OTHERS_MAX`].
+        nodes: Vec<NodeId>,
     },
     /// Asks for chunks: one [`Frame::Data`] or [`Frame::NotFound`] each, or one answer for all of
     /// [`Frame::Busy`] or [`Frame::Error`].
@@ -315,11 +326,13 @@ mod kind {
     pub(super) const CREDIT: u8 = 12;
     pub(super) const MANIFEST_QUERY: u8 = 13;
     pub(super) const MANIFEST: u8 = 14;
+    pub(super) const OTHERS: u8 = 15;
 }
 
 /// Flag of [`Frame::Data`].
 const FLAG_LAST: u8 = 1;
 const OBJECT_LEN: usize = 64;
+const NODE_LEN: usize = 32;
 const HELLO_LEN: usize = 2 + 4 + 4 + 16;
 const RANGE_LEN: usize = 8;
 const GET_HEAD_LEN: usize = OBJECT_LEN + 1 + 4;

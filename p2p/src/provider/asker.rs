@@ -30,6 +30,10 @@ struct Watch {
     object: Object,
     /// Segments gained before the query is answered; `None` once it is.
     early: Option<Vec<u32>>,
+    /// Whether what is being looked up has changed since.
+    stale: bool,
+    /// Whether it was ever answered: its peer may know of the object.
+    told: bool,
 }
 
 /// The requests of one peer.
@@ -144,16 +148,44 @@ impl Asker {
     /// Begins to watch an object, or asks again about one that is watched; `false` if too many are
     /// watched, or another under this number.
     pub(super) fn watch(&mut self, req: RequestNumber, object: Object) -> bool {
-        let fits = match self.watches.get(&req) {
-            Some(watch) => watch.object == object,
-            None => self.watches.len() < WATCHES_MAX,
-        };
-        if !fits {
+        if self.watches.len() >= WATCHES_MAX && !self.watches.contains_key(&req) {
             return false;
         }
-        let early = Some(Vec::new());
-        self.watches.insert(req, Watch { object, early });
-        true
+        let watch = self.watches.entry(req).or_insert(Watch {
+            object,
+            early: None,
+            stale: false,
+            told: false,
+        });
+        let fits = watch.object == object;
+        if fits {
+            watch.early = Some(Vec::new());
+        }
+        fits
+    }
+
+    /// Its object is being fetched from now on; whether it has to be looked up for that.
+    pub(super) fn begun(&mut self, req: RequestNumber) -> bool {
+        let Some(watch) = self.watches.get_mut(&req) else {
+            return false;
+        };
+        let answered = watch.early.is_none();
+        watch.stale = !answered;
+        if answered {
+            watch.early = Some(Vec::new());
+        }
+        answered
+    }
+
+    /// Its object was looked up: which it is, and whether that has to be done again.
+    pub(super) fn looked_up_watch(&mut self, req: RequestNumber) -> Option<(Object, bool)> {
+        let watch = self.watches.get_mut(&req)?;
+        Some((watch.object, std::mem::take(&mut watch.stale)))
+    }
+
+    /// Whether a watch was ever answered.
+    pub(super) fn is_told(&self, req: RequestNumber) -> bool {
+        self.watches.get(&req).is_some_and(|watch| watch.told)
     }
 
     /// Ends a watch; returns what was watched.
@@ -168,10 +200,11 @@ impl Asker {
 
     /// The watch is answered now; returns what was gained in the meantime.
     pub(super) fn answered_watch(&mut self, req: RequestNumber) -> Vec<u32> {
-        let watch = self.watches.get_mut(&req);
-        watch
-            .and_then(|watch| watch.early.take())
-            .unwrap_or_default()
+        let Some(watch) = self.watches.get_mut(&req) else {
+            return Vec::new();
+        };
+        watch.told = true;
+        watch.early.take().unwrap_or_default()
     }
 
     /// All watches.

@@ -44,10 +44,20 @@ pub enum Event {
         /// What is held.
         holding: Holding,
     },
-    /// Answer to [`Action::LookUp`]: it is not held, or the peer must not know.
+    /// Answer to [`Action::LookUp`]: it is not held.
     Absent {
         /// Which look-up.
         job: JobId,
+    },
+    /// Answer to [`Action::LookUp`]: the peer must not know whether it is held.
+    Forbidden {
+        /// Which look-up.
+        job: JobId,
+    },
+    /// This node has begun to fetch an object, and knows how it is cut.
+    Begun {
+        /// Which.
+        object: Object,
     },
     /// Answer to [`Action::Read`].
     Read {

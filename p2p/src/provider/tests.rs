@@ -4,7 +4,7 @@ use attic_store::NarHash;
 
 use super::*;
 use crate::ids::ManifestId;
-use crate::wire::{CREDIT_WINDOW, Have, Layout, SegmentSet};
+use crate::wire::{CREDIT_WINDOW, Have, Layout, OTHERS_MAX, SegmentSet};
 
 const CHUNK_LEN: u32 = 100_000;
 
@@ -342,4 +342,139 @@ fn whoever_leaves_leaves_nothing_behind() {
     let provider = &served.provider;
     assert!(provider.askers.is_empty() && provider.watchers.is_empty());
     assert!(provider.turns.is_empty() && provider.lookups.is_empty() && provider.reads.is_empty());
+}
+
+/// A provider that is asked by peers what it holds, and looks nothing up by itself.
+struct Asked {
+    provider: Provider,
+}
+
+impl Asked {
+    /// A peer asks; the look-up that follows.
+    fn ask(&mut self, peer: u8, req: u32) -> JobId {
+        let object = object();
+        let frame = Frame::HaveQuery { req, object };
+        let peer = node(peer);
+        match self.feed(Event::Frame { peer, frame })[..] {
+            [Action::LookUp { job, .. }] => job,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    fn feed(&mut self, event: Event) -> Vec<Action> {
+        self.provider.handle(Duration::ZERO, event)
+    }
+
+    /// What is sent when a look-up finds something.
+    fn find(&mut self, job: JobId, have: Have) -> Vec<Frame> {
+        let holding = Holding {
+            layout: Arc::new(Layout::new(vec![CHUNK_LEN; 3]).unwrap()),
+            have,
+            manifest: Bytes::from_static(b"m"),
+        };
+        sent(self.feed(Event::Found { job, holding }))
+    }
+}
+
+fn asked() -> Asked {
+    let provider = Provider::new();
+    Asked { provider }
+}
+
+fn sent(actions: Vec<Action>) -> Vec<Frame> {
+    let frame = |action| match action {
+        Action::Send { frame, .. } => frame,
+        other => panic!("{other:?}"),
+    };
+    actions.into_iter().map(frame).collect()
+}
+
+#[test]
+fn whoever_asks_hears_who_else_is_fetching() {
+    let mut asked = asked();
+    let have = || Frame::Have {
+        req: 1,
+        have: Have::Complete,
+    };
+    let others = |nodes: &[u8]| Frame::Others {
+        req: 1,
+        nodes: nodes.iter().copied().map(node).collect(),
+    };
+    let first = asked.ask(5, 1);
+    let second = asked.ask(2, 1);
+    assert_eq!(asked.find(second, Have::Complete), [have()]);
+    let told = asked.find(first, Have::Complete);
+    assert_eq!(told, [have(), others(&[2])]);
+    // Behind the asker first, around the circle, each once.
+    let again = asked.ask(2, 7);
+    asked.find(again, Have::Complete);
+    let third = asked.ask(3, 1);
+    assert_eq!(asked.find(third, Have::Complete), [have(), others(&[5, 2])]);
+    // Whoever has it, or left, is fetching no more.
+    let (peer, frame) = (node(5), Frame::Cancel { req: 1 });
+    asked.feed(Event::Frame { peer, frame });
+    asked.feed(Event::Gone { peer: node(3) });
+    let fourth = asked.ask(4, 1);
+    assert_eq!(asked.find(fourth, Have::Complete), [have(), others(&[2])]);
+}
+
+#[test]
+fn no_more_others_are_told_than_a_frame_holds() {
+    let mut asked = asked();
+    for peer in 0..=OTHERS_MAX as u8 {
+        let job = asked.ask(peer, 1);
+        asked.find(job, Have::Complete);
+    }
+    let job = asked.ask(200, 1);
+    let told = asked.find(job, Have::Complete);
+    let [_, Frame::Others { nodes, .. }] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(nodes.len(), OTHERS_MAX);
+}
+
+#[test]
+fn whoever_may_not_know_hears_nothing_and_is_told_of_to_nobody() {
+    let mut asked = asked();
+    let job = asked.ask(1, 9);
+    let told = sent(asked.feed(Event::Forbidden { job }));
+    let chunk = None;
+    assert_eq!(told, [Frame::NotFound { req: 9, chunk }]);
+    let gained = Event::Gained {
+        object: object(),
+        segments: vec![1],
+    };
+    assert!(asked.feed(gained).is_empty());
+    let job = asked.ask(2, 1);
+    assert_eq!(asked.find(job, Have::Complete).len(), 1);
+}
+
+#[test]
+fn watchers_hear_that_it_is_being_fetched_now() {
+    let mut asked = asked();
+    let job = asked.ask(1, 9);
+    let nothing = Frame::Have {
+        req: 9,
+        have: Have::Nothing,
+    };
+    assert_eq!(sent(asked.feed(Event::Absent { job })), [nothing]);
+    let begun = || Event::Begun { object: object() };
+    let [Action::LookUp { job, .. }] = asked.feed(begun())[..] else {
+        panic!("it is looked up anew");
+    };
+    let partial = Have::Partial(SegmentSet::empty(1));
+    let told = asked.find(job, partial.clone());
+    let have = Frame::Have {
+        req: 9,
+        have: partial.clone(),
+    };
+    assert_eq!(told, [have.clone()]);
+
+    // What was looked up before it began is looked up again.
+    let job = asked.ask(1, 9);
+    assert!(asked.feed(begun()).is_empty());
+    let [Action::LookUp { job, .. }] = asked.feed(Event::Absent { job })[..] else {
+        panic!("it is looked up anew");
+    };
+    assert_eq!(asked.find(job, partial), [have]);
 }

@@ -1,8 +1,10 @@
-//! Peers that want to hear what this node comes to hold.
+//! Peers that want to hear what this node comes to hold: those who fetch the same.
 
-use super::{Action, Provider, Wanted};
+use std::ops::Bound;
+
+use super::{Action, Provider, Wanted, not_found};
 use crate::ids::NodeId;
-use crate::wire::{DELTA_MAX, Frame, Object, RequestNumber};
+use crate::wire::{DELTA_MAX, Frame, Have, OTHERS_MAX, Object, RequestNumber};
 
 impl Provider {
     /// Answers what is held of an object now, and from now on tells of gains.
@@ -18,8 +20,7 @@ impl Provider {
             return;
         }
         if !self.asker(peer).watch(req, object) {
-            let frame = Frame::NotFound { req, chunk: None };
-            actions.push(Action::Send { peer, frame });
+            not_found(peer, req, actions);
             return;
         }
         self.watchers.entry(object).or_default().insert((peer, req));
@@ -36,20 +37,72 @@ impl Provider {
         }
     }
 
-    /// Sends an answer, and behind it what was gained while it was looked up.
-    pub(super) fn told(
+    /// Says what is held, behind it what was gained while that was looked up, and who else asked.
+    pub(super) fn answer_watch(
         &mut self,
         peer: NodeId,
         req: RequestNumber,
-        frame: Frame,
+        have: Have,
         actions: &mut Vec<Action>,
     ) {
-        let answers_watch = matches!(frame, Frame::Have { .. });
-        actions.push(Action::Send { peer, frame });
-        if answers_watch {
-            let early = self.asker(peer).answered_watch(req);
-            send_delta(peer, req, &early, actions);
+        let Some((object, stale)) = self.asker(peer).looked_up_watch(req) else {
+            return;
+        };
+        if stale {
+            return self.look_up(peer, req, object, Wanted::Have, actions);
         }
+        let frame = Frame::Have { req, have };
+        actions.push(Action::Send { peer, frame });
+        let early = self.asker(peer).answered_watch(req);
+        send_delta(peer, req, &early, actions);
+        let nodes = self.others(peer, &object);
+        if !nodes.is_empty() {
+            let frame = Frame::Others { req, nodes };
+            actions.push(Action::Send { peer, frame });
+        }
+    }
+
+    /// Answers everybody who watches an object anew: this node is fetching it now.
+    pub(super) fn begun(&mut self, object: &Object, actions: &mut Vec<Action>) {
+        let watchers: Vec<_> = self
+            .watchers
+            .get(object)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+        for (peer, req) in watchers {
+            if self.asker(peer).begun(req) {
+                self.look_up(peer, req, *object, Wanted::Have, actions);
+            }
+        }
+    }
+
+    /// Who else watches an object, as far as they may. Each peer is told of those behind it in the
+    /// circle of all ids, so that in a large crowd not everybody turns to the same few.
+    fn others(&self, peer: NodeId, object: &Object) -> Vec<NodeId> {
+        let Some(watchers) = self.watchers.get(object) else {
+            return Vec::new();
+        };
+        let behind = (
+            Bound::Excluded((peer, RequestNumber::MAX)),
+            Bound::Unbounded,
+        );
+        let circle = watchers.range(behind).chain(watchers.range(..(peer, 0)));
+        let told = |(node, req): &&(NodeId, RequestNumber)| {
+            let asker = self.askers.get(node);
+            asker.is_some_and(|asker| asker.is_told(*req))
+        };
+        let mut others: Vec<NodeId> = Vec::new();
+        for (node, _) in circle.filter(told) {
+            if others.len() == OTHERS_MAX {
+                break;
+            }
+            if others.last() != Some(node) {
+                others.push(*node);
+            }
+        }
+        others
     }
 
     /// Tells everybody who watches an object of its new segments.

@@ -73,6 +73,10 @@ impl Frame {
                 segments.iter().for_each(|segment| out.put_u32(*segment));
                 (kind::HAVE_DELTA, 0, *req)
             }
+            Frame::Others { req, nodes } => {
+                nodes.iter().for_each(|node| out.put_slice(node.as_bytes()));
+                (kind::OTHERS, 0, *req)
+            }
             Frame::Get {
                 req,
                 object,
@@ -151,6 +155,7 @@ impl Frame {
             | Frame::HaveQuery { .. }
             | Frame::Have { .. }
             | Frame::HaveDelta { .. }
+            | Frame::Others { .. }
             | Frame::Get { .. }
             | Frame::GetMany { .. }
             | Frame::Data { .. }

@@ -11,10 +11,10 @@ use super::decoder::Header;
 use super::segments::bitmap_len;
 use super::{
     ChunkRange, DELTA_MAX, ErrorCode, FLAG_LAST, Frame, GET_HEAD_LEN, HAVE_HEAD_LEN, HELLO_LEN,
-    Have, Hello, MANIFEST_LEN_MAX, MANIFEST_PART_LEN_MAX, OBJECT_LEN, OBJECTS_MAX, Object,
-    Priority, RANGE_LEN, RANGES_MAX, SegmentSet, kind,
+    Have, Hello, MANIFEST_LEN_MAX, MANIFEST_PART_LEN_MAX, NODE_LEN, OBJECT_LEN, OBJECTS_MAX,
+    OTHERS_MAX, Object, Priority, RANGE_LEN, RANGES_MAX, SegmentSet, kind,
 };
-use crate::ids::{ClusterId, ManifestId};
+use crate::ids::{ClusterId, ManifestId, NodeId};
 
 /// The longest payload of a type; `None` if the type is unknown.
 pub(super) fn len_max(kind: u8) -> Option<usize> {
@@ -30,6 +30,7 @@ pub(super) fn len_max(kind: u8) -> Option<usize> {
         kind::CANCEL => Some(0),
         kind::ERROR => Some(2),
         kind::MANIFEST => Some(8 + MANIFEST_PART_LEN_MAX),
+        kind::OTHERS => Some(NODE_LEN * OTHERS_MAX),
         _ => None,
     }
 }
@@ -85,6 +86,12 @@ pub(super) fn read(header: Header, mut payload: Bytes) -> Option<Frame> {
             object: object(&mut payload)?,
         },
         kind::MANIFEST => manifest(req, &mut payload)?,
+        kind::OTHERS => Frame::Others {
+            req,
+            nodes: list(&mut payload, |bytes| {
+                Some(NodeId::from_bytes(array(bytes)?))
+            })?,
+        },
         _ => return None,
     };
     payload.is_empty().then_some(frame)

@@ -70,6 +70,14 @@ fn frame() -> impl Strategy<Value = Frame> {
             prop::collection::vec(any::<u32>(), 1..=DELTA_MAX)
         )
             .prop_map(|(req, segments)| Frame::HaveDelta { req, segments }),
+        (
+            any::<u32>(),
+            prop::collection::vec(
+                any::<[u8; 32]>().prop_map(NodeId::from_bytes),
+                1..=OTHERS_MAX
+            )
+        )
+            .prop_map(|(req, nodes)| Frame::Others { req, nodes }),
         (any::<u32>(), any::<u8>(), ranges, priority, millis()).prop_map(
             |(req, seed, ranges, priority, deadline)| {
                 Frame::Get {
@@ -122,7 +130,7 @@ fn header(kind: u8, len: u32) -> Vec<u8> {
 #[test]
 fn unknown_types_are_skipped_by_length() {
     let cancel = Frame::Cancel { req: 7 };
-    for kind in [0, 15, 200, 255] {
+    for kind in [0, 16, 200, 255] {
         let mut bytes = header(kind, 1_000);
         bytes.resize(HEADER_LEN + 1_000, kind);
         bytes.extend(cancel.encode().to_vec());
@@ -186,6 +194,10 @@ fn fields_out_of_bounds_are_malformed() {
             req: 1,
             segments: vec![],
         },
+        Frame::Others {
+            req: 1,
+            nodes: vec![],
+        },
         Frame::GetMany {
             req: 1,
             objects: vec![],
@@ -231,7 +243,7 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         let _ = decode(&bytes, 7);
         // And behind a header that fits, so that payloads are reached.
-        for kind in 1..=14 {
+        for kind in 1..=15 {
             let mut framed = header(kind, bytes.len() as u32);
             framed.extend(&bytes);
             let _ = decode(&framed, 600);

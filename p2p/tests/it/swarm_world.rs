@@ -454,6 +454,8 @@ impl World {
                 let request = self.request(to, req);
                 fetch::Event::Error { node, request }
             }
+            // All know of all here.
+            Frame::Others { .. } => return,
             other => panic!("nobody sends {other:?} here"),
         };
         self.tell(to, event);
