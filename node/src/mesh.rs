@@ -704,6 +704,10 @@ impl Sources for ClusterSources {
         sources.map(|node| (node, Tier::Lan)).collect()
     }
 
+    fn tier(&self, node: &NodeId) -> Option<Tier> {
+        self.finder.is_connected(node).then_some(Tier::Lan)
+    }
+
     fn changes(&self) -> watch::Receiver<()> {
         self.changes.clone()
     }
@@ -727,7 +731,9 @@ impl Permission for ScopePermission {
         shared.any(|(id, cache)| {
             let shows = || {
                 let here = app.store.shows_nar(&cache.name, nar);
-                here.unwrap_or(false) || mesh.view.nar(id, nar).is_some()
+                here.unwrap_or(false)
+                    || mesh.view.nar(id, nar).is_some()
+                    || mesh.finder.has_heard_of_nar(id, nar)
             };
             mesh.view.may_read(peer, id) && shows()
         })

@@ -6,7 +6,10 @@
 //! NAR holds a [`Follower`]: a client reads chunks as they land, a replication just waits. A flight
 //! that nobody followed for a while ends; one follower leaving disturbs no other.
 //!
-//! What is on the way can be offered to others: [`Flights::view`].
+//! What is on the way can be offered to others: [`Flights::view`]. Nodes that fetch the same NAR at the
+//! same time find each other at the nodes that hold it: whoever asks a holder what it has is told who
+//! else did, and asks those; and whoever is asked about a NAR in flight asks back. So nothing is
+//! broadcast, nothing has to expire, and only who may read a NAR learns who fetches it.
 
 pub(crate) mod body;
 mod course;
@@ -44,10 +47,13 @@ pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// Who may have a NAR: what the directory knows.
 ///
-/// Both methods are called often and must not block.
+/// All methods are called often and must not block.
 pub(crate) trait Sources: Send + Sync + 'static {
-    /// Connected nodes that hold the NAR or are fetching it, best first, without this one.
+    /// Connected nodes that hold the NAR, best first, without this one.
     fn of(&self, nar: &NarHash) -> Vec<(NodeId, Tier)>;
+
+    /// How near a node is; `None` if it is not connected.
+    fn tier(&self, node: &NodeId) -> Option<Tier>;
 
     /// Marked as changed whenever `of` may say something new.
     fn changes(&self) -> watch::Receiver<()>;
@@ -73,11 +79,13 @@ impl Wanted {
     }
 }
 
-/// News that chunks of a NAR in flight can be had here, for who serves it to others.
+/// News of a NAR in flight, for who serves it to others.
 #[derive(Debug)]
-pub(crate) struct Gained {
-    pub(crate) object: Object,
-    pub(crate) segments: Vec<u32>,
+pub(crate) enum Gained {
+    /// It is known how it is cut: from now on there is a [`Flights::view`] of it.
+    Begun(Object),
+    /// These segments of it can be had here.
+    Segments { object: Object, segments: Vec<u32> },
 }
 
 /// Between flights and the offer.
@@ -217,11 +225,14 @@ impl Flights {
         if too_many {
             return Err(FlightError::TooMany);
         }
-        let flight = Arc::new(Shared::new(wanted, &self.inner.parts.store));
+        let (met, asking) = mpsc::channel(MET_MAX);
+        let flight = Arc::new(Shared::new(wanted, &self.inner.parts.store, met));
         let follower = Follower::new(Arc::clone(&flight), who);
         table.flights.insert(flight.wanted.nar, Arc::clone(&flight));
         while table.tasks.try_join_next().is_some() {}
-        table.tasks.spawn(run::run(Arc::clone(&self.inner), flight));
+        table
+            .tasks
+            .spawn(run::run(Arc::clone(&self.inner), flight, asking));
         self.inner.counters.started.fetch_add(1, Ordering::Relaxed);
         Ok(follower)
     }
@@ -230,6 +241,17 @@ impl Flights {
     pub(crate) fn view(&self, object: &Object) -> Option<FlightView> {
         let flight = Arc::clone(self.inner.table().flights.get(&object.nar)?);
         (flight.wanted.object() == *object).then(|| FlightView::of(flight))?
+    }
+
+    /// Notes that a peer asks about an object, which it may read: if it is in flight here, both fetch
+    /// it.
+    pub(crate) fn met(&self, object: &Object, node: NodeId) {
+        let table = self.inner.table();
+        let flight = table.flights.get(&object.nar);
+        if let Some(flight) = flight.filter(|flight| flight.wanted.object() == *object) {
+            // Whoever is too much for the flight now asks another time, or others.
+            let _ = flight.met.try_send(node);
+        }
     }
 
     /// Tells of every NAR that lands from now on. Who is slow misses some.
@@ -363,5 +385,7 @@ impl Drop for Follower {
 
 /// News of flights that the offer has not taken; more wait in their flights.
 const GAINS_MAX: usize = 1024;
+/// Peers that asked about a NAR in flight and are not asked back yet.
+const MET_MAX: usize = 64;
 /// Landings that a listener has not taken.
 const LANDINGS_MAX: usize = 1024;

@@ -68,6 +68,8 @@ pub(crate) enum Answer {
     Have(Have),
     /// More segments.
     Gained(Vec<u32>),
+    /// Who else is fetching it.
+    Others(Vec<NodeId>),
     /// A frame that was asked for; nothing about it is verified.
     Chunk {
         chunk: u32,
@@ -574,6 +576,7 @@ fn said(frame: Frame) -> Option<(RequestNumber, Said, bool)> {
     Some(match frame {
         Frame::Have { req, have } => (req, Said::Other(Answer::Have(have)), false),
         Frame::HaveDelta { req, segments } => (req, Said::Other(Answer::Gained(segments)), false),
+        Frame::Others { req, nodes } => (req, Said::Other(Answer::Others(nodes)), false),
         Frame::Data {
             req,
             chunk,
@@ -620,7 +623,9 @@ impl Expects {
         match said {
             Said::Chunk { chunk, .. } => asked(*chunk),
             Said::Other(Answer::NotFound(Some(chunk))) => asked(*chunk),
-            Said::Other(Answer::Have(_) | Answer::Gained(_)) => matches!(self, Expects::Have),
+            Said::Other(Answer::Have(_) | Answer::Gained(_) | Answer::Others(_)) => {
+                matches!(self, Expects::Have)
+            }
             Said::Other(Answer::Manifest { .. }) => matches!(self, Expects::Manifest),
             Said::Other(
                 Answer::Busy(_)

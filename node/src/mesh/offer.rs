@@ -164,9 +164,10 @@ impl Desk {
                     Some(came) => self.take(came),
                     None => return,
                 },
-                Some(Gained { object, segments }) = self.parts.gained.recv() => {
-                    self.step(Event::Gained { object, segments });
-                }
+                Some(gained) = self.parts.gained.recv() => self.step(match gained {
+                    Gained::Begun(object) => Event::Begun { object },
+                    Gained::Segments { object, segments } => Event::Gained { object, segments },
+                }),
                 Some(done) = self.jobs.join_next() => self.done(joined(done)),
                 _ = self.streams.join_next(), if !self.streams.is_empty() => {}
                 _ = tick.tick() => self.tick(),
@@ -265,12 +266,14 @@ impl Desk {
         let flights = self.parts.flights.clone();
         let permission = Arc::clone(&self.parts.permission);
         self.work(move || {
-            let may_read = permission.may_read(peer, &object.nar);
-            let found = may_read.then(|| look_up(&store, &flights, &object, known));
+            if !permission.may_read(peer, &object.nar) {
+                return Done::Refused { job };
+            }
+            flights.met(&object, peer);
             Done::LookUp {
                 job,
                 object,
-                found: found.flatten(),
+                found: look_up(&store, &flights, &object, known),
             }
         });
     }
@@ -332,6 +335,7 @@ impl Desk {
                 }
                 None => self.step(Event::Absent { job }),
             },
+            Done::Refused { job } => self.step(Event::Forbidden { job }),
             Done::Chunk { job, bytes } => self.step(Event::Read { job, bytes }),
             Done::Run(run) => {
                 for (job, bytes) in self.ahead.finish(run) {

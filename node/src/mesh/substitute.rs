@@ -155,6 +155,18 @@ impl Finder {
         sources
     }
 
+    /// Whether a node is connected.
+    pub(crate) fn is_connected(&self, node: &NodeId) -> bool {
+        let status = self.network.status();
+        status.peers.iter().any(|peer| peer.node == *node)
+    }
+
+    /// Whether a peer told lately of a path of the cache with this NAR.
+    pub(crate) fn has_heard_of_nar(&self, cache: CacheId, nar: &NarHash) -> bool {
+        let of = |record: &PathRecord| record.cache == cache && record.info.nar_hash == *nar;
+        self.heard(of).is_some()
+    }
+
     /// Whether a peer told of this record, and the directory may know it later.
     pub(crate) fn has_heard(&self, record: &PathRecord) -> bool {
         self.heard(|heard| heard == record).is_some()

@@ -108,6 +108,31 @@ async fn a_source_that_dies_is_replaced() {
     assert!(fetched.unwrap() == holders[1].frames(&wanted));
 }
 
+/// S3: wherever in a response a provider dies, the response goes on with another and is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_provider_may_die_at_any_byte() {
+    for seed in 0..24 {
+        let contents = noise(&format!("any byte {seed}"), 4 << 20);
+        let serving = vec![Serving::Slowly(16 << 20), Serving::Slowly(16 << 20)];
+        let (client, holders, wanted) = holders(&contents, serving).await;
+        let random = u64::from_le_bytes(noise(&format!("at {seed}"), 8).try_into().unwrap());
+        let (at, victim) = (random % wanted.file.unwrap().1, seed % 2);
+        let dies = async {
+            until("under way", || {
+                client.exchange.traffic().all().received >= at
+            })
+            .await;
+            holders[victim].network.shutdown().await;
+        };
+        let (fetched, ()) = join(client.fetch(&wanted), dies).await;
+        let fetched = fetched.unwrap_or_else(|error| panic!("seed {seed}, byte {at}: {error}"));
+        assert!(
+            fetched == holders[1 - victim].frames(&wanted),
+            "seed {seed}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_source_left_the_body_breaks_off_and_was_right_so_far() {
     let serving = vec![Serving::Slowly(8 << 20)];
@@ -256,8 +281,7 @@ async fn two_that_fetch_at_once_trade() {
     two.meet(&holders[0]).await;
     two.meet(&one).await;
     two.sources.add(&wanted, &holders[0]);
-    two.sources.add(&wanted, &one);
-    one.sources.add(&wanted, &two);
+    // Of each other they hear from the holder alone.
     let (first, second) = join(one.fetch(&wanted), two.fetch(&wanted)).await;
     let expected = holders[0].frames(&wanted);
     assert!(first.unwrap() == expected && second.unwrap() == expected);

@@ -173,7 +173,7 @@ impl Course {
             }
             // That the source is gone is heard from its query as well.
             Answer::Gone => self.ended(request),
-            Answer::Have(_) | Answer::Gained(_) | Answer::Manifest { .. } => {}
+            Answer::Have(_) | Answer::Gained(_) | Answer::Others(_) | Answer::Manifest { .. } => {}
         }
     }
 

@@ -1,11 +1,11 @@
 //! The task of one flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use attic_p2p::fetch::{FetchError, NO_SOURCE_AFTER, Tier};
+use attic_p2p::fetch::{FetchError, NO_SOURCE_AFTER, SOURCES_MAX, Tier};
 use attic_p2p::ids::NodeId;
 use attic_p2p::wire::{Have, SegmentSet};
 use attic_store::{Assembled, ImportError, Imported, StoreError};
@@ -25,12 +25,14 @@ use crate::mesh::link::{Answer, AskId, Asked, Heard, Listener, Question};
 
 /// Flies to the end, or until nobody has followed for a while, and takes the flight out of the
 /// table.
-pub(super) async fn run(flights: Arc<Inner>, flight: Arc<Shared>) {
+///
+/// `asking` are peers that fetch the same, as they are met.
+pub(super) async fn run(flights: Arc<Inner>, flight: Arc<Shared>, asking: mpsc::Receiver<NodeId>) {
     let _undecided = Undecided {
         flights: Arc::clone(&flights),
         flight: Arc::clone(&flight),
     };
-    let mut run = Run::new(&flights.parts, Arc::clone(&flight));
+    let mut run = Run::new(&flights.parts, Arc::clone(&flight), asking);
     let outcome = tokio::select! {
         outcome = run.fly(&flights) => outcome,
         () = abandoned(&flights, &flight) => Err(FlightError::Ended),
@@ -84,7 +86,12 @@ struct Run {
     listener: Listener,
     inbox: mpsc::Receiver<Heard>,
     changes: watch::Receiver<()>,
+    asking: mpsc::Receiver<NodeId>,
     peers: BTreeMap<NodeId, Peer>,
+    /// Who is fetching the same, or was.
+    crowd: BTreeSet<NodeId>,
+    /// Whether the offer knows of the flight.
+    begun: bool,
     /// Frames being verified and stored.
     batch: Option<JoinHandle<Result<Vec<Checked>, ImportError>>>,
 }
@@ -104,7 +111,7 @@ struct Informant {
 }
 
 impl Run {
-    fn new(parts: &Parts, flight: Arc<Shared>) -> Run {
+    fn new(parts: &Parts, flight: Arc<Shared>, asking: mpsc::Receiver<NodeId>) -> Run {
         let (listener, inbox) = mpsc::channel(INBOX_MAX);
         Run {
             parts: parts.clone(),
@@ -112,7 +119,10 @@ impl Run {
             listener,
             inbox,
             changes: parts.sources.changes(),
+            asking,
             peers: BTreeMap::new(),
+            crowd: BTreeSet::new(),
+            begun: false,
             batch: None,
         }
     }
@@ -169,6 +179,7 @@ impl Run {
                     }
                 }
                 Ok(()) = self.changes.changed() => self.find_peers(),
+                Some(node) = self.asking.recv() => self.meet([node]),
                 () = sleep(SECOND_INFORMANT_AFTER) => self.find_peers(),
             }
             if progressed.elapsed() >= NO_SOURCE_AFTER {
@@ -233,6 +244,7 @@ impl Run {
             | Answer::Gone
             | Answer::Have(_)
             | Answer::Gained(_)
+            | Answer::Others(_)
             | Answer::Chunk { .. } => Told::Nothing(RETRY_AFTER_NOTHING),
         }
     }
@@ -271,6 +283,7 @@ impl Run {
                 checked = done(&mut self.batch) => course.checked(checked?),
                 () = self.flight.moved.notified() => course.readers_moved(),
                 Ok(()) = self.changes.changed() => self.find_peers(),
+                Some(node) = self.asking.recv() => self.meet([node]),
                 () = sleep_until(search_at) => {
                     self.find_peers();
                     search_at = Instant::now() + SEARCH_EVERY;
@@ -314,15 +327,19 @@ impl Run {
         }
     }
 
-    /// Tells the offer of new segments. What it cannot take now, it is told next time.
-    fn tell_gained(&self, course: &mut Course) {
-        if course.gained.is_empty() {
+    /// Tells the offer that there is a flight, then of new segments. What it cannot take now, it is
+    /// told next time.
+    fn tell_gained(&mut self, course: &mut Course) {
+        if self.begun && course.gained.is_empty() {
             return;
         }
         if let Ok(slot) = self.parts.gains.try_reserve() {
-            slot.send(Gained {
-                object: self.flight.wanted.object(),
-                segments: std::mem::take(&mut course.gained),
+            let object = self.flight.wanted.object();
+            let segments = std::mem::take(&mut course.gained);
+            // Whoever hears of the beginning looks what there is already.
+            slot.send(match std::mem::replace(&mut self.begun, true) {
+                true => Gained::Segments { object, segments },
+                false => Gained::Begun(object),
             });
         }
     }
@@ -331,21 +348,39 @@ impl Run {
     fn find_peers(&mut self) {
         self.changes.mark_unchanged();
         for (node, tier) in self.parts.sources.of(&self.flight.wanted.nar) {
-            if self.peers.len() >= PEERS_MAX {
-                return;
+            self.ask_have(node, tier);
+        }
+        for node in std::mem::take(&mut self.crowd) {
+            self.meet([node]);
+        }
+    }
+
+    /// Asks peers that fetch the same what they have, now and, if they are lost, again.
+    fn meet(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        for node in nodes {
+            if self.crowd.len() < PEERS_MAX {
+                self.crowd.insert(node);
             }
-            if node == self.parts.exchange.me() || self.peers.contains_key(&node) {
-                continue;
+            if let Some(tier) = self.parts.sources.tier(&node) {
+                self.ask_have(node, tier);
             }
-            let question = Question::Have(self.flight.wanted.object());
-            if let Ok(query) = self.parts.exchange.ask(node, question, &self.listener) {
-                let peer = Peer {
-                    tier,
-                    query,
-                    have: None,
-                };
-                self.peers.insert(node, peer);
-            }
+        }
+    }
+
+    /// Asks a peer what it has, unless it was asked.
+    fn ask_have(&mut self, node: NodeId, tier: Tier) {
+        let asked = node == self.parts.exchange.me() || self.peers.contains_key(&node);
+        if asked || self.peers.len() >= PEERS_MAX {
+            return;
+        }
+        let question = Question::Have(self.flight.wanted.object());
+        if let Ok(query) = self.parts.exchange.ask(node, question, &self.listener) {
+            let peer = Peer {
+                tier,
+                query,
+                have: None,
+            };
+            self.peers.insert(node, peer);
         }
     }
 
@@ -367,6 +402,7 @@ impl Run {
                 }
             }
             Answer::Gained(segments) => self.gained(node, segments, course),
+            Answer::Others(nodes) => self.meet(nodes),
             // A peer that cannot say is asked again when sources are looked for.
             Answer::Gone | Answer::NotFound(_) | Answer::Error | Answer::Busy(_) => {
                 self.peers.remove(&node);
@@ -471,7 +507,7 @@ impl From<StoreError> for FlightError {
 /// Answers that wait for the flight; links wait when there are more.
 const INBOX_MAX: usize = 256;
 /// Peers that are asked what they have of one NAR.
-const PEERS_MAX: usize = 32;
+const PEERS_MAX: usize = SOURCES_MAX;
 /// Peers that are asked for a manifest at a time.
 const INFORMANTS_MAX: usize = 2;
 const SECOND_INFORMANT_AFTER: Duration = Duration::from_millis(150);

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
+use attic_p2p::ids::NodeId;
 use attic_p2p::wire::{Have, Layout, Priority, SegmentSet};
 use attic_store::frame::check;
 use attic_store::manifest::{Manifest, ManifestEntry};
 use attic_store::{ChunkId, Imported, Lease, Store, StoreError};
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{FlightError, Wanted};
 
@@ -27,6 +28,8 @@ pub(super) struct Shared {
     readers: Mutex<Readers>,
     /// Told when a reader has moved.
     pub(super) moved: Notify,
+    /// Takes peers that fetch the same.
+    pub(super) met: mpsc::Sender<NodeId>,
 }
 
 /// What is known once the manifest is.
@@ -104,7 +107,7 @@ impl Plan {
 }
 
 impl Shared {
-    pub(super) fn new(wanted: Wanted, store: &Store) -> Shared {
+    pub(super) fn new(wanted: Wanted, store: &Store, met: mpsc::Sender<NodeId>) -> Shared {
         Shared {
             wanted,
             store: store.clone(),
@@ -116,6 +119,7 @@ impl Shared {
             followers: watch::Sender::new(Followers::default()),
             readers: Mutex::default(),
             moved: Notify::new(),
+            met,
         }
     }
 

@@ -51,6 +51,10 @@ pub(super) enum Done {
         object: Object,
         found: Option<Found>,
     },
+    /// The peer may not read what it asks for.
+    Refused {
+        job: JobId,
+    },
     Chunk {
         job: JobId,
         bytes: Option<Bytes>,

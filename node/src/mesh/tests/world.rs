@@ -1,6 +1,6 @@
 //! Nodes in one process, on loopback: networks and stores are real, membership and directory are not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -112,6 +112,8 @@ impl Peer {
             sleep(Duration::from_millis(5)).await;
         }
         self.network.dial(addresses.remove(0)).await.unwrap();
+        self.sources.near.lock().unwrap().insert(other.node);
+        other.sources.near.lock().unwrap().insert(self.node);
     }
 
     /// Stores the NAR of a file; returns what others want to fetch it.
@@ -256,6 +258,7 @@ impl Gate for AllIn {
 pub(super) struct Listed {
     nodes: Mutex<BTreeMap<NarHash, Vec<(NodeId, Tier)>>>,
     changes: watch::Sender<()>,
+    near: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Listed {
@@ -269,6 +272,11 @@ impl Listed {
 }
 
 impl Sources for Listed {
+    fn tier(&self, node: &NodeId) -> Option<Tier> {
+        let near = self.near.lock().unwrap();
+        near.contains(node).then_some(Tier::Lan)
+    }
+
     fn of(&self, nar: &NarHash) -> Vec<(NodeId, Tier)> {
         let nodes = self.nodes.lock().unwrap();
         nodes.get(nar).cloned().unwrap_or_default()
