@@ -44,6 +44,7 @@ pub(crate) mod connection;
 pub(crate) mod error;
 pub(crate) mod host;
 pub(crate) mod ingest;
+pub(crate) mod mend;
 pub(crate) mod nar;
 pub(crate) mod narinfo;
 pub(crate) mod object;

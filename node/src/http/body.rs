@@ -11,12 +11,13 @@ use futures::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use crate::app::App;
 use crate::http::connection::Busy;
 use crate::http::error::chain;
 use crate::http::ingest::joined;
+use crate::http::mend::Mender;
 use crate::mesh::flight::FlightError;
 use crate::mesh::flight::body::FlightReader;
 use crate::metrics::Source;
@@ -138,26 +139,34 @@ pub(crate) struct NarBody {
     /// The next block, when it is here.
     ready: Option<Bytes>,
     /// The block after it, when it is being read.
-    ahead: Option<JoinHandle<Block>>,
+    ahead: Option<BoxFuture<'static, Block>>,
     /// When nothing is being read.
     reader: Option<BlockReader>,
     /// Leave to hold a block that the socket has not asked for.
     leave: Option<OwnedSemaphorePermit>,
+    /// What repairs damage that is met on the way, once.
+    mender: Option<Mender>,
     left: u64,
 }
 
 /// A reader on its way back, with what it read.
-type Block = (BlockReader, Result<Option<Bytes>, StoreError>);
+pub(crate) type Block = (BlockReader, Result<Option<Bytes>, StoreError>);
 
 impl NarBody {
     /// `first`, which `reader` has just yielded, and what follows it: `len` bytes together.
-    pub(crate) fn new(app: Arc<App>, first: Bytes, reader: BlockReader, len: u64) -> NarBody {
+    pub(crate) fn new(
+        app: Arc<App>,
+        (first, reader): (Bytes, BlockReader),
+        len: u64,
+        mender: Option<Mender>,
+    ) -> NarBody {
         NarBody {
             app,
             ready: Some(first),
             ahead: None,
             reader: Some(reader),
             leave: None,
+            mender,
             left: len,
         }
     }
@@ -169,17 +178,23 @@ impl NarBody {
         if self.ready.is_none() && self.ahead.is_none() {
             self.read_next();
         }
-        if let Some(ahead) = &mut self.ahead {
-            let (reader, block) = joined(ready!(Pin::new(ahead).poll(cx)));
+        while let Some(ahead) = &mut self.ahead {
+            let (reader, block) = ready!(ahead.as_mut().poll(cx));
             self.ahead = None;
-            self.reader = Some(reader);
-            self.ready = match block {
-                Ok(block) => block,
-                Err(error) => {
+            match (block, self.mender.take()) {
+                (Ok(block), mender) => {
+                    (self.ready, self.mender) = (block, mender);
+                    self.reader = Some(reader);
+                }
+                (Err(error @ StoreError::Chunk(_)), Some(mender)) => {
+                    self.app.read_failed("nar", &error);
+                    self.ahead = Some(Box::pin(mender.read_on(self.left, reader, error)));
+                }
+                (Err(error), _) => {
                     self.app.read_failed("nar", &error);
                     return Poll::Ready(Some(Err(NarBodyError::Read(error))));
                 }
-            };
+            }
         }
         let taken = self
             .ready
@@ -211,10 +226,11 @@ impl NarBody {
 
     fn read_next(&mut self) {
         if let Some(mut reader) = self.reader.take() {
-            self.ahead = Some(spawn_blocking(move || {
+            let read = spawn_blocking(move || {
                 let block = reader.next_block();
                 (reader, block)
-            }));
+            });
+            self.ahead = Some(Box::pin(async { joined(read.await) }));
         }
     }
 }

@@ -4,18 +4,18 @@
 //! node that holds the NAR, today and after a restart: a download cut anywhere resumes anywhere.
 //!
 //! Before the status line every chunk is located, every pack that holds one is there and long
-//! enough, and the first block is read, and thereby checked. Later blocks that turn out to have
-//! decayed on the disk break the connection, never end it as if it were whole: nothing wrong is
-//! sent, and from then on the NAR is a 404 until it is pushed again. So decay costs a truncated 200
-//! to those who are reading at that moment, and to nobody after.
+//! enough, and the first block is read, and thereby checked. A NAR that turns out to have decayed on
+//! the disk is fetched from the cluster again as far as it is damaged, be it in the middle of a
+//! response ([`Mender`]). When nobody has it, later blocks that decayed break the connection, never
+//! end it as if it were whole: nothing wrong is sent, and from then on the NAR is a 404 until it is
+//! pushed again. So decay costs at most a truncated 200 to those who are reading at that moment.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use attic_p2p::wire::Priority;
-use attic_store::{BlockReader, NarHash, NarRow, Store, StoreError};
-use bytes::Bytes;
+use attic_store::{BlockReader, NarHash, NarReader, NarRow, Store, StoreError};
 use hyper::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
     IF_RANGE, RANGE,
@@ -31,6 +31,7 @@ use crate::http::body::{Body, FlightBody, NarBody};
 use crate::http::condition::{Selection, select};
 use crate::http::error::chain;
 use crate::http::ingest::joined;
+use crate::http::mend::Mender;
 use crate::http::not_found;
 use crate::http::object::{immutable, is_known};
 use crate::mesh::flight::body::FlightReader;
@@ -55,7 +56,16 @@ pub(crate) async fn get(
         }
     };
     match entry.form {
-        Form::Served(form) => serve(app, &cache, entry, form, head).await,
+        Form::Served(form) => {
+            let nar = entry.nar_hash;
+            match serve(app, &cache, entry, form, head).await {
+                Some(response) => response,
+                None if is_held_elsewhere(app, &cache, &nar) => {
+                    fetch(app, &cache, file, head).await
+                }
+                None => not_found(),
+            }
+        }
         Form::Recompressed if head.method == Method::HEAD => {
             dressed(Response::new(Body::empty()), &cache, &entry, 0..entry.len)
         }
@@ -124,7 +134,9 @@ pub(crate) async fn serve_flight(
         }
     };
     match suffix {
-        NarSuffix::Plain => serve(app, cache, entry, ServedForm::Plain, head).await,
+        NarSuffix::Plain => serve(app, cache, entry, ServedForm::Plain, head)
+            .await
+            .unwrap_or_else(not_found),
         _ => serve_landing(app, cache, flight, &entry, head),
     }
 }
@@ -159,6 +171,12 @@ fn unavailable(flight: &Follower, error: &FlightError) {
     tracing::info!(%nar, cause = chain(error), "NAR not to be had from peers");
 }
 
+/// Whether a connected node is said to hold a NAR of a cache.
+fn is_held_elsewhere(app: &App, cache: &Cache, nar: &NarHash) -> bool {
+    let mesh = cache.settings.shared_as.and_then(|_| app.mesh.get());
+    mesh.is_some_and(|mesh| !mesh.finder.sources(nar).is_empty())
+}
+
 /// What a file name stands for in a cache.
 struct Entry {
     nar_hash: NarHash,
@@ -179,10 +197,20 @@ enum Form {
     Recompressed,
 }
 
+/// How the bytes of a NAR are sent.
 #[derive(Clone, Copy)]
-enum ServedForm {
+pub(super) enum ServedForm {
     Frames,
     Plain,
+}
+
+impl ServedForm {
+    pub(super) fn read(self, nar: &NarReader, range: Range<u64>) -> BlockReader {
+        match self {
+            ServedForm::Frames => nar.frames(range),
+            ServedForm::Plain => nar.plain(range),
+        }
+    }
 }
 
 /// Looks up a file of a cache: our own name for a NAR, or a name that one was uploaded under.
@@ -250,16 +278,17 @@ fn etag(digits: &str) -> HeaderValue {
     HeaderValue::try_from(format!("\"{digits}\"")).expect("digits make a header value")
 }
 
+/// `None` when the NAR was just found not to be whole.
 async fn serve(
     app: &Arc<App>,
     cache: &Cache,
     entry: Entry,
     form: ServedForm,
     head: &Parts,
-) -> Response<Body> {
+) -> Option<Response<Body>> {
     let selection = match chosen(cache, &entry, head) {
         Ok(selection) => selection,
-        Err(response) => return *response,
+        Err(response) => return Some(*response),
     };
     let body = match head.method {
         Method::HEAD => {
@@ -267,18 +296,19 @@ async fn serve(
             let here = joined(spawn_blocking(move || store.open_nar(&hash)).await);
             here.map(|reader| reader.map(|_| Body::empty()))
         }
-        _ => open(app, &entry, form, selection.range(&entry)).await,
+        _ => open(app, cache, &entry, form, selection.range(&entry)).await,
     };
     match body {
-        Ok(Some(body)) => selected(Response::new(body), cache, &entry, &selection),
+        Ok(Some(body)) => Some(selected(Response::new(body), cache, &entry, &selection)),
         Ok(None) => {
-            // It was just looked up: found not to be whole, it is hidden, and so are its narinfos.
+            // It was just looked up: it is hidden now, and so are its narinfos.
             app.narinfos.clear();
-            not_found()
+            None
         }
         Err(error) => {
             app.read_failed("nar", &error);
-            not_found()
+            let decayed = matches!(error, StoreError::Chunk(_));
+            (!decayed).then(not_found)
         }
     }
 }
@@ -326,25 +356,33 @@ fn selected(
 /// A body whose first block is here. `None` when the NAR cannot be read whole.
 async fn open(
     app: &Arc<App>,
+    cache: &Cache,
     entry: &Entry,
     form: ServedForm,
     range: Range<u64>,
 ) -> Result<Option<Body>, StoreError> {
     let (store, hash) = (app.store.clone(), entry.nar_hash);
-    let len = range.end - range.start;
-    let first_block = move || -> Result<Option<(Bytes, BlockReader)>, StoreError> {
+    let (len, end) = (range.end - range.start, range.end);
+    let first_block = move || -> Result<_, StoreError> {
         let Some(nar) = store.open_nar(&hash)? else {
             return Ok(None);
         };
-        let mut blocks = match form {
-            ServedForm::Frames => nar.frames(range),
-            ServedForm::Plain => nar.plain(range),
-        };
-        Ok(blocks.next_block()?.map(|block| (block, blocks)))
+        let mut blocks = form.read(&nar, range);
+        let first = blocks.next_block()?.map(|block| (block, blocks));
+        Ok(first.map(|first| (first, nar.row().file_hash)))
     };
     let first = joined(spawn_blocking(first_block).await)?;
-    let app = Arc::clone(app);
-    Ok(first.map(|(block, blocks)| Body::nar(NarBody::new(app, block, blocks, len))))
+    Ok(first.map(|(first, file_hash)| {
+        let mender = cache.settings.shared_as.map(|cache| Mender {
+            app: Arc::clone(app),
+            cache,
+            nar_hash: hash,
+            file_hash,
+            form,
+            end,
+        });
+        Body::nar(NarBody::new(Arc::clone(app), first, len, mender))
+    }))
 }
 
 /// How long a client waits for the status line of a NAR that peers have.

@@ -151,6 +151,11 @@ impl Store {
         self.inner.index.nar(hash)
     }
 
+    /// Whether a NAR was here, and was found not to be whole since.
+    pub fn is_damaged(&self, hash: &NarHash) -> bool {
+        self.inner.is_damaged(hash)
+    }
+
     /// The `.ls` listing of a NAR, as Nix prints it; `None` if it is not here or has none.
     ///
     /// # Errors

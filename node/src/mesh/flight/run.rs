@@ -249,13 +249,22 @@ impl Run {
         }
     }
 
-    /// The chunks that are in the store; the lease holds them from now on.
+    /// The chunks that are in the store; the lease holds them from now on. Where one chunk of the
+    /// NAR decayed others may have: then each is looked at.
     async fn find_here(&self, plan: &Arc<Plan>) -> Result<Vec<u32>, FlightError> {
         let (flight, plan) = (Arc::clone(&self.flight), Arc::clone(plan));
-        let find = move || flight.store.missing(&flight.lease, &plan.ids());
-        let missing = joined(spawn_blocking(find).await)?;
-        let here = (0..).zip(missing).filter(|(_, missing)| !missing);
-        Ok(here.map(|(chunk, _)| chunk).collect())
+        let find = move || -> Result<Vec<u32>, StoreError> {
+            let suspect = flight.store.is_damaged(&flight.wanted.nar);
+            let missing = flight.store.missing(&flight.lease, &plan.ids())?;
+            let mut here = Vec::new();
+            for (chunk, missing) in (0..).zip(missing) {
+                if !missing && (!suspect || flight.frame(plan.entry(chunk))?.is_some()) {
+                    here.push(chunk);
+                }
+            }
+            Ok(here)
+        };
+        Ok(joined(spawn_blocking(find).await)?)
     }
 
     /// Fetches what is missing.
