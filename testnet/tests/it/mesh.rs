@@ -1,8 +1,10 @@
 //! Clusters of real nodes, each on a host of its own, and real Nix beside them.
 
+mod crowd;
 mod discovery;
 mod join;
 mod keys;
+mod losses;
 mod partition;
 mod private;
 mod remove;
@@ -19,7 +21,7 @@ use testnet::cluster::Cluster;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
 use testnet::program::eventually;
-use testnet::served::hash_part;
+use testnet::served::{Served, hash_part};
 
 /// A store path of the machine that holds `len` bytes which do not compress. It is built, so that
 /// nobody takes it without a signature.
@@ -72,6 +74,34 @@ fn realise(cluster: &Cluster, node: usize, paths: &[&str]) {
     nix.run("nix-store", &args).succeeds();
     nix.verify_store();
     assert!(paths.iter().all(|path| nix.has(path)), "node {node}");
+}
+
+/// Reads a path from a node and makes sure that it came whole.
+#[track_caller]
+fn read_whole(cluster: &Cluster, node: usize, path: &str) -> Vec<u8> {
+    match cluster[node].read(path) {
+        Served::Whole(nar) => nar,
+        other => panic!("node {node}: {other:?} for {path}"),
+    }
+}
+
+/// Waits until a node holds so many bytes of NARs.
+#[track_caller]
+fn wait_held(cluster: &Cluster, node: usize, bytes: u64) {
+    let what = format!("node {node} to hold {bytes} bytes");
+    eventually(&what, HEALED_MAX, || {
+        let caches = cluster[node].usage().caches;
+        let held: u64 = caches.iter().map(|cache| cache.file_bytes).sum();
+        (held >= bytes).then_some(())
+    });
+}
+
+/// Bytes of chunks that a node sent to others, and got from them.
+#[track_caller]
+fn moved(cluster: &Cluster, node: usize) -> (u64, u64) {
+    let number = |name| cluster[node].metric(name).expect("a number") as u64;
+    let sent = number("attic_node_mesh_bulk_sent_bytes");
+    (sent, number("attic_node_mesh_bulk_received_bytes"))
 }
 
 /// Row P11: how long after a push every connected node may lack it.
