@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests need on a Debian machine, and makes their closure S.
 #
-#   testnet/scripts/prepare.sh [bench]      "bench" adds nginx, wrk and corpus L1
+#   testnet/scripts/prepare.sh [bench]      "bench" adds nginx, wrk, iperf3 and corpus L1
 #
 # Does nothing that is done already, so it costs a second the next time. Needs root (or sudo) for
 # the packages and for /nix/store.
@@ -15,7 +15,7 @@ as_root() {
 packages=(nix-bin python3 util-linux curl iproute2)
 corpora=(S)
 if [ "${1:-}" = bench ]; then
-  packages+=(nginx-light wrk)
+  packages+=(nginx-light wrk iperf3)
   corpora+=(L1)
 fi
 

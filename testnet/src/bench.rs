@@ -21,6 +21,7 @@ mod cpu;
 mod huge;
 pub mod locators;
 mod memory;
+mod mesh;
 mod push;
 mod serve;
 
@@ -44,6 +45,8 @@ pub enum Subject {
     Huge,
     /// The chunk locator table at 10 M chunks
     Locators,
+    /// What nodes of a cluster do for each other, in network namespaces
+    Mesh,
     /// Chunk lengths and compression levels: prints a table of its own; not among `all`
     Chunking,
 }
@@ -129,13 +132,14 @@ pub fn run(subjects: &[Subject], repeat: u32) -> Vec<Row> {
 }
 
 /// What `all` means, in the order of measuring.
-const ORDER: [Subject; 6] = [
+const ORDER: [Subject; 7] = [
     Subject::Nar,
     Subject::Narinfo,
     Subject::Push,
     Subject::Copy,
     Subject::Memory,
     Subject::Locators,
+    Subject::Mesh,
 ];
 
 impl Subject {
@@ -148,6 +152,7 @@ impl Subject {
             Subject::Memory => memory::memory(),
             Subject::Locators => locators::locators(),
             Subject::Huge => huge::huge(),
+            Subject::Mesh => mesh::mesh(repeat),
             Subject::All | Subject::Chunking => Vec::new(),
         }
     }
@@ -222,6 +227,12 @@ pub fn write_json(rows: &[Row], file: &Path) -> Result<()> {
 /// Says what is being done: a run takes many minutes.
 fn say(what: &str) {
     eprintln!("bench: {what}");
+}
+
+/// The one of some measurements that 99 of 100 do not exceed: the greatest of a few.
+fn percentile_99(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[(values.len() * 99).div_ceil(100) - 1]
 }
 
 /// The middle one of some measurements.

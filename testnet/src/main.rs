@@ -33,7 +33,7 @@ enum Verb {
     },
     /// Measure, print a Markdown table, and write the figures as JSON
     ///
-    /// Needs root, nginx, wrk, Nix and corpus S and L1: `testnet/scripts/prepare.sh bench` gets
+    /// Needs root, nginx, wrk, iperf3, Nix and corpus S and L1: `testnet/scripts/prepare.sh bench` gets
     /// them. Each ratio is between two measurements of the same run, taken in turns.
     Bench {
         /// What to measure
