@@ -17,6 +17,8 @@ pub(super) struct Sync {
     peers: BTreeSet<NodeId>,
     /// Peers to be asked soon, and whether they may ask back.
     due: BTreeMap<NodeId, bool>,
+    /// When peers are asked again whose answer did not come.
+    retries: BTreeMap<NodeId, Millis>,
     sessions: BTreeMap<NodeId, Session>,
     next_id: u64,
     /// When a random peer is asked; `None` before the first event.
@@ -63,6 +65,7 @@ impl Sync {
         Sync {
             peers: BTreeSet::new(),
             due: BTreeMap::new(),
+            retries: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_id: 0,
             next_round: None,
@@ -80,7 +83,16 @@ impl Sync {
     pub(super) fn peer_down(&mut self, node: NodeId) {
         self.peers.remove(&node);
         self.due.remove(&node);
+        self.retries.remove(&node);
         self.sessions.remove(&node);
+    }
+
+    /// A request to `node` failed. It may have been lost with one of two connections to a peer that
+    /// is there: waiting for the next round would leave this node behind for a minute.
+    fn failed(&mut self, now: Millis, node: NodeId) {
+        if self.peers.contains(&node) {
+            self.retries.insert(node, now.plus(RETRY_AFTER));
+        }
     }
 
     /// Asks `node` as soon as there is room.
@@ -108,7 +120,8 @@ impl Sync {
 
     pub(super) fn next_wake(&self) -> Option<Millis> {
         let deadlines = self.sessions.values().map(|session| session.deadline);
-        deadlines.chain(self.next_round).min()
+        let retries = self.retries.values().copied();
+        deadlines.chain(retries).chain(self.next_round).min()
     }
 
     /// Whether another session than that with `peer` fetches the log of `node`.
@@ -122,6 +135,14 @@ impl Sync {
     /// Drops sessions without an answer and chooses a peer when it is time.
     fn tick(&mut self, now: Millis) {
         self.sessions.retain(|_, session| session.deadline > now);
+        let due = &mut self.due;
+        self.retries.retain(|peer, at| {
+            let waits = *at > now;
+            if !waits {
+                due.entry(*peer).or_insert(true);
+            }
+            waits
+        });
         let due = self.next_round.is_some_and(|at| at <= now);
         if due && let Some(peer) = self.random_peer() {
             self.due.entry(peer).or_insert(true);
@@ -284,6 +305,7 @@ impl<L: Log> Replica<L> {
             return;
         };
         let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
+            self.sync.failed(now, from);
             return;
         };
         match (session.step, Answer::decode(&bytes)) {
@@ -428,6 +450,9 @@ impl<L: Log> Replica<L> {
 
 /// How often a random peer is asked, give or take a half.
 const ROUND: Duration = Duration::from_secs(60);
+
+/// Until a peer that is connected is asked again after a failure.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Most conversations this node leads at a time.
 const SESSIONS_MAX: usize = 2;

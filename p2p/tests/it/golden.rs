@@ -676,6 +676,13 @@ fn golden_frames() {
                 bytes,
             },
         ),
+        (
+            "others",
+            Frame::Others {
+                req,
+                nodes: vec![NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32])],
+            },
+        ),
     ] {
         let decode = |bytes: &[u8]| {
             let mut decoder = Decoder::new();

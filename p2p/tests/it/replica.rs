@@ -28,6 +28,8 @@ struct World {
     cut: BTreeSet<(u8, u8)>,
     /// Percent of gossiped messages that are lost.
     gossip_loss: u64,
+    /// So many of the next requests fail.
+    failing: u32,
     random: u64,
     bytes_on_wire: usize,
     misbehaved: Vec<String>,
@@ -47,6 +49,7 @@ impl World {
             sent: 0,
             cut: BTreeSet::new(),
             gossip_loss,
+            failing: 0,
             random: seed | 1,
             bytes_on_wire: 0,
             misbehaved: Vec::new(),
@@ -150,7 +153,10 @@ impl World {
             }
             Action::Request { to, id, bytes } => {
                 let other = self.names[&to];
-                if self.cut.contains(&(number, other)) || !self.nodes.contains_key(&other) {
+                let fails = self.failing > 0;
+                self.failing -= u32::from(fails);
+                if fails || self.cut.contains(&(number, other)) || !self.nodes.contains_key(&other)
+                {
                     let (from, bytes) = (to, None);
                     self.send(number, 0, Event::Response { from, id, bytes });
                     return;
@@ -265,6 +271,21 @@ fn it_converges_when_gossip_delivers_nothing() {
     world.run(10 * 60_000);
     world.assert_converged();
     assert!(world.knows(1, 6));
+}
+
+/// Two nodes dial each other at once, one of the connections is closed, and with it goes the request
+/// that was to tell a newcomer what there is. It heard of nothing for up to a minute and a half.
+#[test]
+fn a_comparison_that_failed_is_repeated_soon() {
+    let mut world = World::new(2, 100, 7);
+    world.run(5_000);
+    world.disconnect(1, 2);
+    let path = world.path(1);
+    world.say(1, vec![world.cluster.config(1), path]);
+    world.failing = 4;
+    world.connect(1, 2);
+    world.run(5_000);
+    assert!(world.knows(2, 1));
 }
 
 #[test]
