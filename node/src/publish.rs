@@ -83,6 +83,32 @@ impl Publisher {
         outcome.unwrap_or(Err(PublishError::CacheGone))
     }
 
+    /// Gives a copy of a path the signatures that the cluster says it has. Those that the copy has
+    /// beyond them were taken off, or came with an older word.
+    ///
+    /// Changes nothing where the copy is of something else, or no key of the cache would vouch for it.
+    ///
+    /// **Errors**: the store's.
+    pub(crate) fn follow(&self, cache: &Cache, said: &PathInfo) -> Result<(), StoreError> {
+        let store_dir = &cache.settings.store_dir;
+        let fingerprint = said.fingerprint(store_dir);
+        let follow = |info: &mut PathInfo| {
+            let mut followed = info.clone();
+            followed.signatures = said.signatures.clone();
+            if let Some(secret) = &cache.secret {
+                sign(secret, cache, &mut followed);
+            }
+            let followed = sorted(followed);
+            let is_same = info.fingerprint(store_dir).as_ref() == fingerprint.as_ref();
+            if is_same && is_signed(cache, &followed) && check_signatures(cache, &followed).is_ok()
+            {
+                *info = followed;
+            }
+        };
+        let change = || self.change_page(cache, &[*said.path.hash()], follow);
+        cache.life.while_alive(change).unwrap_or(Ok(0)).map(|_| ())
+    }
+
     /// Checks that a narinfo sent by `PUT` describes a body that was uploaded to this cache, or a
     /// NAR that the cache holds already.
     ///

@@ -570,17 +570,10 @@ impl Announcer {
             app.narinfos.forget(&(cache.id, *hash));
             return Ok(());
         }
-        let known = &row.info.signatures;
-        let is_signed_anew = |record: &PathRecord| {
-            let mut signatures = record.info.signatures.iter();
-            signatures.any(|signature| !known.contains(signature))
-        };
-        if let Some(record) = said.filter(is_signed_anew)
-            && let Err(error) = app.publisher.keep(&cache, record.info)
-        {
-            tracing::warn!(cause = chain(&error), "a new signature is not kept");
+        match said.filter(|record| record.info.signatures != row.info.signatures) {
+            Some(record) => app.publisher.follow(&cache, &record.info),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Looks at all local rows of shared caches: more changed than could be listed.
