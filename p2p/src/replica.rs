@@ -167,6 +167,26 @@ pub enum Verdict {
     Reject,
 }
 
+/// What waits in a replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes of records that are not written yet.
+    pub outbox_bytes: usize,
+    /// Bytes of segments that came before their predecessors.
+    pub waiting_bytes: usize,
+    /// Conversations with peers that this node leads.
+    pub sessions: usize,
+}
+
+impl Backlog {
+    /// Most bytes of records that wait to be written; more are rejected.
+    pub const OUTBOX_BYTES_MAX: usize = outbox::WAITING_BYTES_MAX;
+    /// Most bytes of segments that wait for others; when they are reached, all are dropped.
+    pub const WAITING_BYTES_MAX: usize = waiting::BYTES_MAX;
+    /// Most conversations at a time.
+    pub const SESSIONS_MAX: usize = sync::SESSIONS_MAX;
+}
+
 /// Whether this node may write its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -275,6 +295,15 @@ impl<L: Log> Replica<L> {
     /// needs a new identity.
     pub fn is_retired(&self) -> bool {
         self.phase == Phase::Retired
+    }
+
+    /// What waits in it, for metrics.
+    pub fn backlog(&self) -> Backlog {
+        Backlog {
+            outbox_bytes: self.outbox.bytes(),
+            waiting_bytes: self.waiting.bytes(),
+            sessions: self.sync.sessions(),
+        }
     }
 
     /// Opens with these keys what could not be opened before, and says what may be different now.

@@ -16,6 +16,7 @@
 //!   send;
 //! - [`Secrets`](knowledge::Secrets) are what a node must not know, and are looked for in its files
 //!   and in its memory;
+//! - a [`Scenario`](sim::Scenario) is what happens to a simulated cluster;
 //! - a [`Closure`](corpus::Closure) is a set of real store paths, made from Debian packages.
 //!
 //! ```no_run
@@ -51,5 +52,6 @@ pub mod program;
 pub mod proxy;
 pub mod seed;
 pub mod served;
+pub mod sim;
 pub mod upload;
 pub mod villain;

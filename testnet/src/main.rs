@@ -1,5 +1,5 @@
-//! `testnet up`: a cluster to play with. `testnet bench`: measures a release build against what it
-//! should reach.
+//! `testnet up`: a cluster to play with. `testnet sim`: a simulated one. `testnet bench`: measures a
+//! release build against what it should reach.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 
 use testnet::bench::{self, Subject, locators};
 use testnet::cluster::Cluster;
+use testnet::sim::{self, Mutant, Options, Outcome, Scale, Scenario, report};
 use testnet::villain::{self, VillainArgs};
 
 /// Tools around a real attic-node
@@ -31,6 +32,11 @@ enum Verb {
         #[arg(long, default_value = "4", value_parser = clap::value_parser!(u8).range(1..))]
         nodes: u8,
     },
+    /// Let a scenario happen to a simulated cluster, in virtual time
+    ///
+    /// Prints a table of what was measured. A run that breaks an invariant is named with the command
+    /// that repeats it, and the exit status is 1.
+    Sim(SimArgs),
     /// Measure, print a Markdown table, and write the figures as JSON
     ///
     /// Needs root, nginx, wrk, iperf3, Nix and corpus S and L1: `testnet/scripts/prepare.sh bench` gets
@@ -60,6 +66,34 @@ enum Verb {
     },
 }
 
+#[derive(Debug, Parser)]
+struct SimArgs {
+    /// Name of a file in testnet/scenarios, path of another, or `all`
+    #[arg(long)]
+    scenario: String,
+    /// How many nodes, if not as many as the scenario says
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// Of everything that is left to chance; the first of several
+    #[arg(long, default_value = "1")]
+    seed: u64,
+    /// How many seeds
+    #[arg(long, default_value = "1")]
+    seeds: u64,
+    /// Which of the scenario's sizes
+    #[arg(long, value_enum, default_value = "full")]
+    size: Scale,
+    /// Break all nodes like this
+    #[arg(long, value_enum)]
+    mutant: Option<Mutant>,
+    /// Seeds at a time; as many as there are processors if not given
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Where to write JSON and HTML
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Step {
     Fill,
@@ -69,6 +103,14 @@ enum Step {
 fn main() -> ExitCode {
     match Args::parse().verb {
         Verb::Up { nodes } => up(nodes.into()),
+        Verb::Sim(args) => match simulate(&args) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Verb::Bench {
             subjects,
             repeat,
@@ -129,6 +171,33 @@ fn misbehave(args: VillainArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether nothing was wrong.
+fn simulate(args: &SimArgs) -> Result<bool, String> {
+    let scenarios = match args.scenario.as_str() {
+        "all" => Scenario::all()?,
+        name => vec![Scenario::load(name)?],
+    };
+    let options = Options {
+        seed: args.seed,
+        scale: args.size,
+        nodes: args.nodes,
+        mutant: args.mutant,
+    };
+    let threads = args.threads.unwrap_or_else(sim::threads);
+    let mut good = true;
+    for scenario in &scenarios {
+        let outcomes = sim::run_seeds(scenario, &options, args.seeds, threads);
+        println!("{}", report::table(scenario, &outcomes));
+        eprint!("{}", report::failures(&outcomes));
+        if let Some(dir) = &args.out {
+            let written = report::write(dir, scenario, &outcomes);
+            written.map_err(|error| format!("write {}: {error}", dir.display()))?;
+        }
+        good &= outcomes.iter().all(Outcome::is_good);
+    }
+    Ok(good)
 }
 
 fn bench(subjects: &[Subject], repeat: u32, json: &Path) -> ExitCode {

@@ -25,6 +25,10 @@ impl Outbox {
         self.records.is_empty()
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds a record; gives it back if it cannot be written or too much waits.
     pub(super) fn push(&mut self, now: Millis, record: Record) -> Result<(), Box<Record>> {
         let encoded = match record.encode() {
@@ -166,7 +170,7 @@ const DELAY_MAX: Duration = Duration::from_millis(250);
 const FLUSH_BYTES: usize = 12 * 1024;
 
 /// Most bytes that wait, for instance before the own log is known: 20,000 paths.
-const WAITING_BYTES_MAX: usize = 8 << 20;
+pub(super) const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// Until a log that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -118,6 +118,11 @@ impl Sync {
         self.has_asked
     }
 
+    /// How many conversations it leads.
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
     pub(super) fn next_wake(&self) -> Option<Millis> {
         let deadlines = self.sessions.values().map(|session| session.deadline);
         let retries = self.retries.values().copied();
@@ -455,7 +460,7 @@ const ROUND: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Most conversations this node leads at a time.
-const SESSIONS_MAX: usize = 2;
+pub(super) const SESSIONS_MAX: usize = 2;
 
 /// Until a peer is taken not to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);

@@ -30,6 +30,10 @@ impl Waiting {
         self.segments.insert(key, (from, segment));
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes out those that may fit now, at most one for each log. Those that are of no use any
     /// more are dropped.
     pub(super) fn take_fitting(&mut self, directory: &Directory) -> Vec<(NodeId, Segment)> {
@@ -51,4 +55,4 @@ impl Waiting {
 }
 
 /// Most bytes that wait.
-const BYTES_MAX: usize = 4 << 20;
+pub(super) const BYTES_MAX: usize = 4 << 20;

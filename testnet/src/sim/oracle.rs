@@ -1,0 +1,475 @@
+//! What must hold, whatever happens. What can be is looked at in the step that could break it; sizes
+//! and standings once a second, whole states every ten seconds and in the end.
+//!
+//! | claim | |
+//! |---|---|
+//! | I3 | a path is shown only if a signature of its cache stands behind it |
+//! | I4 | no chunk is taken for another |
+//! | I5 | what was removed does not come back; no view of a log goes back |
+//! | L2 | who has the same logs has the same state |
+//! | revoked | who is known to be out is sent nothing, not heard, and its later words do not count |
+//! | honest | no honest node is taken for a liar, refused its own records or put in quarantine |
+//! | bounds | everything that peers can fill has a bound |
+//! | settled | in the end all who can talk to each other know the same, have what they wanted, and show exactly what was pushed and not removed |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use attic_p2p::directory::{Directory, LogTip};
+use attic_p2p::ids::{Dot, NodeId};
+use attic_p2p::log::Log;
+use attic_p2p::peer_stats::PEERS_MAX;
+use attic_p2p::provider::{REQUESTS_MAX, SLOTS_MAX};
+use attic_p2p::replica::Backlog;
+use attic_store::StorePathHash;
+use serde::Serialize;
+
+use crate::sim::content::ThingIndex;
+use crate::sim::exchange::FETCHING_MAX;
+use crate::sim::gossip::SEEN_FOR;
+use crate::sim::host::{Host, Index, State};
+use crate::sim::logs::ASKED_MAX;
+use crate::sim::mutant::Mutant;
+use crate::sim::world::{Happening, World};
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Violation {
+    /// Which claim does not hold.
+    pub claim: &'static str,
+    /// Virtual seconds since the begin.
+    pub at: f64,
+    /// At which host; none if it is about several.
+    pub host: Option<usize>,
+    /// What was seen.
+    pub what: String,
+}
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    pub(crate) violations: Vec<Violation>,
+    /// Who was taken out, and the last segment of theirs that counts.
+    pub(crate) revoked: BTreeMap<Index, u64>,
+    /// How far each host was in each log.
+    floors: BTreeMap<Index, BTreeMap<NodeId, u64>>,
+    /// Since when everything is as it should be.
+    pub(crate) settled_at: Option<Duration>,
+    whole_at: Duration,
+}
+
+impl Oracle {
+    /// The disk of a host lost something: its views may be older than they were.
+    pub(crate) fn forgive(&mut self, who: Index) {
+        self.floors.remove(&who);
+    }
+}
+
+impl World {
+    pub(crate) fn violated(&mut self, claim: &'static str, host: Option<Index>, what: String) {
+        if self.oracle.violations.len() < VIOLATIONS_MAX {
+            let at = self.now().as_secs_f64();
+            let violation = Violation {
+                claim,
+                at,
+                host,
+                what,
+            };
+            self.oracle.violations.push(violation);
+        }
+    }
+
+    fn is_honest(&self, at: Index) -> bool {
+        self.hosts[at].manner.is_honest() && !self.oracle.revoked.contains_key(&at)
+    }
+
+    /// I5: a host's logs never become shorter.
+    pub(crate) fn oracle_view(&mut self, at: Index) {
+        let host = &self.hosts[at];
+        let Some(directory) = host.directory() else {
+            return;
+        };
+        let floors = self.oracle.floors.entry(at).or_default();
+        let mut shorter = Vec::new();
+        for other in &self.hosts {
+            let floor = floors.entry(other.node).or_default();
+            let seq = directory.seq(other.node);
+            let excused = directory.is_quarantined(other.node) || host.door.is_revoked(other.node);
+            if seq < *floor && !excused {
+                shorter.push(format!("log of {} went from {floor} to {seq}", other.node));
+            }
+            *floor = seq;
+        }
+        for what in shorter {
+            self.violated("I5", Some(at), what);
+        }
+    }
+
+    /// I3 and I5: what a host shows it may show.
+    pub(crate) fn oracle_shown(&mut self, at: Index, hash: StorePathHash) {
+        if !self.hosts[at].manner.is_honest() {
+            return;
+        }
+        let Some(thing) = self.content.by_hash(&hash) else {
+            return self.violated("I3", Some(at), format!("shows {hash}, which nobody pushed"));
+        };
+        if self.is_gone_for(at, thing) {
+            self.violated("I5", Some(at), format!("shows thing {thing}, which it knows removed"));
+        }
+        let Some(replica) = &self.hosts[at].replica else {
+            return;
+        };
+        let found = replica
+            .directory()
+            .path(replica.log(), self.charter.cache(), hash);
+        if let Ok(Some((_, path))) = found
+            && path != self.content.thing(thing).path
+        {
+            let what = format!("shows thing {thing} with another content than was pushed");
+            self.violated("I3", Some(at), what);
+        }
+    }
+
+    /// Whether all records of a thing that a host knows are removed by records that it knows.
+    pub(crate) fn is_gone_for(&self, at: Index, thing: ThingIndex) -> bool {
+        let host = &self.hosts[at];
+        let Some(directory) = host.directory() else {
+            return false;
+        };
+        if host.store.unsaid.contains(&thing) {
+            return false;
+        }
+        let hash = self.content.thing(thing).hash();
+        let said = self.ledger.said.get(&hash).into_iter().flatten();
+        let mut newest = BTreeMap::<NodeId, Dot>::new();
+        for dot in said.filter(|dot| counts(directory, dot)) {
+            let kept = newest.entry(dot.node).or_insert(*dot);
+            *kept = (*kept).max(*dot);
+        }
+        !newest.is_empty() && newest.values().all(|dot| self.is_removed_for(directory, dot))
+    }
+
+    fn is_removed_for(&self, directory: &Directory, dot: &Dot) -> bool {
+        let removals = self.ledger.removed.get(dot).into_iter().flatten();
+        removals.into_iter().any(|removal| counts(directory, removal))
+    }
+
+    /// I4: a chunk is put into the store.
+    pub(crate) fn oracle_chunk(&mut self, at: Index, thing: ThingIndex, chunk: u32, right: bool) {
+        if !right {
+            let what = format!("takes other bytes for chunk {chunk} of thing {thing}");
+            self.violated("I4", Some(at), what);
+        }
+    }
+
+    /// Who is known to be out is sent nothing.
+    pub(crate) fn oracle_sent(&mut self, from: Index, to: Index) {
+        let sender = &self.hosts[from];
+        if sender.manner.is_honest() && sender.door.is_revoked(self.hosts[to].node) {
+            self.violated("revoked", Some(from), format!("sends to {to}, who is out"));
+        }
+    }
+
+    /// Nor heard.
+    pub(crate) fn oracle_heard(&mut self, from: Index, to: Index) {
+        let receiver = &self.hosts[to];
+        if receiver.manner.is_honest() && receiver.door.is_revoked(self.hosts[from].node) {
+            self.violated("revoked", Some(to), format!("hears {from}, who is out"));
+        }
+    }
+
+    /// No honest node is blamed by another.
+    pub(crate) fn oracle_blamed(&mut self, by: Index, whom: Index, why: &str) {
+        if self.is_honest(by) && self.is_honest(whom) {
+            self.violated("honest", Some(by), format!("blames {whom}: {why}"));
+        }
+    }
+
+    pub(crate) fn oracle_rejected(&mut self, at: Index, count: usize) {
+        if self.is_honest(at) {
+            self.violated("honest", Some(at), format!("{count} own records are not taken"));
+        }
+    }
+
+    /// Looks at everything that has no moment of its own, and plans the next look.
+    pub(crate) fn inspect(&mut self) {
+        for at in 0..self.hosts.len() {
+            if self.hosts[at].replica.is_some() {
+                self.inspect_bounds(at);
+                self.inspect_standing(at);
+            }
+        }
+        let now = self.now();
+        if now >= self.oracle.whole_at + WHOLE_EVERY {
+            self.oracle.whole_at = now;
+            self.inspect_all();
+            for host in &self.hosts {
+                if let Some(replica) = &host.replica {
+                    replica.log().flush();
+                }
+            }
+        }
+        let ends = now >= self.script.last_act;
+        if ends {
+            self.look_whether_settled();
+        }
+        let next = if ends { LOOK_EVERY } else { INSPECT_EVERY };
+        self.agenda.after(next, Happening::Inspect);
+    }
+
+    fn inspect_bounds(&mut self, at: Index) {
+        let now = self.now();
+        let host = &self.hosts[at];
+        let stats = host.provider.stats();
+        let backlog = host.replica.as_ref().map(|replica| replica.backlog());
+        let backlog = backlog.unwrap_or_default();
+        let sizes = [
+            ("slots", stats.slots, SLOTS_MAX),
+            ("requests", stats.requests, SLOTS_MAX * REQUESTS_MAX),
+            ("peers", host.peers.summaries(now).count(), PEERS_MAX),
+            ("asked", host.asked.len(), ASKED_MAX),
+            ("fetching", host.fetching.len(), FETCHING_MAX),
+            ("outbox", backlog.outbox_bytes, Backlog::OUTBOX_BYTES_MAX),
+            ("waiting", backlog.waiting_bytes, Backlog::WAITING_BYTES_MAX),
+            ("sessions", backlog.sessions, Backlog::SESSIONS_MAX),
+            ("seconds of gossip", host.gossip.memory().as_secs() as usize, GOSSIP_SECONDS_MAX),
+        ];
+        for (what, size, max) in sizes {
+            if size > max {
+                self.violated("bounds", Some(at), format!("{size} {what}, not {max}"));
+            }
+        }
+    }
+
+    /// Nobody honest is in quarantine, and of who is out nothing counts that came later.
+    fn inspect_standing(&mut self, at: Index) {
+        let Some(directory) = self.hosts[at].directory() else {
+            return;
+        };
+        let mut found = Vec::new();
+        for (other, host) in self.hosts.iter().enumerate() {
+            if host.manner.is_honest() && directory.is_quarantined(host.node) {
+                found.push(("honest", format!("has {other} in quarantine")));
+            }
+        }
+        for (other, upto) in &self.oracle.revoked {
+            let node = self.hosts[*other].node;
+            if directory.is_revoked(node) && directory.seq(node) > *upto {
+                let what = format!("counts segment {} of {other}, who is out", directory.seq(node));
+                found.push(("revoked", what));
+            }
+        }
+        for (claim, what) in found {
+            self.violated(claim, Some(at), what);
+        }
+    }
+
+    /// The expensive part: what each host shows, and whether equal logs are equal states.
+    fn inspect_all(&mut self) {
+        for at in 0..self.hosts.len() {
+            for hash in self.hosts[at].shown.clone() {
+                if self.ledger.said.contains_key(&hash) || self.content.by_hash(&hash).is_none() {
+                    self.oracle_removed(at, hash);
+                }
+            }
+        }
+        let mut states = Vec::<(Vec<LogTip>, [u8; 32], Index)>::new();
+        let mut differing = Vec::new();
+        for (at, host) in self.hosts.iter().enumerate() {
+            let Some(directory) = host.directory() else {
+                continue;
+            };
+            let (tips, digest) = (directory.tips(), self.digest(host, directory));
+            match states.iter().find(|(known, ..)| *known == tips) {
+                Some((_, known, other)) if *known != digest => differing.push((at, *other)),
+                Some(_) => {}
+                None => states.push((tips, digest, at)),
+            }
+        }
+        for (at, other) in differing {
+            let what = format!("has the logs of {other} and another state");
+            self.violated("L2", Some(at), what);
+        }
+    }
+
+    fn digest(&self, host: &Host, directory: &Directory) -> [u8; 32] {
+        match self.is(Mutant::FoldsByArrival) {
+            true => *blake3::hash(&host.next_asked.to_le_bytes()).as_bytes(),
+            false => directory.digest(),
+        }
+    }
+
+    fn oracle_removed(&mut self, at: Index, hash: StorePathHash) {
+        match self.content.by_hash(&hash) {
+            Some(thing) if self.hosts[at].manner.is_honest() && self.is_gone_for(at, thing) => {
+                let what = format!("still shows thing {thing}, which it knows removed");
+                self.violated("I5", Some(at), what);
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn look_whether_settled(&mut self) {
+        let settled = self.unsettled().is_none();
+        let now = self.now();
+        match (settled, self.oracle.settled_at) {
+            (true, None) => {
+                self.oracle.settled_at = Some(now);
+                self.tally.settled = Some((self.script.last_act, now));
+            }
+            (false, Some(_)) => self.oracle.settled_at = None,
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    /// Why not everything is as it should be in the end.
+    fn unsettled(&self) -> Option<String> {
+        let taking_part: Vec<Index> = (0..self.hosts.len()).filter(|at| self.takes_part(*at)).collect();
+        for at in &taking_part {
+            let host = &self.hosts[*at];
+            let Some(replica) = &host.replica else {
+                continue;
+            };
+            let backlog = replica.backlog();
+            let busy = [
+                (replica.is_starting(), "does not write its log yet"),
+                (backlog.outbox_bytes > 0, "has something to say"),
+                (!host.store.unsaid.is_empty(), "has pushed what it has not said"),
+                (!host.flights.is_empty(), "is fetching"),
+                (self.wants_what_is_there(*at), "wants something that is there"),
+            ];
+            if let Some((_, what)) = busy.iter().find(|(is, _)| *is) {
+                return Some(format!("{at} {what}"));
+            }
+        }
+        for group in self.groups(&taking_part) {
+            let tips = |at: Index| self.hosts[at].directory().map(Directory::tips);
+            let first = tips(group[0]);
+            if let Some(other) = group.iter().find(|at| tips(**at) != first) {
+                return Some(format!("{} and {other} know different things", group[0]));
+            }
+        }
+        None
+    }
+
+    /// Whether a client waits for something that somebody it can reach holds.
+    fn wants_what_is_there(&self, at: Index) -> bool {
+        let held = |thing: &ThingIndex| {
+            let others = (0..self.hosts.len()).filter(|other| self.takes_part(*other));
+            let mut others = others.filter(|other| *other != at && self.links.connects(at, *other));
+            others.any(|other| self.hosts[other].store.held.contains(thing))
+        };
+        let shown = |thing: &&ThingIndex| {
+            let hash = self.content.thing(**thing).hash();
+            self.hosts[at].shown.contains(&hash)
+        };
+        let host = &self.hosts[at];
+        !host.disk_is_full() && host.wants.iter().filter(shown).any(held)
+    }
+
+    /// Whether a host must be as it should be in the end: honest, awake, in the cluster, and with a
+    /// clock by which certificates are valid.
+    fn takes_part(&self, at: Index) -> bool {
+        let host = &self.hosts[at];
+        let wall = host.clock.wall(self.now());
+        let sane = wall <= host.certificate.value().not_after.0;
+        host.state == State::Running && self.is_honest(at) && sane && !host.disk_is_full()
+    }
+
+    /// Those who can reach each other.
+    fn groups(&self, hosts: &[Index]) -> Vec<Vec<Index>> {
+        let mut left: BTreeSet<Index> = hosts.iter().copied().collect();
+        let mut groups = Vec::new();
+        while let Some(first) = left.pop_first() {
+            let mut group = vec![first];
+            let mut next = 0;
+            while let Some(at) = group.get(next).copied() {
+                let near = left.iter().copied().filter(|other| self.links.connects(at, *other));
+                let near: Vec<Index> = near.collect();
+                left.retain(|other| !near.contains(other));
+                group.extend(near);
+                next += 1;
+            }
+            groups.push(group);
+        }
+        groups
+    }
+
+    /// It should be settled by now.
+    pub(crate) fn oracle_deadline(&mut self) {
+        if self.oracle.settled_at.is_some() {
+            return self.oracle_end();
+        }
+        let why = self.unsettled();
+        let why = why.unwrap_or_else(|| "settled too late".to_owned());
+        let after = self.script.patience;
+        self.violated("settled", None, format!("{after:?} after the last step, {why}"));
+        self.inspect_all();
+    }
+
+    /// The last look: everybody shows what was pushed and not removed, and nothing else.
+    pub(crate) fn oracle_end(&mut self) {
+        self.inspect_all();
+        let taking_part = (0..self.hosts.len()).filter(|at| self.takes_part(*at));
+        for at in taking_part.collect::<Vec<_>>() {
+            for thing in 0..self.content.len() {
+                let hash = self.content.thing(thing).hash();
+                let shows = self.hosts[at].shown.contains(&hash);
+                let wrong = match self.must_show(at, thing) {
+                    Some(must) if must != shows => format!("must show thing {thing}: {must}"),
+                    Some(_) | None => continue,
+                };
+                self.violated("settled", Some(at), wrong);
+            }
+        }
+    }
+
+    /// Whether a host must show a thing, by what it knows; `None` where nothing follows.
+    fn must_show(&self, at: Index, thing: ThingIndex) -> Option<bool> {
+        let directory = self.hosts[at].directory()?;
+        let hash = self.content.thing(thing).hash();
+        let said = self.ledger.said.get(&hash).into_iter().flatten();
+        let mut known = said.filter(|dot| counts(directory, dot)).peekable();
+        known.peek()?;
+        Some(!self.is_gone_for(at, thing))
+    }
+
+    /// What each host lacks of what others have, in bytes.
+    pub(crate) fn missing_bytes(&self) -> Vec<u64> {
+        let mut farthest = BTreeMap::<NodeId, (u64, Index)>::new();
+        for (at, host) in self.hosts.iter().enumerate() {
+            for tip in host.directory().map(Directory::tips).unwrap_or_default() {
+                let best = farthest.entry(tip.node).or_insert((tip.seq, at));
+                *best = (*best).max((tip.seq, at));
+            }
+        }
+        let len = |node: NodeId, seq: u64, at: Index| {
+            let replica = self.hosts[at].replica.as_ref()?;
+            let bytes = replica.log().read(node, seq).ok().flatten()?;
+            Some(bytes.len() as u64)
+        };
+        let missing = |host: &Host| {
+            let Some(directory) = host.directory() else {
+                return 0;
+            };
+            let ends = farthest.iter();
+            let lacking = ends.flat_map(|(node, (last, at))| {
+                (directory.seq(*node) + 1..=*last).filter_map(|seq| len(*node, seq, *at))
+            });
+            lacking.sum()
+        };
+        self.hosts.iter().map(missing).collect()
+    }
+}
+
+/// Whether a record is among those that a directory has folded.
+fn counts(directory: &Directory, dot: &Dot) -> bool {
+    directory.seq(dot.node) >= dot.seq && !directory.is_quarantined(dot.node)
+}
+
+const INSPECT_EVERY: Duration = Duration::from_secs(1);
+/// Once nothing more is to happen.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const WHOLE_EVERY: Duration = Duration::from_secs(10);
+const VIOLATIONS_MAX: usize = 10;
+const GOSSIP_SECONDS_MAX: usize = SEEN_FOR.as_secs() as usize + 1;
