@@ -75,7 +75,9 @@ pub fn run(scenario: &Scenario, options: &Options) -> Outcome {
 
 /// The world before the first step: everybody who is there has just started, and knows who else is.
 fn found(scenario: &Scenario, options: &Options) -> World {
-    let count = options.nodes.unwrap_or_else(|| scenario.nodes(options.scale));
+    let count = options
+        .nodes
+        .unwrap_or_else(|| scenario.nodes(options.scale));
     let mut random = Seed::new(options.seed ^ SALT);
     let charter = Charter::new(options.seed);
     let absent = scenario.cluster.absent.among(count, &mut random);
@@ -150,7 +152,9 @@ fn first_words(charter: &Charter, count: usize, absent: &[Index], manners: &[Man
         if at == 0 {
             records.push(charter.config());
         }
-        let encoded = records.iter().map(|record| record.encode().expect("short records"));
+        let encoded = records
+            .iter()
+            .map(|record| record.encode().expect("short records"));
         let body: Vec<u8> = encoded.collect::<Vec<_>>().concat();
         let place = Place {
             cluster,
@@ -193,7 +197,11 @@ fn conclude(scenario: &Scenario, options: &Options, mut world: World) -> Outcome
             false => (value >= bound, "less"),
         };
         if !holds {
-            world.violated("figure", None, format!("{name} is {value:.3}, {what} than {bound}"));
+            world.violated(
+                "figure",
+                None,
+                format!("{name} is {value:.3}, {what} than {bound}"),
+            );
         }
     }
     Outcome {
@@ -217,10 +225,20 @@ fn bounds<'a>(
     figures: &'a BTreeMap<String, f64>,
 ) -> impl Iterator<Item = (&'a str, f64, f64, bool)> {
     let expect = &scenario.expect;
-    let most = expect.at_most.iter().map(|(name, bound)| (name, bound, true));
-    let least = expect.at_least.iter().map(|(name, bound)| (name, bound, false));
+    let most = expect
+        .at_most
+        .iter()
+        .map(|(name, bound)| (name, bound, true));
+    let least = expect
+        .at_least
+        .iter()
+        .map(|(name, bound)| (name, bound, false));
     most.chain(least).map(move |(name, bound, is_most)| {
-        let missing = if is_most { f64::INFINITY } else { f64::NEG_INFINITY };
+        let missing = if is_most {
+            f64::INFINITY
+        } else {
+            f64::NEG_INFINITY
+        };
         let value = figures.get(name).copied().unwrap_or(missing);
         (name.as_str(), value, bound.at(scale), is_most)
     })

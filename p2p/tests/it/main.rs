@@ -7,5 +7,3 @@ mod membership;
 mod network;
 mod private;
 mod replica;
-mod swarm;
-mod swarm_world;

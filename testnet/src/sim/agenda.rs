@@ -53,11 +53,6 @@ impl<E> Agenda<E> {
         self.now = entry.at;
         Some(entry.event)
     }
-
-    /// How many events are planned.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
 }
 
 #[derive(Debug)]
@@ -133,7 +128,6 @@ pub(crate) enum Note {
     Down,
     Connected,
     Disconnected,
-    Sent,
     Arrived,
     Lost,
     Chunk,
@@ -160,6 +154,5 @@ mod tests {
         agenda.at(at(1), 'e');
         assert_eq!(agenda.next(at(9)), Some('e'), "what is late happens now");
         assert_eq!(agenda.now(), at(2));
-        assert_eq!(agenda.len(), 1);
     }
 }

@@ -12,7 +12,12 @@ use crate::sim::scenario::Scenario;
 /// Runs `scenario` under `seeds` seeds from that of `options` on, on `threads` threads.
 ///
 /// A run that panics is an outcome with a violation that says so. **Order**: by seed.
-pub fn run_seeds(scenario: &Scenario, options: &Options, seeds: u64, threads: usize) -> Vec<Outcome> {
+pub fn run_seeds(
+    scenario: &Scenario,
+    options: &Options,
+    seeds: u64,
+    threads: usize,
+) -> Vec<Outcome> {
     let next = AtomicU64::new(options.seed);
     let end = options.seed + seeds;
     let outcomes = Mutex::new(Vec::new());
@@ -26,7 +31,10 @@ pub fn run_seeds(scenario: &Scenario, options: &Options, seeds: u64, threads: us
                     }
                     let options = Options { seed, ..*options };
                     let outcome = run_caught(scenario, &options);
-                    outcomes.lock().expect("no panic under this lock").push(outcome);
+                    outcomes
+                        .lock()
+                        .expect("no panic under this lock")
+                        .push(outcome);
                 }
             });
         }

@@ -212,4 +212,4 @@ impl World {
 }
 
 /// Messages of each kind to each peer, ten times a second.
-const FLOOD: usize = 20;
+const FLOOD: usize = 8;

@@ -109,7 +109,10 @@ impl Charter {
 
     /// A path that the cache never had, signed with a key that only has the right name.
     pub(crate) fn forged_path(&self, number: usize) -> PathRecord {
-        self.signed(self.unsigned(FORGED_FROM + number, 1 << 20), &self.other_key)
+        self.signed(
+            self.unsigned(FORGED_FROM + number, 1 << 20),
+            &self.other_key,
+        )
     }
 
     fn signed(&self, mut path: PathRecord, key: &SecretKey) -> PathRecord {

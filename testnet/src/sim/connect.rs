@@ -37,13 +37,7 @@ impl World {
             // Whatever ends this looks again.
             return;
         }
-        let linked = self.hosts[one].links.contains_key(&other);
-        if linked || self.hosts[other].links.contains_key(&one) {
-            // One side may not have noticed yet that an old connection is gone.
-            let whole = linked && self.hosts[other].links.get(&one) == self.hosts[one].links.get(&other);
-            if !whole {
-                self.seek(one, other, RECONNECT_MAX);
-            }
+        if self.are_linked(one, other) {
             return;
         }
         if let Some(until) = self.banned_until(one, other) {
@@ -53,11 +47,19 @@ impl World {
         }
         if !self.admits(one, other) {
             self.seeking.insert((one, other));
-            self.agenda.after(REFUSED_PAUSE, Happening::Dial { one, other });
+            self.agenda
+                .after(REFUSED_PAUSE, Happening::Dial { one, other });
             return;
         }
         let handshake = 3 * self.links.transit(&mut self.random);
-        self.agenda.after(handshake, Happening::Connected { one, other });
+        self.agenda
+            .after(handshake, Happening::Connected { one, other });
+    }
+
+    /// Whether both have the same connection.
+    fn are_linked(&self, one: Index, other: Index) -> bool {
+        let of = |at: Index, to: Index| self.hosts[at].links.get(&to);
+        of(one, other).is_some() && of(one, other) == of(other, one)
     }
 
     fn banned_until(&self, one: Index, other: Index) -> Option<Duration> {
@@ -66,7 +68,11 @@ impl World {
             self.hosts[one].bans.get(&other),
             self.hosts[other].bans.get(&one),
         ];
-        bans.into_iter().flatten().copied().filter(|until| *until > now).max()
+        bans.into_iter()
+            .flatten()
+            .copied()
+            .filter(|until| *until > now)
+            .max()
     }
 
     /// Whether both gates let the other in.
@@ -81,12 +87,16 @@ impl World {
 
     pub(crate) fn connected(&mut self, one: Index, other: Index) {
         let running = self.hosts[one].is_running() && self.hosts[other].is_running();
-        let stale = self.hosts[one].links.contains_key(&other)
-            || self.hosts[other].links.contains_key(&one);
-        if !running || stale || !self.links.connects(one, other) {
-            self.seek(one, other, RECONNECT_MAX);
+        if !running || !self.links.connects(one, other) {
+            return self.seek(one, other, RECONNECT_MAX);
+        }
+        if self.are_linked(one, other) {
             return;
         }
+        // A side that has not noticed yet that an old connection is gone sees so now.
+        self.drop_link(one, other);
+        self.drop_link(other, one);
+        self.seeking.remove(&(one, other));
         self.next_session += 1;
         let session = self.next_session;
         self.note(Note::Connected, [one as u64, other as u64, session]);

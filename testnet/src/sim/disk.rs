@@ -46,11 +46,6 @@ impl Disk {
         self.full.get()
     }
 
-    /// Bytes of all logs.
-    pub(crate) fn len_bytes(&self) -> usize {
-        self.log.len_bytes()
-    }
-
     /// Nothing that was written so far can be lost any more.
     pub(crate) fn flush(&self) {
         self.unflushed.borrow_mut().clear();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use attic_p2p::fetch::{self, Fetch, FetchOptions, FetchStats, RequestId, Tier};
-use attic_p2p::placement::choose;
 use attic_p2p::ids::NodeId;
+use attic_p2p::placement::choose;
 use attic_p2p::provider;
 use attic_p2p::record::{NarTag, Record};
 use attic_p2p::replica::Event as ReplicaEvent;
@@ -24,7 +24,6 @@ pub(crate) struct Flight {
     pub(crate) chunks: Vec<bool>,
     /// Its place in the host's slots.
     slot: u32,
-    begun: Duration,
     /// When the fetch wants to be woken, as planned.
     wake: Option<Duration>,
     priority: Priority,
@@ -40,7 +39,6 @@ pub(crate) struct Flight {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Landing {
     pub(crate) thing: ThingIndex,
-    pub(crate) begun: Duration,
     pub(crate) ended: Duration,
     pub(crate) stats: FetchStats,
     pub(crate) reader_wait: Duration,
@@ -50,8 +48,11 @@ pub(crate) struct Landing {
 impl World {
     /// A client wants a path. It is fetched as soon as the host knows of it.
     pub(crate) fn want(&mut self, at: Index, thing: ThingIndex) {
+        let now = self.now();
         let host = &mut self.hosts[at];
-        if !host.store.held.contains(&thing) && !host.flights.contains_key(&thing) {
+        if host.store.held.contains(&thing) {
+            self.tally.has(now, at, thing);
+        } else if !host.flights.contains_key(&thing) {
             host.wants.insert(thing);
             self.may_begin(at, thing);
         }
@@ -91,7 +92,6 @@ impl World {
             fetch: Fetch::new(host.clock.monotonic(now), options),
             chunks: vec![false; about.layout.chunks() as usize],
             slot,
-            begun: now,
             wake: None,
             priority,
             reader: 0,
@@ -113,7 +113,13 @@ impl World {
         }
     }
 
-    pub(crate) fn heard_of_fetch(&mut self, from: Index, at: Index, thing: ThingIndex, begun: bool) {
+    pub(crate) fn heard_of_fetch(
+        &mut self,
+        from: Index,
+        at: Index,
+        thing: ThingIndex,
+        begun: bool,
+    ) {
         let fetching = &mut self.hosts[at].fetching;
         if begun {
             if fetching.len() < FETCHING_MAX || fetching.contains_key(&thing) {
@@ -149,8 +155,10 @@ impl World {
         let tag = self.content.thing(thing).tag();
         let holders = host.directory().map(|directory| directory.holders(tag));
         let holders = holders.unwrap_or_default();
-        let mut sources: Vec<Index> =
-            holders.into_iter().filter_map(|node| self.index(node)).collect();
+        let mut sources: Vec<Index> = holders
+            .into_iter()
+            .filter_map(|node| self.index(node))
+            .collect();
         sources.extend(host.fetching.get(&thing).into_iter().flatten());
         sources.sort_unstable();
         sources.dedup();
@@ -322,11 +330,14 @@ impl World {
         let wake = flight.fetch.next_wake();
         let wake = wake.map(|wake| now + wake.saturating_sub(local));
         if let Some(wake) = wake
-            && flight.wake.is_none_or(|planned| wake < planned || planned < now)
+            && flight
+                .wake
+                .is_none_or(|planned| wake < planned || planned < now)
         {
             flight.wake = Some(wake);
             let life = host.life;
-            self.agenda.at(wake, Happening::FetchWake { at, life, thing });
+            self.agenda
+                .at(wake, Happening::FetchWake { at, life, thing });
         }
         for action in actions {
             self.do_fetch(at, thing, action);
@@ -384,7 +395,6 @@ impl World {
         self.note(Note::Done, [at as u64, thing as u64, complete.into()]);
         let landing = Landing {
             thing,
-            begun: flight.begun,
             ended: now,
             stats: flight.fetch.stats(),
             reader_wait: flight.reader_wait,
@@ -397,7 +407,10 @@ impl World {
         }
         self.announce(at, thing, false);
         if complete {
-            let (hash, tag) = (self.content.thing(thing).hash(), self.content.thing(thing).tag());
+            let (hash, tag) = (
+                self.content.thing(thing).hash(),
+                self.content.thing(thing).tag(),
+            );
             let said = self.hosts[at].shown.contains(&hash);
             self.hosts[at].store.held.insert(thing);
             if said {
@@ -408,7 +421,8 @@ impl World {
         } else if flight.priority == Priority::Client {
             self.hosts[at].wants.insert(thing);
             let life = self.hosts[at].life;
-            self.agenda.after(RETRY_AFTER, Happening::Retry { at, life });
+            self.agenda
+                .after(RETRY_AFTER, Happening::Retry { at, life });
         }
         self.begin_more(at);
     }
@@ -436,7 +450,9 @@ impl World {
     pub(crate) fn replicate(&mut self, at: Index, thing: ThingIndex, copies: usize) {
         let host = &self.hosts[at];
         let tag = self.content.thing(thing).tag();
-        let holders = host.directory().map_or(0, |directory| directory.holders(tag).len());
+        let holders = host
+            .directory()
+            .map_or(0, |directory| directory.holders(tag).len());
         let missing = copies.saturating_sub(holders.max(1));
         let members = host.links.keys().map(|other| self.hosts[*other].node);
         let object = self.content.thing(thing).object;

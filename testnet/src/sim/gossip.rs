@@ -49,7 +49,11 @@ impl Gossip {
     }
 
     fn keep(&mut self, now: Duration, id: MessageId, bytes: Bytes) {
-        while self.recent.front().is_some_and(|kept| kept.0 + HISTORY < now) {
+        while self
+            .recent
+            .front()
+            .is_some_and(|kept| kept.0 + HISTORY < now)
+        {
             self.recent.pop_front();
         }
         self.recent.push_back((now, id, bytes));
@@ -87,6 +91,7 @@ impl World {
             self.tally.duplicates += u64::from(!is_silenced);
             return;
         }
+        self.tally.gossiped += 1;
         let node = self.hosts[from].node;
         let event = Event::Gossip {
             from: node,
@@ -108,7 +113,8 @@ impl World {
         let to: Vec<Index> = gossip.mesh.iter().copied().collect();
         if !std::mem::replace(&mut gossip.round_planned, true) {
             let life = self.hosts[at].life;
-            self.agenda.after(ROUND, Happening::GossipRound { at, life });
+            self.agenda
+                .after(ROUND, Happening::GossipRound { at, life });
         }
         for to in to.into_iter().filter(|to| Some(*to) != from) {
             let bytes = bytes.clone();
@@ -121,7 +127,10 @@ impl World {
         let now = self.now();
         let gossip = &mut self.hosts[at].gossip;
         gossip.round_planned = false;
-        let lately = gossip.recent.iter().filter(|(at, ..)| *at + ADVERTISED_FOR > now);
+        let lately = gossip
+            .recent
+            .iter()
+            .filter(|(at, ..)| *at + ADVERTISED_FOR > now);
         let ids: Vec<MessageId> = lately.map(|(_, id, _)| *id).collect();
         if ids.is_empty() {
             return;
@@ -137,7 +146,8 @@ impl World {
             let to = others.swap_remove(chosen);
             self.send_gossip(at, to, Message::IHave(ids.clone()));
         }
-        self.agenda.after(ROUND, Happening::GossipRound { at, life });
+        self.agenda
+            .after(ROUND, Happening::GossipRound { at, life });
     }
 
     pub(crate) fn offered(&mut self, from: Index, at: Index, ids: Vec<MessageId>) {

@@ -294,10 +294,6 @@ impl Host {
         self.state == State::Running
     }
 
-    pub(crate) fn is_banned(&self, other: Index, now: Duration) -> bool {
-        self.bans.get(&other).is_some_and(|until| *until > now)
-    }
-
     pub(crate) fn disk_is_full(&self) -> bool {
         let running = self.replica.as_ref().map(|replica| replica.log().is_full());
         running.unwrap_or(false)

@@ -123,7 +123,9 @@ impl Links {
     }
 
     fn latency(&self, random: &mut Seed) -> Duration {
-        let Weather { latency, jitter, .. } = self.weather;
+        let Weather {
+            latency, jitter, ..
+        } = self.weather;
         let spread = latency.mul_f64(jitter).as_nanos() as u64;
         latency + Duration::from_nanos(random.below(spread + 1))
     }

@@ -62,7 +62,8 @@ impl World {
                 let (now, life) = (self.agenda.now(), host.life);
                 let when = host.clock.when(now, when);
                 host.wake = Some(when);
-                self.agenda.at(when, Happening::ReplicaWake { at, life, when });
+                self.agenda
+                    .at(when, Happening::ReplicaWake { at, life, when });
             }
             Action::Judge(_) => {}
         }
@@ -108,7 +109,9 @@ impl World {
         if self.is(Mutant::NeverCompares) {
             return;
         }
-        let to = self.index(to).filter(|to| self.hosts[at].links.contains_key(to));
+        let to = self
+            .index(to)
+            .filter(|to| self.hosts[at].links.contains_key(to));
         let Some(to) = to else {
             return;
         };
@@ -295,7 +298,10 @@ impl World {
         let gone: Vec<NarTag> = gone.copied().collect();
         records.extend(new.chunks(TAGS_MAX).map(|tags| Record::Hold(tags.to_vec())));
         if self.hosts[at].manner.is_honest() {
-            records.extend(gone.chunks(TAGS_MAX).map(|tags| Record::Release(tags.to_vec())));
+            records.extend(
+                gone.chunks(TAGS_MAX)
+                    .map(|tags| Record::Release(tags.to_vec())),
+            );
         }
         if directory.member(me).is_none() {
             records.push(Record::Member(self.hosts[at].certificate.clone()));
@@ -311,7 +317,10 @@ impl World {
         store.held.insert(thing);
         store.rows.insert(thing);
         store.unsaid.insert(thing);
-        let (hash, tag) = (self.content.thing(thing).hash(), self.content.thing(thing).tag());
+        let (hash, tag) = (
+            self.content.thing(thing).hash(),
+            self.content.thing(thing).tag(),
+        );
         let now = self.now();
         self.tally.pushed(now, thing);
         self.look_again(at, hash);

@@ -94,7 +94,7 @@ impl World {
         for other in &self.hosts {
             let floor = floors.entry(other.node).or_default();
             let seq = directory.seq(other.node);
-            let excused = directory.is_quarantined(other.node) || host.door.is_revoked(other.node);
+            let excused = directory.is_quarantined(other.node) || directory.is_revoked(other.node);
             if seq < *floor && !excused {
                 shorter.push(format!("log of {} went from {floor} to {seq}", other.node));
             }
@@ -114,7 +114,11 @@ impl World {
             return self.violated("I3", Some(at), format!("shows {hash}, which nobody pushed"));
         };
         if self.is_gone_for(at, thing) {
-            self.violated("I5", Some(at), format!("shows thing {thing}, which it knows removed"));
+            self.violated(
+                "I5",
+                Some(at),
+                format!("shows thing {thing}, which it knows removed"),
+            );
         }
         let Some(replica) = &self.hosts[at].replica else {
             return;
@@ -146,12 +150,17 @@ impl World {
             let kept = newest.entry(dot.node).or_insert(*dot);
             *kept = (*kept).max(*dot);
         }
-        !newest.is_empty() && newest.values().all(|dot| self.is_removed_for(directory, dot))
+        !newest.is_empty()
+            && newest
+                .values()
+                .all(|dot| self.is_removed_for(directory, dot))
     }
 
     fn is_removed_for(&self, directory: &Directory, dot: &Dot) -> bool {
         let removals = self.ledger.removed.get(dot).into_iter().flatten();
-        removals.into_iter().any(|removal| counts(directory, removal))
+        removals
+            .into_iter()
+            .any(|removal| counts(directory, removal))
     }
 
     /// I4: a chunk is put into the store.
@@ -187,7 +196,11 @@ impl World {
 
     pub(crate) fn oracle_rejected(&mut self, at: Index, count: usize) {
         if self.is_honest(at) {
-            self.violated("honest", Some(at), format!("{count} own records are not taken"));
+            self.violated(
+                "honest",
+                Some(at),
+                format!("{count} own records are not taken"),
+            );
         }
     }
 
@@ -232,7 +245,11 @@ impl World {
             ("outbox", backlog.outbox_bytes, Backlog::OUTBOX_BYTES_MAX),
             ("waiting", backlog.waiting_bytes, Backlog::WAITING_BYTES_MAX),
             ("sessions", backlog.sessions, Backlog::SESSIONS_MAX),
-            ("seconds of gossip", host.gossip.memory().as_secs() as usize, GOSSIP_SECONDS_MAX),
+            (
+                "seconds of gossip",
+                host.gossip.memory().as_secs() as usize,
+                GOSSIP_SECONDS_MAX,
+            ),
         ];
         for (what, size, max) in sizes {
             if size > max {
@@ -255,7 +272,10 @@ impl World {
         for (other, upto) in &self.oracle.revoked {
             let node = self.hosts[*other].node;
             if directory.is_revoked(node) && directory.seq(node) > *upto {
-                let what = format!("counts segment {} of {other}, who is out", directory.seq(node));
+                let what = format!(
+                    "counts segment {} of {other}, who is out",
+                    directory.seq(node)
+                );
                 found.push(("revoked", what));
             }
         }
@@ -294,7 +314,7 @@ impl World {
 
     fn digest(&self, host: &Host, directory: &Directory) -> [u8; 32] {
         match self.is(Mutant::FoldsByArrival) {
-            true => *blake3::hash(&host.next_asked.to_le_bytes()).as_bytes(),
+            true => *blake3::hash(&host.traffic.gossip.to_le_bytes()).as_bytes(),
             false => directory.digest(),
         }
     }
@@ -324,7 +344,9 @@ impl World {
 
     /// Why not everything is as it should be in the end.
     fn unsettled(&self) -> Option<String> {
-        let taking_part: Vec<Index> = (0..self.hosts.len()).filter(|at| self.takes_part(*at)).collect();
+        let taking_part: Vec<Index> = (0..self.hosts.len())
+            .filter(|at| self.takes_part(*at))
+            .collect();
         for at in &taking_part {
             let host = &self.hosts[*at];
             let Some(replica) = &host.replica else {
@@ -334,9 +356,14 @@ impl World {
             let busy = [
                 (replica.is_starting(), "does not write its log yet"),
                 (backlog.outbox_bytes > 0, "has something to say"),
-                (!host.store.unsaid.is_empty(), "has pushed what it has not said"),
-                (!host.flights.is_empty(), "is fetching"),
-                (self.wants_what_is_there(*at), "wants something that is there"),
+                (
+                    !host.store.unsaid.is_empty(),
+                    "has pushed what it has not said",
+                ),
+                (
+                    self.wants_what_is_there(*at),
+                    "has not got what is there",
+                ),
             ];
             if let Some((_, what)) = busy.iter().find(|(is, _)| *is) {
                 return Some(format!("{at} {what}"));
@@ -352,7 +379,7 @@ impl World {
         None
     }
 
-    /// Whether a client waits for something that somebody it can reach holds.
+    /// Whether a client waits for something, or it is being fetched, that somebody in reach holds.
     fn wants_what_is_there(&self, at: Index) -> bool {
         let held = |thing: &ThingIndex| {
             let others = (0..self.hosts.len()).filter(|other| self.takes_part(*other));
@@ -364,7 +391,8 @@ impl World {
             self.hosts[at].shown.contains(&hash)
         };
         let host = &self.hosts[at];
-        !host.disk_is_full() && host.wants.iter().filter(shown).any(held)
+        let wanted = host.wants.iter().filter(shown);
+        !host.disk_is_full() && wanted.chain(host.flights.keys()).any(held)
     }
 
     /// Whether a host must be as it should be in the end: honest, awake, in the cluster, and with a
@@ -384,7 +412,10 @@ impl World {
             let mut group = vec![first];
             let mut next = 0;
             while let Some(at) = group.get(next).copied() {
-                let near = left.iter().copied().filter(|other| self.links.connects(at, *other));
+                let near = left
+                    .iter()
+                    .copied()
+                    .filter(|other| self.links.connects(at, *other));
                 let near: Vec<Index> = near.collect();
                 left.retain(|other| !near.contains(other));
                 group.extend(near);
@@ -403,7 +434,11 @@ impl World {
         let why = self.unsettled();
         let why = why.unwrap_or_else(|| "settled too late".to_owned());
         let after = self.script.patience;
-        self.violated("settled", None, format!("{after:?} after the last step, {why}"));
+        self.violated(
+            "settled",
+            None,
+            format!("{after:?} after the last step, {why}"),
+        );
         self.inspect_all();
     }
 

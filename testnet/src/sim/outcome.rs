@@ -85,7 +85,9 @@ impl Outcome {
             scenario: scenario.name.clone(),
             seed: options.seed,
             scale: options.scale,
-            nodes: options.nodes.unwrap_or_else(|| scenario.nodes(options.scale)),
+            nodes: options
+                .nodes
+                .unwrap_or_else(|| scenario.nodes(options.scale)),
             trace: String::new(),
             events: 0,
             seconds: 0.0,

@@ -41,7 +41,9 @@ pub fn failures(outcomes: &[Outcome]) -> String {
     for outcome in outcomes.iter().filter(|outcome| !outcome.is_good()) {
         let _ = writeln!(text, "seed {}: {}", outcome.seed, outcome.replay());
         for violation in &outcome.violations {
-            let host = violation.host.map_or(String::new(), |host| format!("host {host} "));
+            let host = violation
+                .host
+                .map_or(String::new(), |host| format!("host {host} "));
             let (claim, at, what) = (violation.claim, violation.at, &violation.what);
             let _ = writeln!(text, "  {claim} at {at:.3} s: {host}{what}");
         }
@@ -94,7 +96,8 @@ fn figures(outcomes: &[Outcome]) -> BTreeMap<&str, Vec<f64>> {
     for (name, value) in outcomes.iter().flat_map(|outcome| &outcome.figures) {
         all.entry(name).or_default().push(*value);
     }
-    all.values_mut().for_each(|values| values.sort_unstable_by(f64::total_cmp));
+    all.values_mut()
+        .for_each(|values| values.sort_unstable_by(f64::total_cmp));
     all
 }
 
@@ -124,8 +127,7 @@ fn runs(outcomes: &[Outcome]) -> String {
 }
 
 fn figure_rows(outcomes: &[Outcome]) -> String {
-    let mut text =
-        String::from("<table><tr><th>figure<th>median<th>least<th>most</tr>\n");
+    let mut text = String::from("<table><tr><th>figure<th>median<th>least<th>most</tr>\n");
     for (name, values) in figures(outcomes) {
         let of = |share| percentile(&values, share).unwrap_or_default();
         let (median, least, most) = (of(0.5), of(0.0), of(1.0));

@@ -189,7 +189,7 @@ impl Manner {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Step {
     /// Since the begin.
-    pub(crate) at: Span,
+    pub(crate) at: Scaled<Span>,
     pub(crate) push: Option<Push>,
     pub(crate) fetch: Option<Fetch>,
     pub(crate) remove: Option<Remove>,
@@ -286,7 +286,7 @@ pub(crate) struct Sleep {
     pub(crate) who: Hosts,
     /// How long; to the end if not given.
     #[serde(rename = "for")]
-    pub(crate) span: Option<Span>,
+    pub(crate) span: Option<Scaled<Span>>,
 }
 
 /// Clocks are wrong from now on.
@@ -392,11 +392,16 @@ impl Scenario {
         for step in &scenario.steps {
             let verbs = step.verbs();
             if verbs != 1 {
-                let at = step.at.0;
+                let at = step.at.at(Scale::Full).0;
                 return Err(format!("step at {at:?} has {verbs} verbs, not one"));
             }
         }
-        for figure in scenario.expect.at_most.keys().chain(scenario.expect.at_least.keys()) {
+        for figure in scenario
+            .expect
+            .at_most
+            .keys()
+            .chain(scenario.expect.at_least.keys())
+        {
             if !crate::sim::tally::FIGURES.contains(&figure.as_str()) {
                 return Err(format!("there is no figure {figure}"));
             }

@@ -47,7 +47,10 @@ impl World {
     /// Plans what a scenario says.
     pub(crate) fn plan(&mut self, scenario: &Scenario) {
         for step in &scenario.steps {
-            self.act_at(step.at.0, Act::Step(Box::new(step.clone())));
+            self.act_at(
+                step.at.at(self.script.scale).0,
+                Act::Step(Box::new(step.clone())),
+            );
         }
     }
 
@@ -137,7 +140,7 @@ impl World {
         self.act_out_who(step);
         if let Some(sleep) = &step.sleep {
             for who in sleep.who.among(count, &mut self.random) {
-                self.fall_asleep(who, sleep.span.map(|span| span.0));
+                self.fall_asleep(who, sleep.span.map(|span| span.at(scale).0));
             }
         }
         if let Some(skew) = &step.clock {
@@ -177,7 +180,9 @@ impl World {
         );
         let (fill, space) = (chosen(&step.fill), chosen(&step.space));
         start.into_iter().for_each(|who| self.start(who));
-        image.into_iter().for_each(|who| self.hosts[who].take_image());
+        image
+            .into_iter()
+            .for_each(|who| self.hosts[who].take_image());
         for who in restore {
             self.crash(who, true);
             self.hosts[who].restore_image();
@@ -242,10 +247,13 @@ impl World {
         self.look_at_everything(who);
         self.seek_all(who);
         if !self.hosts[who].manner.is_honest() {
-            self.agenda.after(MISCHIEF_AFTER, Happening::Mischief { at: who, life });
+            self.agenda
+                .after(MISCHIEF_AFTER, Happening::Mischief { at: who, life });
         }
         let wants = self.hosts[who].wants.clone();
-        wants.into_iter().for_each(|thing| self.may_begin(who, thing));
+        wants
+            .into_iter()
+            .for_each(|thing| self.may_begin(who, thing));
     }
 
     pub(crate) fn crash(&mut self, who: Index, power: bool) {
@@ -258,7 +266,6 @@ impl World {
             self.mesh_lost(who, other);
         }
         self.hosts[who].halt();
-        self.tally.gone(who);
         if power {
             let random = &mut self.random;
             if let Some(disk) = self.hosts[who].disk_mut() {
@@ -311,7 +318,8 @@ impl World {
         }
         self.seek_all(who);
         if !self.hosts[who].manner.is_honest() {
-            self.agenda.after(MISCHIEF_AFTER, Happening::Mischief { at: who, life });
+            self.agenda
+                .after(MISCHIEF_AFTER, Happening::Mischief { at: who, life });
         }
     }
 

@@ -41,13 +41,7 @@ impl World {
         }
     }
 
-    fn look_up(
-        &self,
-        at: Index,
-        job: JobId,
-        peer: NodeId,
-        object: Object,
-    ) -> provider::Event {
+    fn look_up(&self, at: Index, job: JobId, peer: NodeId, object: Object) -> provider::Event {
         let host = &self.hosts[at];
         let thing = self.content.by_object(&object);
         let may = self.is(Mutant::AdmitsAnybody) || !host.door.is_revoked(peer);
@@ -68,13 +62,7 @@ impl World {
         provider::Event::Found { job, holding }
     }
 
-    fn read(
-        &self,
-        at: Index,
-        job: JobId,
-        object: Object,
-        chunk: u32,
-    ) -> provider::Event {
+    fn read(&self, at: Index, job: JobId, object: Object, chunk: u32) -> provider::Event {
         let host = &self.hosts[at];
         let bytes = self.content.by_object(&object).and_then(|thing| {
             let flight = host.flights.get(&thing);
@@ -108,7 +96,8 @@ impl World {
         let host = &mut self.hosts[at];
         if !std::mem::replace(&mut host.sweeping, true) {
             let life = host.life;
-            self.agenda.after(SWEEP_EVERY, Happening::Sweep { at, life });
+            self.agenda
+                .after(SWEEP_EVERY, Happening::Sweep { at, life });
         }
     }
 
@@ -120,7 +109,6 @@ impl World {
         }
     }
 }
-
 
 fn zeros(len: u64) -> Bytes {
     static ZEROS: [u8; 1 << 20] = [0; 1 << 20];

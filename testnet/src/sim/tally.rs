@@ -8,7 +8,7 @@ use crate::sim::exchange::Landing;
 use crate::sim::host::{Index, Traffic};
 
 /// Names of all figures there are. Times are virtual.
-pub const FIGURES: [&str; 19] = [
+pub(crate) const FIGURES: [&str; 20] = [
     // Of each host that fetches: time it took, by what its line alone would take.
     "completion_p50",
     "completion_p99",
@@ -29,6 +29,8 @@ pub const FIGURES: [&str; 19] = [
     "settled_seconds",
     // From the end of a partition until all is as it should be.
     "heal_seconds",
+    // Bytes sent since the end of a partition, by those that hosts lacked.
+    "heal_bytes",
     // Bytes sent since the end of a partition beyond twice what hosts lacked, for each, KiB.
     "heal_excess_kib",
     // Bytes asked for twice, by bytes that arrived.
@@ -113,6 +115,9 @@ impl Tally {
         self.base = traffic;
         self.visible.clear();
         self.hidden.clear();
+        self.orders.clear();
+        self.landings.clear();
+        self.failed = 0;
     }
 
     pub(crate) fn pushed(&mut self, now: Duration, thing: ThingIndex) {
@@ -154,9 +159,6 @@ impl Tally {
         }
     }
 
-    /// A host went: when it sees again what it had seen is no measure of anything.
-    pub(crate) fn gone(&mut self, _at: Index) {}
-
     pub(crate) fn ordered(&mut self, at: Duration, by: Index, things: &[ThingIndex]) {
         let order = Order {
             since: at,
@@ -168,15 +170,21 @@ impl Tally {
     }
 
     pub(crate) fn landed(&mut self, at: Index, landing: Landing) {
-        if !landing.complete {
-            self.failed += 1;
-        } else if let Some(order) = self.orders.get_mut(&at) {
-            order.left.remove(&landing.thing);
-            if order.left.is_empty() {
-                order.ended.get_or_insert(landing.ended);
-            }
+        match landing.complete {
+            true => self.has(landing.ended, at, landing.thing),
+            false => self.failed += 1,
         }
         self.landings.push((at, landing));
+    }
+
+    /// A host has what its client wanted.
+    pub(crate) fn has(&mut self, now: Duration, at: Index, thing: ThingIndex) {
+        if let Some(order) = self.orders.get_mut(&at) {
+            order.left.remove(&thing);
+            if order.left.is_empty() {
+                order.ended.get_or_insert(now);
+            }
+        }
     }
 
     pub(crate) fn healed(&mut self, at: Duration, missing: Vec<u64>, base: Vec<Traffic>) {
@@ -214,15 +222,24 @@ impl Tally {
         put("completion_max", completions.last().copied());
         let pushed: u64 = sums.lens.iter().sum();
         if !self.landings.is_empty() {
-            let first = sums.traffic.first().map_or(0, |traffic| traffic.chunks);
-            put("first_holder_sent", ratio(first, pushed));
-            let arrived = self.landings.iter().map(|(_, landing)| landing.stats.arrived);
+            let pairs = sums.traffic.iter().zip(&self.base);
+            let chunks: Vec<u64> = pairs.map(|(now, base)| now.chunks - base.chunks).collect();
+            put("first_holder_sent", ratio(chunks[0], pushed));
+            let arrived = self
+                .landings
+                .iter()
+                .map(|(_, landing)| landing.stats.arrived);
             let arrived: u64 = arrived.sum();
-            let hedged = self.landings.iter().map(|(_, landing)| landing.stats.hedged);
+            let hedged = self
+                .landings
+                .iter()
+                .map(|(_, landing)| landing.stats.hedged);
             put("hedged_share", ratio(hedged.sum(), arrived));
-            let sent = sums.traffic.iter().map(|traffic| traffic.chunks).sum();
-            put("sent_by_needed", ratio(sent, arrived));
-            let waits = self.landings.iter().map(|(_, landing)| millis(&landing.reader_wait));
+            put("sent_by_needed", ratio(chunks.iter().sum(), arrived));
+            let waits = self
+                .landings
+                .iter()
+                .map(|(_, landing)| millis(&landing.reader_wait));
             put("reader_wait_p99_ms", percentile(&sorted(waits), 0.99));
             put("failed_fetches", Some(self.failed as f64));
         }
@@ -233,7 +250,10 @@ impl Tally {
         let hidden = sorted(self.hidden.iter().map(millis));
         put("hidden_p99_ms", percentile(&hidden, 0.99));
         let gossip = self.since_base(sums, |traffic| traffic.gossip);
-        let measured = self.pushed_at.values().filter(|at| **at >= self.measured_from);
+        let measured = self
+            .pushed_at
+            .values()
+            .filter(|at| **at >= self.measured_from);
         let paths = measured.count() as u64 * self.hosts as u64;
         put("gossip_bytes_per_path", ratio(gossip, paths));
         put("control_bytes_per_second", self.control(sums));
@@ -245,7 +265,10 @@ impl Tally {
             if let Some(heal) = &self.heal {
                 let took = settled.saturating_sub(heal.at);
                 put("heal_seconds", Some(took.as_secs_f64()));
-                put("heal_excess_kib", heal.excess(sums));
+                let (sent, missing) = heal.bytes(sums);
+                put("heal_bytes", ratio(sent, missing));
+                let excess = sent as f64 - 2.0 * missing as f64;
+                put("heal_excess_kib", Some(excess / self.hosts as f64 / 1024.0));
             }
         }
         figures
@@ -267,12 +290,11 @@ impl Tally {
 }
 
 impl Heal {
-    fn excess(&self, sums: &Sums<'_>) -> Option<f64> {
+    /// Bytes that were sent since, and that were lacking.
+    fn bytes(&self, sums: &Sums<'_>) -> (u64, u64) {
         let pairs = sums.traffic.iter().zip(&self.base);
         let sent = pairs.map(|(now, base)| now.gossip + now.sync - base.gossip - base.sync);
-        let (sent, missing): (u64, u64) = (sent.sum(), self.missing.iter().sum());
-        let excess = sent as f64 - 2.0 * missing as f64;
-        Some(excess / self.missing.len() as f64 / 1024.0)
+        (sent.sum(), self.missing.iter().sum())
     }
 }
 

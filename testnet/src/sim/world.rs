@@ -47,23 +47,66 @@ pub(crate) struct World {
 /// Something that is going to happen.
 pub(crate) enum Happening {
     Act(Act),
-    Dial { one: Index, other: Index },
-    Connected { one: Index, other: Index },
-    Notice { at: Index, other: Index, session: u64 },
+    Dial {
+        one: Index,
+        other: Index,
+    },
+    Connected {
+        one: Index,
+        other: Index,
+    },
+    Notice {
+        at: Index,
+        other: Index,
+        session: u64,
+    },
     /// The last byte left the sender.
     Left(Box<Envelope>),
     /// The last byte is at the receiver's end of the wire.
     Reached(Box<Envelope>),
     Arrived(Box<Envelope>),
-    Unanswered { at: Index, life: u64, to: Index, id: u64 },
-    ReplicaWake { at: Index, life: u64, when: Duration },
-    FetchWake { at: Index, life: u64, thing: ThingIndex },
-    ReadDone { at: Index, life: u64, event: provider::Event },
-    Sweep { at: Index, life: u64 },
-    Retry { at: Index, life: u64 },
-    GossipRound { at: Index, life: u64 },
-    Replicate { at: Index, life: u64, thing: ThingIndex },
-    Mischief { at: Index, life: u64 },
+    Unanswered {
+        at: Index,
+        life: u64,
+        to: Index,
+        id: u64,
+    },
+    ReplicaWake {
+        at: Index,
+        life: u64,
+        when: Duration,
+    },
+    FetchWake {
+        at: Index,
+        life: u64,
+        thing: ThingIndex,
+    },
+    ReadDone {
+        at: Index,
+        life: u64,
+        event: provider::Event,
+    },
+    Sweep {
+        at: Index,
+        life: u64,
+    },
+    Retry {
+        at: Index,
+        life: u64,
+    },
+    GossipRound {
+        at: Index,
+        life: u64,
+    },
+    Replicate {
+        at: Index,
+        life: u64,
+        thing: ThingIndex,
+    },
+    Mischief {
+        at: Index,
+        life: u64,
+    },
     Inspect,
 }
 
@@ -79,21 +122,38 @@ pub(crate) struct Envelope {
 /// What hosts say to each other.
 #[derive(Clone, Debug)]
 pub(crate) enum Message {
-    Gossip { id: MessageId, bytes: Bytes },
+    Gossip {
+        id: MessageId,
+        bytes: Bytes,
+    },
     /// These messages can be had.
     IHave(Vec<MessageId>),
     /// These messages, please.
     IWant(Vec<MessageId>),
     /// A request of a replica.
-    Ask { id: u64, bytes: Bytes },
+    Ask {
+        id: u64,
+        bytes: Bytes,
+    },
     /// What another replica answers.
-    Answer { id: u64, bytes: Bytes },
+    Answer {
+        id: u64,
+        bytes: Bytes,
+    },
     /// A frame of the bulk stream. A chunk's bytes are all zero; what they stand for is its truth.
-    Frame { frame: Frame, truth: Truth },
+    Frame {
+        frame: Frame,
+        truth: Truth,
+    },
     /// The sender begins to fetch, or is through.
-    Fetching { thing: ThingIndex, begun: bool },
+    Fetching {
+        thing: ThingIndex,
+        begun: bool,
+    },
     /// Asks for a copy to be kept.
-    Keep { thing: ThingIndex },
+    Keep {
+        thing: ThingIndex,
+    },
 }
 
 impl Message {
@@ -158,7 +218,10 @@ impl World {
 
     fn is_over(&self) -> bool {
         let now = self.now();
-        let stayed = self.oracle.settled_at.is_some_and(|at| now >= at + self.script.linger);
+        let stayed = self
+            .oracle
+            .settled_at
+            .is_some_and(|at| now >= at + self.script.linger);
         stayed || !self.oracle.violations.is_empty()
     }
 

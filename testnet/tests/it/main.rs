@@ -15,4 +15,5 @@ mod narinfo;
 mod newer_nix;
 mod next_substituter;
 mod push;
+mod sim;
 mod substitute;

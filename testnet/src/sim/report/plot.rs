@@ -122,4 +122,6 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 840.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 250.0;
-const COLOURS: [&str; 6] = ["#1f6f8b", "#d9822b", "#5a8f29", "#8b3a62", "#6b5b95", "#3d3d3d"];
+const COLOURS: [&str; 6] = [
+    "#1f6f8b", "#d9822b", "#5a8f29", "#8b3a62", "#6b5b95", "#3d3d3d",
+];

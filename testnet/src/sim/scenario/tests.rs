@@ -15,7 +15,10 @@ fn a_number_may_depend_on_the_scale() {
     let scenario = Scenario::parse("x", SMALLEST).unwrap();
     let push = scenario.steps[0].push.clone().unwrap();
     let at = |scale| push.paths.at(scale);
-    assert_eq!([Scale::Small, Scale::Full, Scale::Long].map(at), [1, 10, 10]);
+    assert_eq!(
+        [Scale::Small, Scale::Full, Scale::Long].map(at),
+        [1, 10, 10]
+    );
     assert_eq!(scenario.nodes(Scale::Long), 3);
 }
 

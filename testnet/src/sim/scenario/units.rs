@@ -121,9 +121,14 @@ impl FromStr for Hosts {
             "even" => Some(Hosts::Even),
             _ => match (text.strip_suffix('%'), text.split_once("..")) {
                 (Some(percent), _) => percent.parse().ok().map(Hosts::Percent),
-                (None, Some((first, ""))) => first.parse().ok().map(|first| Hosts::Range(first, None)),
+                (None, Some((first, ""))) => {
+                    first.parse().ok().map(|first| Hosts::Range(first, None))
+                }
                 (None, Some((first, end))) => range(first, end),
-                (None, None) => text.parse().ok().map(|one| Hosts::Range(one, Some(one + 1))),
+                (None, None) => text
+                    .parse()
+                    .ok()
+                    .map(|one| Hosts::Range(one, Some(one + 1))),
             },
         };
         hosts.ok_or_else(|| format!("not hosts: {text:?}"))
