@@ -10,8 +10,8 @@
 //! of which only the length and the truth about them travel.
 //!
 //! - [`agenda`] is virtual time, [`link`] what lies between hosts, [`disk`] what they keep;
-//! - [`host`] holds what the drivers of a node would; [`connect`], [`gossip`], [`logs`], [`exchange`]
-//!   and [`serving`] are these drivers;
+//! - [`host`] holds what the drivers of a node would; [`connect`], [`gossip`], [`logs`], [`exchange`],
+//!   [`sources`] and [`serving`] are these drivers;
 //! - [`script`] acts out a scenario, [`byzantine`] misbehaves, [`mutant`] says how nodes can be
 //!   broken on purpose;
 //! - [`oracle`] looks whether all that must hold holds; [`tally`] measures;
@@ -62,6 +62,7 @@ pub mod report;
 pub mod scenario;
 mod script;
 mod serving;
+mod sources;
 mod tally;
 mod world;
 

@@ -9,7 +9,7 @@ use crate::sim::content::ThingIndex;
 use crate::sim::host::{Index, State};
 use crate::sim::link::Weather;
 use crate::sim::mutant::Mutant;
-use crate::sim::scenario::{Churn, Crash, Network, Scale, Scenario, Skew, Step};
+use crate::sim::scenario::{Churn, Crash, Network, Scale, Scenario, Skew, Step, Who};
 use crate::sim::world::{Happening, World};
 
 /// What is left to be done, and until when.
@@ -169,7 +169,7 @@ impl World {
     /// Steps that are about hosts and nothing else.
     fn act_out_who(&mut self, step: &Step) {
         let count = self.hosts.len();
-        let mut chosen = |who: &Option<crate::sim::scenario::Who>| {
+        let mut chosen = |who: &Option<Who>| {
             let who = who.as_ref();
             who.map_or(Vec::new(), |who| who.who.among(count, &mut self.random))
         };
