@@ -61,7 +61,7 @@ fn who_goes_back_in_time_is_caught() {
 
 #[test]
 fn who_forgets_nothing_is_caught() {
-    is_caught(Mutant::RemembersAllGossip, "partition", &["bounds"]);
+    is_caught(Mutant::RemembersAllGossip, "sleeping-laptop", &["bounds"]);
 }
 
 #[test]
