@@ -139,7 +139,11 @@ impl Sync {
 
     /// Drops sessions without an answer and chooses a peer when it is time.
     fn tick(&mut self, now: Millis) {
+        let led = self.sessions.len();
         self.sessions.retain(|_, session| session.deadline > now);
+        if self.sessions.len() < led {
+            self.ask_another(now);
+        }
         let due = &mut self.due;
         self.retries.retain(|peer, at| {
             let waits = *at > now;
@@ -157,6 +161,13 @@ impl Sync {
             let wait = half + self.random() % (2 * half + 1);
             self.next_round = Some(now.plus(Duration::from_millis(wait)));
         }
+    }
+
+    /// A conversation failed. What it was about is soon asked of anybody: not of the same peer, which
+    /// may be silent, and not first of the one with the lowest name.
+    fn ask_another(&mut self, now: Millis) {
+        let soon = now.plus(AFTER_FAILURE);
+        self.next_round = self.next_round.map(|at| at.min(soon));
     }
 
     fn random_peer(&mut self) -> Option<NodeId> {
@@ -311,6 +322,7 @@ impl<L: Log> Replica<L> {
         };
         let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
             self.sync.failed(now, from);
+            self.sync.ask_another(now);
             return;
         };
         match (session.step, Answer::decode(&bytes)) {
@@ -457,7 +469,10 @@ impl<L: Log> Replica<L> {
 const ROUND: Duration = Duration::from_secs(60);
 
 /// Until a peer that is connected is asked again after a failure.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When a random peer is asked instead of one that did not answer.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Most conversations this node leads at a time.
 pub(super) const SESSIONS_MAX: usize = 2;
