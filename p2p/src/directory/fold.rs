@@ -663,6 +663,10 @@ pub(super) enum Opened {
 }
 
 /// What is under a seal.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, on the stack, and it is nearly always a record"
+)]
 pub(super) enum Inside {
     Record(Record),
     /// Not known: the key is not here.

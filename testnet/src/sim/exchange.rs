@@ -171,7 +171,9 @@ impl World {
                 let request = request(req);
                 self.tell_flight(at, req, fetch::Event::Error { node, request });
             }
-            Frame::Hello(_)
+            // Who fetches something is told to all connected peers here.
+            Frame::Others { .. }
+            | Frame::Hello(_)
             | Frame::GetMany { .. }
             | Frame::ManifestQuery { .. }
             | Frame::Manifest { .. } => {}
