@@ -167,6 +167,10 @@ impl Sources for Only {
         vec![(self.0, Tier::Lan)]
     }
 
+    fn tier(&self, node: &NodeId) -> Option<Tier> {
+        (*node == self.0).then_some(Tier::Lan)
+    }
+
     fn changes(&self) -> watch::Receiver<()> {
         watch::channel(()).1
     }
