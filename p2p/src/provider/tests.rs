@@ -468,7 +468,7 @@ fn watchers_hear_that_it_is_being_fetched_now() {
         req: 9,
         have: partial.clone(),
     };
-    assert_eq!(told, [have.clone()]);
+    assert_eq!(told, std::slice::from_ref(&have));
 
     // What was looked up before it began is looked up again.
     let job = asked.ask(1, 9);
