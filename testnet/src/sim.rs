@@ -9,13 +9,13 @@
 //! what a node has around them: connections, gossipsub, disks, clocks, the local store, and chunks,
 //! of which only the length and the truth about them travel.
 //!
-//! - [`agenda`] is virtual time, [`link`] what lies between hosts, [`disk`] what they keep;
-//! - [`host`] holds what the drivers of a node would; [`connect`], [`gossip`], [`logs`], [`exchange`],
-//!   [`sources`] and [`serving`] are these drivers;
-//! - [`script`] acts out a scenario, [`byzantine`] misbehaves, [`mutant`] says how nodes can be
+//! - `agenda` is virtual time, `link` what lies between hosts, `disk` what they keep;
+//! - `host` holds what the drivers of a node would; `connect`, `gossip`, `logs`, `exchange`,
+//!   `sources` and `serving` are these drivers;
+//! - `script` acts out a scenario, `byzantine` misbehaves, `mutant` says how nodes can be
 //!   broken on purpose;
-//! - [`oracle`] looks whether all that must hold holds; [`tally`] measures;
-//! - [`batch`] runs many seeds, [`report`] shows what came of it.
+//! - `oracle` looks whether all that must hold holds; `tally` measures;
+//! - `batch` runs many seeds, `report` shows what came of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
