@@ -1,11 +1,11 @@
 //! What every request handler may use: the parts of a running node.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use attic_p2p::identity::Identity;
-use attic_store::{Store, StoreError};
+use attic_store::{BLOCK_LEN, Store, StoreError};
 use tokio::sync::Semaphore;
 
 use crate::api::StoreUsage;
@@ -38,6 +38,8 @@ pub(crate) struct App {
     pub(crate) narinfo_uploads: Semaphore,
     /// One permit per NAR body that reads ahead of its socket.
     pub(crate) read_ahead: Arc<Semaphore>,
+    /// NAR bodies under way.
+    pub(crate) nar_bodies: AtomicUsize,
     /// One permit per commit: each reads and hashes whole NARs.
     pub(crate) commits: Semaphore,
     pub(crate) peer_id: String,
@@ -89,6 +91,7 @@ impl App {
             uploads: Semaphore::new(config.push.uploads_max),
             narinfo_uploads: Semaphore::new(NARINFO_UPLOADS_MAX),
             read_ahead: Arc::new(Semaphore::new(READ_AHEAD_MAX)),
+            nar_bodies: AtomicUsize::new(0),
             commits: Semaphore::new(config.store.threads),
             addresses: OnceLock::new(),
             stopping: AtomicBool::new(false),
@@ -114,6 +117,13 @@ impl App {
     /// Makes `/readyz` say no from now on.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// How long the next block of a NAR body may be: the more bodies there are the shorter, so that
+    /// thousands of clients that do not read what they asked for hold little.
+    pub(crate) fn block_len(&self) -> usize {
+        let bodies = self.nar_bodies.load(Ordering::Relaxed).max(1);
+        (BLOCK_BYTES / bodies).clamp(BLOCK_LEN_MIN, BLOCK_LEN)
     }
 
     /// Notes that stored bytes could not be read: paths that need them are hidden by the store, and
@@ -145,5 +155,9 @@ fn free_bytes(dir: &PathBuf) -> Option<u64> {
 
 /// Bodies that read a block ahead of their socket; others read when the socket asks.
 const READ_AHEAD_MAX: usize = 32;
+/// Bytes that the blocks of all bodies share, as far as a chunk each leaves them the choice.
+const BLOCK_BYTES: usize = 64 << 20;
+/// Shorter blocks save nothing: a chunk is about this long.
+const BLOCK_LEN_MIN: usize = 64 << 10;
 /// Narinfos, of at most a MiB each, read and published at once.
 const NARINFO_UPLOADS_MAX: usize = 64;

@@ -199,13 +199,21 @@ impl BlockReader {
     /// [`StoreError::Chunk`] if a chunk has no undamaged copy; the NAR is then hidden until it is
     /// pushed again. Other [`StoreError`]s if the disk fails.
     pub fn next_block(&mut self) -> Result<Option<Bytes>, StoreError> {
+        self.next_block_within(BLOCK_LEN)
+    }
+
+    /// As [`BlockReader::next_block`], with blocks of `len_max` bytes at most, or of one chunk.
+    ///
+    /// # Errors
+    /// As [`BlockReader::next_block`].
+    pub fn next_block_within(&mut self, len_max: usize) -> Result<Option<Bytes>, StoreError> {
         if self.range.is_empty() || self.position >= self.range.end {
             return Ok(None);
         }
         let start = self.position;
         let mut block = match self.form {
-            Form::Frames => self.read_frames()?,
-            Form::Plain => self.read_plain()?,
+            Form::Frames => self.read_frames(len_max)?,
+            Form::Plain => self.read_plain(len_max)?,
         };
         let skip = self.range.start.saturating_sub(start) as usize;
         let end = (self.range.end - start).min(block.len() as u64) as usize;
@@ -223,8 +231,8 @@ impl BlockReader {
         }
     }
 
-    fn read_frames(&mut self) -> Result<Vec<u8>, StoreError> {
-        let run = self.next_run();
+    fn read_frames(&mut self, len_max: usize) -> Result<Vec<u8>, StoreError> {
+        let run = self.next_run(len_max);
         let mut bytes = self.read_run(&run)?;
         // Close the gaps that the record headers leave.
         let mut filled = 0;
@@ -241,8 +249,8 @@ impl BlockReader {
         Ok(bytes)
     }
 
-    fn read_plain(&mut self) -> Result<Vec<u8>, StoreError> {
-        let run = self.next_run();
+    fn read_plain(&mut self, len_max: usize) -> Result<Vec<u8>, StoreError> {
+        let run = self.next_run(len_max);
         let bytes = self.read_run(&run)?;
         let mut decoder = self.decoder.take().unwrap_or_default();
         let raw_len = self.entries()[run.clone()]
@@ -267,7 +275,7 @@ impl BlockReader {
     }
 
     /// The next chunks that lie side by side, up to a block.
-    fn next_run(&self) -> Range<usize> {
+    fn next_run(&self, len_max: usize) -> Range<usize> {
         let (entries, at) = (self.entries(), &self.nar.nar.at);
         let mut end = self.chunk + 1;
         let mut len = self.len_of(&entries[self.chunk]);
@@ -276,7 +284,7 @@ impl BlockReader {
             let beside = here.pack == next.pack && record_end(here) == u64::from(next.offset);
             let wanted = self.position + len < self.range.end;
             len += self.len_of(entry);
-            if !(beside && wanted && len <= BLOCK_LEN as u64) {
+            if !(beside && wanted && len <= len_max as u64) {
                 break;
             }
             end += 1;

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use attic_store::{BlockReader, StoreError};
@@ -160,6 +161,7 @@ impl NarBody {
         len: u64,
         mender: Option<Mender>,
     ) -> NarBody {
+        app.nar_bodies.fetch_add(1, Ordering::Relaxed);
         NarBody {
             app,
             ready: Some(first),
@@ -226,12 +228,19 @@ impl NarBody {
 
     fn read_next(&mut self) {
         if let Some(mut reader) = self.reader.take() {
+            let len_max = self.app.block_len();
             let read = spawn_blocking(move || {
-                let block = reader.next_block();
+                let block = reader.next_block_within(len_max);
                 (reader, block)
             });
             self.ahead = Some(Box::pin(async { joined(read.await) }));
         }
+    }
+}
+
+impl Drop for NarBody {
+    fn drop(&mut self) {
+        self.app.nar_bodies.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -363,12 +363,15 @@ async fn open(
 ) -> Result<Option<Body>, StoreError> {
     let (store, hash) = (app.store.clone(), entry.nar_hash);
     let (len, end) = (range.end - range.start, range.end);
+    let len_max = app.block_len();
     let first_block = move || -> Result<_, StoreError> {
         let Some(nar) = store.open_nar(&hash)? else {
             return Ok(None);
         };
         let mut blocks = form.read(&nar, range);
-        let first = blocks.next_block()?.map(|block| (block, blocks));
+        let first = blocks
+            .next_block_within(len_max)?
+            .map(|block| (block, blocks));
         Ok(first.map(|first| (first, nar.row().file_hash)))
     };
     let first = joined(spawn_blocking(first_block).await)?;

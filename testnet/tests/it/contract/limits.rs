@@ -7,7 +7,7 @@ use testnet::nix::NixClient;
 use testnet::node::TestNode;
 use testnet::program::is_root;
 use testnet::seed::Seed;
-use testnet::served::{hash_part, narinfo_fields};
+use testnet::served::{Served, hash_part, narinfo_fields};
 use testnet::upload::Upload;
 
 /// G10: client and server, pushing a NAR several times larger than what they may use.
@@ -54,19 +54,8 @@ fn g10_two_hundred_downloads_need_little_memory() {
     let mut seed = Seed::for_test("g10_downloads");
     let upload = Upload::random(&mut seed, "download", 32 << 20);
     upload.publish(node.address(), "main", &node.token());
-    let target = format!("/main/nar/{}.nar.zst", upload.nar_hash().nix32());
-    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     // Every connection has begun to receive before the first one reads on.
-    let connections: Vec<(Connection, usize)> = (0..200)
-        .map(|_| {
-            let mut connection = Connection::open(node.address()).expect("connect");
-            connection.send_raw(request.as_bytes()).expect("send");
-            let head = connection.read_head().expect("a head");
-            let length = head.header("content-length").expect("a length");
-            let length = length.parse().expect("a number");
-            (connection, length)
-        })
-        .collect();
+    let connections = begin_downloads(node, &upload, 200);
     thread::scope(|scope| {
         for (mut connection, length) in connections {
             let read = move || assert!(connection.skip_body(length).is_ok(), "a body was cut");
@@ -79,4 +68,34 @@ fn g10_two_hundred_downloads_need_little_memory() {
         "{} bytes of memory",
         node.rss_peak()
     );
+}
+
+/// Clients that ask for a NAR and do not read it hold little, however many they are.
+#[test]
+fn g10_a_thousand_clients_that_stall_need_little_memory() {
+    let node = &TestNode::start();
+    let mut seed = Seed::for_test("g10_stalled");
+    let upload = Upload::random(&mut seed, "stalled", 32 << 20);
+    upload.publish(node.address(), "main", &node.token());
+    let connections = begin_downloads(node, &upload, 1000);
+    let peak = node.rss_peak();
+    assert!(peak < 512 << 20, "{peak} bytes of memory");
+    // Others are served meanwhile.
+    assert!(matches!(node.read(&upload.path()), Served::Whole(_)));
+    drop(connections);
+}
+
+/// Connections that have read the head of the NAR's answer and nothing else, and the length of its
+/// body.
+fn begin_downloads(node: &TestNode, upload: &Upload, count: usize) -> Vec<(Connection, usize)> {
+    let target = format!("/main/nar/{}.nar.zst", upload.nar_hash().nix32());
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let begin = |_| {
+        let mut connection = Connection::open(node.address()).expect("connect");
+        connection.send_raw(request.as_bytes()).expect("send");
+        let head = connection.read_head().expect("a head");
+        let length = head.header("content-length").expect("a length");
+        (connection, length.parse().expect("a number"))
+    };
+    (0..count).map(begin).collect()
 }
