@@ -213,6 +213,7 @@ fn client_hint(error: &ClientError) -> Option<String> {
             (_, "NoSuchPeer") => Some(PEERS_HINT.to_owned()),
             (401 | 403, _) => Some(TOKEN_HINT.to_owned()),
             (_, "NoSuchCache") => Some("see the caches with: attic-node cache list".to_owned()),
+            (_, "CapReached") => Some(CAP_HINT.to_owned()),
             (507, _) => Some("free some space with: attic-node gc".to_owned()),
             _ => None,
         },
@@ -279,6 +280,8 @@ const WAIT_HINT: &str = "a node that starts or stops, or a verification; try aga
 const TOKEN_HINT: &str = "pass the node's own data directory with --data-dir";
 const TICKET_HINT: &str = "ask for a new ticket: attic-node invite, on a node of the cluster";
 const REACH_HINT: &str =
+const CAP_HINT: &str =
+    "raise store.size-cap, or remove pins or paths; pushes under way hold space as well";
     "see that a node of the cluster is up and its mesh port reachable from here";
 const CLUSTER_HINT: &str =
     "make one with: attic-node cluster init; join one with: attic-node join TICKET";

@@ -526,7 +526,10 @@ async fn a_full_store_is_answered_507_and_reads_go_on() {
         .await;
     assert_eq!(
         (put.status.as_u16(), put.text().as_str()),
-        (507, "the node has no space left\n")
+        (
+            507,
+            "no space below the node's size cap of 4194304 bytes (store.size-cap)\n"
+        )
     );
     assert_eq!(
         node.head(&format!("/main/{}", large.url())).await.status,

@@ -104,6 +104,7 @@ impl PackWriter {
     ) -> Result<FooterEntry, StoreError> {
         let offset = u32::try_from(self.len).map_err(|_| StoreError::NoSpace {
             what: format!("pack {} is at its largest", self.file.id),
+            cap: None,
             source: None,
         })?;
         self.write(header, body)?;
@@ -158,7 +159,6 @@ impl PackWriter {
     }
 }
 
-/// Positioned writes, so that the file's own cursor never matters.
 /// Creates a pack's file in its folder, which goes with its last pack: if that happens in between,
 /// the folder is made again.
 fn create_in(folder: &Path, path: &Path) -> io::Result<File> {
@@ -178,6 +178,7 @@ fn create_in(folder: &Path, path: &Path) -> io::Result<File> {
 /// Each further one takes another pack of the same folder that is made and deleted meanwhile.
 const CREATE_TRIES: usize = 8;
 
+/// Positioned writes, so that the file's own cursor never matters.
 struct Cursor<'a> {
     file: &'a File,
     offset: u64,
