@@ -271,14 +271,13 @@ async fn put_blob(
 ) -> Result<(), Failure> {
     let len_max = match key.kind {
         BlobKind::Log => LOG_LEN_MAX,
-        BlobKind::Realisation | BlobKind::BuildTrace | BlobKind::DebugInfo => JSON_LEN_MAX,
+        BlobKind::Realisation | BlobKind::BuildTrace => TRACE_LEN_MAX,
+        BlobKind::DebugInfo => DEBUG_INFO_LEN_MAX,
     };
     let bytes = small(app, head, body, len_max).await?;
     let store = app.store.clone();
     let put = move || {
-        if key.kind != BlobKind::Log {
-            check_json(&bytes)?;
-        }
+        key.check(&bytes).map_err(Failure::bad_request)?;
         let put = cache
             .life
             .while_alive(|| store.put_blob(&cache.name, &key.text, &bytes));
@@ -307,4 +306,6 @@ fn check_json(text: &[u8]) -> Result<(), Failure> {
 const READ_LEN: usize = 128 << 10;
 const LISTING_LEN_MAX: u64 = 64 << 20;
 const LOG_LEN_MAX: u64 = 64 << 20;
-const JSON_LEN_MAX: u64 = 1 << 20;
+/// Old clients list all realisations that one depends on.
+const TRACE_LEN_MAX: u64 = 256 << 10;
+const DEBUG_INFO_LEN_MAX: u64 = 8 << 10;
