@@ -265,6 +265,9 @@ fn data_file_hint(error: &FileError) -> Option<String> {
             Some("run as the user that runs the node, or pass --data-dir".to_owned())
         }
         FileError::Mode { path, .. } => Some(format!("chmod 600 {}", path.display())),
+        FileError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(format!(
+            "{START_HINT}, or name its data directory with --data-dir"
+        )),
         FileError::Locked(_) => Some("stop the node first, with ^C or SIGTERM".to_owned()),
         FileError::Io { .. } | FileError::Long(_) => None,
     }
@@ -277,11 +280,11 @@ fn file_hint(source: &io::Error) -> Option<String> {
 
 const START_HINT: &str = "start a node with: attic-node up";
 const WAIT_HINT: &str = "a node that starts or stops, or a verification; try again when it is done";
+const CAP_HINT: &str =
+    "raise store.size-cap, or remove pins or paths; pushes under way hold space as well";
 const TOKEN_HINT: &str = "pass the node's own data directory with --data-dir";
 const TICKET_HINT: &str = "ask for a new ticket: attic-node invite, on a node of the cluster";
 const REACH_HINT: &str =
-const CAP_HINT: &str =
-    "raise store.size-cap, or remove pins or paths; pushes under way hold space as well";
     "see that a node of the cluster is up and its mesh port reachable from here";
 const CLUSTER_HINT: &str =
     "make one with: attic-node cluster init; join one with: attic-node join TICKET";
