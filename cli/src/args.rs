@@ -165,10 +165,10 @@ pub struct PushArgs {
     #[arg(long)]
     pub recheck: bool,
     /// How many uploads to run at once
-    #[arg(short, long, value_name = "N", default_value = "5")]
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = positive)]
     pub jobs: NonZeroUsize,
     /// Threads that compress [default: one per processor]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub compress_threads: Option<NonZeroUsize>,
     /// Do not push the build logs of the paths
     #[arg(long)]
@@ -470,6 +470,11 @@ pub struct JsonArgs {
 
 /// A key, or the empty argument that empties a list of keys.
 pub type OptionalKey = Option<Box<PublicKey>>;
+
+fn positive(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "wanted a whole number, 1 or more".to_owned())
+}
 
 fn key_or_empty(text: &str) -> Result<OptionalKey, String> {
     if text.is_empty() {

@@ -213,6 +213,7 @@ fn client_hint(error: &ClientError) -> Option<String> {
             (_, "NoSuchPeer") => Some(PEERS_HINT.to_owned()),
             (401 | 403, _) => Some(TOKEN_HINT.to_owned()),
             (_, "NoSuchCache") => Some("see the caches with: attic-node cache list".to_owned()),
+            (_, "CapReached") => Some(CAP_HINT.to_owned()),
             (507, _) => Some("free some space with: attic-node gc".to_owned()),
             _ => None,
         },
@@ -264,6 +265,9 @@ fn data_file_hint(error: &FileError) -> Option<String> {
             Some("run as the user that runs the node, or pass --data-dir".to_owned())
         }
         FileError::Mode { path, .. } => Some(format!("chmod 600 {}", path.display())),
+        FileError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(format!(
+            "{START_HINT}, or name its data directory with --data-dir"
+        )),
         FileError::Locked(_) => Some("stop the node first, with ^C or SIGTERM".to_owned()),
         FileError::Io { .. } | FileError::Long(_) => None,
     }
@@ -276,6 +280,8 @@ fn file_hint(source: &io::Error) -> Option<String> {
 
 const START_HINT: &str = "start a node with: attic-node up";
 const WAIT_HINT: &str = "a node that starts or stops, or a verification; try again when it is done";
+const CAP_HINT: &str =
+    "raise store.size-cap, or remove pins or paths; pushes under way hold space as well";
 const TOKEN_HINT: &str = "pass the node's own data directory with --data-dir";
 const TICKET_HINT: &str = "ask for a new ticket: attic-node invite, on a node of the cluster";
 const REACH_HINT: &str =

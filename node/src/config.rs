@@ -220,6 +220,8 @@ impl Sources {
 pub struct Layers {
     /// By full name. Later layers replace earlier ones.
     set: Settings,
+    /// What later layers replaced.
+    replaced: Vec<(String, (Setting, Origin))>,
     /// The file that was read.
     file: Option<PathBuf>,
     default_data_dir: Result<PathBuf, ConfigError>,
@@ -259,22 +261,65 @@ impl Layers {
     ///
     /// **Errors**: an unreadable file, a syntax error, an unknown key.
     pub fn read(sources: &Sources) -> Result<Layers, ConfigError> {
-        let file = sources.chosen_file();
-        let mut set = BTreeMap::new();
-        if let Some(file) = &file {
-            set.extend(read_file(file)?);
+        let (layers, faults) = Layers::read_all(sources)?;
+        faults.into_iter().next().map_or(Ok(layers), Err)
+    }
+
+    /// Everything that is wrong, in the file in the order of its lines: values that a later layer
+    /// replaces as well.
+    pub fn faults(sources: &Sources) -> Vec<ConfigError> {
+        let (mut layers, mut faults) = match Layers::read_all(sources) {
+            Ok(read) => read,
+            Err(error) => return vec![error],
+        };
+        let replaced = std::mem::take(&mut layers.replaced);
+        let set = layers.set.clone();
+        for (name, setting) in replaced.into_iter().chain(set) {
+            // Among defaults, which are valid, only this one can be wrong.
+            layers.set = BTreeMap::from([(name, setting)]);
+            match layers.config() {
+                Err(ConfigError::NoDataDir) | Ok(_) => {}
+                Err(fault) => faults.push(fault),
+            }
         }
-        set.extend(read_env(&sources.env)?);
+        faults.sort_by_key(ConfigError::line);
+        faults
+    }
+
+    /// Reads everything that can be read, and says what cannot.
+    fn read_all(sources: &Sources) -> Result<(Layers, Vec<ConfigError>), ConfigError> {
+        let file = sources.chosen_file();
+        let (from_file, mut faults) = file
+            .as_deref()
+            .map(read_file)
+            .transpose()?
+            .unwrap_or_default();
+        let (from_env, faults_of_env) = read_env(&sources.env);
+        faults.extend(faults_of_env);
+        let mut from_flags = BTreeMap::new();
         for (name, value) in &sources.flags {
             let origin = Origin::Flag((*name).to_owned());
-            let key = Key::find(name).ok_or_else(|| unknown(name, origin.clone()))?;
-            set.insert(key.full_name(), (setting_from_text(key, value), origin));
+            match Key::find(name) {
+                Some(key) => {
+                    let setting = setting_from_text(key, value);
+                    from_flags.insert(key.full_name(), (setting, origin));
+                }
+                None => faults.push(unknown(name, origin)),
+            }
         }
-        Ok(Layers {
+        let mut set = Settings::new();
+        let mut replaced = Vec::new();
+        for (name, setting) in from_file.into_iter().chain(from_env).chain(from_flags) {
+            let earlier = set.insert(name.clone(), setting);
+            replaced.extend(earlier.map(|earlier| (name, earlier)));
+        }
+        let layers = Layers {
             set,
+            replaced,
             file,
             default_data_dir: sources.default_data_dir(),
-        })
+        };
+        Ok((layers, faults))
     }
 
     /// The file that was read, if any.
@@ -511,6 +556,21 @@ pub enum ConfigError {
     /// No place to keep data in.
     #[error("no data directory: neither `data-dir` nor XDG_DATA_HOME nor HOME is set")]
     NoDataDir,
+}
+
+impl ConfigError {
+    /// The line of the file it is about; `None` for what is not in the file.
+    fn line(&self) -> Option<usize> {
+        match self {
+            ConfigError::Syntax { origin, .. }
+            | ConfigError::UnknownKey { origin, .. }
+            | ConfigError::Value { origin, .. } => match origin {
+                Origin::File { line, .. } => Some(*line),
+                Origin::Default | Origin::Env(_) | Origin::Flag(_) => None,
+            },
+            ConfigError::Read { .. } | ConfigError::NoDataDir => None,
+        }
+    }
 }
 
 fn suggestion(nearest: &Option<String>) -> String {

@@ -37,6 +37,7 @@ use crate::http::target::{Object, Target};
 use crate::metrics::Route;
 
 pub(crate) mod admin;
+pub(crate) mod blob;
 pub(crate) mod body;
 pub(crate) mod cluster;
 pub(crate) mod condition;

@@ -68,6 +68,17 @@ impl NarFile {
     }
 }
 
+/// What a name fails at that is [none](NarFile::parse) only by how its NAR is compressed: its ending.
+pub(crate) fn unknown_ending(text: &str) -> Option<&str> {
+    let (digits, ending) = text.split_once(".nar.")?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric();
+    let is_ending = (1..=ENDING_LEN_MAX).contains(&ending.len()) && ending.bytes().all(is_plain);
+    let is_known = NarFile::parse(text).is_some();
+    (is_ending && !is_known && FileHash::from_nix32(digits).is_ok()).then_some(ending)
+}
+
+const ENDING_LEN_MAX: usize = 16;
+
 impl Display for NarFile {
     fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
         write!(
@@ -103,6 +114,22 @@ mod tests {
         ];
         for name in wrong {
             assert_eq!(NarFile::parse(&name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_an_ending_is_named_as_unknown() {
+        let digits = NarHash::of(b"x").nix32();
+        let lz4 = format!("{digits}.nar.lz4");
+        assert_eq!(unknown_ending(&lz4), Some("lz4"));
+        for other in [
+            format!("{digits}.nar.zst"),
+            format!("{digits}.nar"),
+            format!("{digits}.nar."),
+            format!("{digits}.nar.l/4"),
+            format!("{}e.nar.lz4", &digits[1..]),
+        ] {
+            assert_eq!(unknown_ending(&other), None, "{other}");
         }
     }
 }

@@ -167,8 +167,7 @@ impl Inner {
         };
         let dropped = self.drop_nars()?;
         report.dropped_nars = dropped.len() as u64;
-        self.seal_for_collection()?;
-        self.rewrite_packs(options, &dropped, None, &mut report)?;
+        self.collect_packs(options, &dropped, &mut report)?;
         if let Some(pressure) = self.pressure()
             && self.size.total() > pressure.start
         {
@@ -177,6 +176,29 @@ impl Inner {
         self.size.measure(self);
         report.bytes_after = self.packs.size_bytes();
         Ok(report)
+    }
+
+    /// Rewrites the packs worth it. A full collection looks again for as long as that frees
+    /// something: a removal record is dead once no other pack holds a row as old as what it removes,
+    /// and packs with both keep each other's records until those lie in one pack.
+    fn collect_packs(
+        &self,
+        options: &CollectOptions,
+        dropped: &BTreeSet<NarHash>,
+        report: &mut CollectReport,
+    ) -> Result<(), StoreError> {
+        let rounds = if options.full { FULL_ROUNDS_MAX } else { 1 };
+        for _ in 0..rounds {
+            self.seal_for_collection()?;
+            let freed_before = report.freed_bytes;
+            // Those that were in use then are met again.
+            report.leased_packs = 0;
+            self.rewrite_packs(options, dropped, None, report)?;
+            if report.freed_bytes == freed_before {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Seals what is idle. What cannot be sealed for want of space is not collected this time.
@@ -382,5 +404,7 @@ const DROPPED_AT_ONCE: usize = 256;
 const DROPPED_LEN: u64 = 16 << 10;
 /// Bytes that the store may grow by unnoticed, for a moment; less under a small cap.
 const UNMEASURED_MAX: u64 = 1 << 20;
+/// A first look frees nearly everything, a second what the first brought together.
+const FULL_ROUNDS_MAX: usize = 4;
 /// Evictions estimate what a path frees; a few rounds make up for what it shared.
 const EVICTION_ROUNDS_MAX: usize = 16;

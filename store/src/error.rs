@@ -19,7 +19,9 @@ pub enum StoreError {
     NoSpace {
         /// What did not fit.
         what: String,
-        /// The system's error, if it was not the size cap.
+        /// The size cap in bytes, if that is what leaves no room.
+        cap: Option<u64>,
+        /// The system's error, if there is one.
         source: Option<io::Error>,
     },
     /// Another process has the store open.
@@ -71,7 +73,11 @@ impl StoreError {
         if is_full(&source) {
             let what = format!("{action} {}", path.display());
             let source = Some(source);
-            return StoreError::NoSpace { what, source };
+            return StoreError::NoSpace {
+                what,
+                cap: None,
+                source,
+            };
         }
         StoreError::Io {
             action,
@@ -97,6 +103,7 @@ impl From<sled::Error> for StoreError {
         match error {
             sled::Error::Io(source) if is_full(&source) => StoreError::NoSpace {
                 what: "write index".to_owned(),
+                cap: None,
                 source: Some(source),
             },
             error => StoreError::Index(error),

@@ -38,7 +38,9 @@ if [[ " ${missing[*]-} " == *" nginx-light "* ]] && [ -d /run/systemd/system ]; 
   as_root systemctl disable --now nginx.service >/dev/null 2>&1 || true
 fi
 
+# Made here, as the user: what root makes below is root's, and so would be ~/.cache of a new account.
 corpus=${ATTIC_NODE_CORPUS:-${XDG_CACHE_HOME:-$HOME/.cache}/attic-node-corpus}
+mkdir -p "$corpus" 2>/dev/null || as_root mkdir -p "$corpus"
 for name in "${corpora[@]}"; do
   if [ -s "$corpus/$name.paths" ] && [ -e "$(cat "$corpus/$name.env")" ]; then continue; fi
   echo "prepare: making corpus $name in $corpus" >&2

@@ -14,6 +14,12 @@ pub(super) fn run(context: &Context, verb: &ConfigVerb) -> Result<(), CliError> 
             context.ui.text(&Layers::read(context.sources())?.show())
         }
         ConfigVerb::Check => {
+            let mut faults = Layers::faults(context.sources());
+            let last = faults.pop();
+            for fault in faults {
+                context.ui.fail(&fault.into());
+            }
+            last.map_or(Ok(()), Err)?;
             let layers = Layers::read(context.sources())?;
             layers.config()?;
             match layers.file() {

@@ -108,6 +108,18 @@ fn lines_that_are_refused() {
 }
 
 #[test]
+fn a_number_of_jobs_is_explained() {
+    for line in [
+        "push main x --jobs 0",
+        "push main x --jobs many",
+        "push main x --compress-threads 0",
+    ] {
+        let said = parse(line).expect_err("refused").to_string();
+        assert!(said.contains("wanted a whole number, 1 or more"), "{said}");
+    }
+}
+
+#[test]
 fn settings_that_are_not_given_are_absent() {
     let Verb::Cache(CacheVerb::Configure(args)) =
         parse("cache configure main --priority 5").unwrap().verb

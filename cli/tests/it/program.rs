@@ -143,6 +143,11 @@ fn failure_is_1_with_a_hint() {
     home.check("push main /etc/passwd", 1, "not in /nix/store");
     home.check("key import main /nonexistent", 1, "read key /nonexistent");
     home.check("verify", 1, "lock");
+    home.check(
+        "verify",
+        1,
+        "hint: start a node with: attic-node up, or name its",
+    );
 }
 
 /// Where no node runs, `join` starts one, which does not outlive a ticket that lets nobody in.

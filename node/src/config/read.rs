@@ -22,8 +22,8 @@ pub(super) enum Setting {
 /// What somebody set, by full key name, and who.
 pub(super) type Settings = BTreeMap<String, (Setting, Origin)>;
 
-/// Settings of a file, by full key name.
-pub(super) fn read_file(file: &Path) -> Result<Settings, ConfigError> {
+/// Settings of a file, by full key name, and what is wrong in it besides their values.
+pub(super) fn read_file(file: &Path) -> Result<(Settings, Vec<ConfigError>), ConfigError> {
     let text = fs::read_to_string(file).map_err(|error| ConfigError::Read {
         file: file.to_owned(),
         reason: error.kind(),
@@ -39,9 +39,9 @@ pub(super) fn read_file(file: &Path) -> Result<Settings, ConfigError> {
         origin: origin(error.span().unwrap_or_default()),
         message: error.message().to_owned(),
     })?;
-    let mut set = BTreeMap::new();
-    read_table("", table.get_ref(), &origin, &mut set)?;
-    Ok(set)
+    let (mut set, mut faults) = (BTreeMap::new(), Vec::new());
+    read_table("", table.get_ref(), &origin, &mut set, &mut faults);
+    Ok((set, faults))
 }
 
 fn read_table(
@@ -49,7 +49,8 @@ fn read_table(
     table: &DeTable<'_>,
     origin: &impl Fn(Range<usize>) -> Origin,
     set: &mut Settings,
-) -> Result<(), ConfigError> {
+    faults: &mut Vec<ConfigError>,
+) {
     for (name, value) in table {
         let full_name = match section {
             "" => name.get_ref().to_string(),
@@ -58,21 +59,23 @@ fn read_table(
         let origin_here = origin(name.span());
         match (value.get_ref(), Key::find(&full_name)) {
             (_, Some(key)) => {
-                let setting = setting_from_toml(value).ok_or_else(|| ConfigError::Value {
-                    origin: origin_here.clone(),
-                    name: key.name,
-                    value: value.get_ref().type_str().to_owned(),
-                    wanted: "text, a number or a list of texts".to_owned(),
-                })?;
+                let Some(setting) = setting_from_toml(value) else {
+                    faults.push(ConfigError::Value {
+                        origin: origin_here,
+                        name: key.name,
+                        value: value.get_ref().type_str().to_owned(),
+                        wanted: "text, a number or a list of texts".to_owned(),
+                    });
+                    continue;
+                };
                 set.insert(full_name, (setting, origin_here));
             }
             (DeValue::Table(inner), None) if is_section(&full_name) => {
-                read_table(&full_name, inner, origin, set)?;
+                read_table(&full_name, inner, origin, set, faults);
             }
-            (_, None) => return Err(unknown(&full_name, origin_here)),
+            (_, None) => faults.push(unknown(&full_name, origin_here)),
         }
     }
-    Ok(())
 }
 
 fn is_section(name: &str) -> bool {
@@ -101,30 +104,26 @@ fn scalar(value: &Spanned<DeValue<'_>>) -> Option<String> {
 
 /// Settings of the environment. A variable that is no key but looks like one is refused; others
 /// with our prefix belong to somebody else.
-pub(super) fn read_env(env: &BTreeMap<OsString, OsString>) -> Result<Settings, ConfigError> {
-    let mut set = BTreeMap::new();
+pub(super) fn read_env(env: &BTreeMap<OsString, OsString>) -> (Settings, Vec<ConfigError>) {
+    let (mut set, mut faults) = (BTreeMap::new(), Vec::new());
     for (name, value) in env {
         let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
             continue;
         };
         let origin = Origin::Env(name.to_owned());
         let Some(key) = KEYS.iter().find(|key| key.env_name() == name) else {
-            match nearest(name, KEYS.iter().map(Key::env_name), MISSPELT_MIN) {
-                Some(nearest) => {
-                    let (name, nearest) = (name.to_owned(), Some(nearest));
-                    return Err(ConfigError::UnknownKey {
-                        origin,
-                        name,
-                        nearest,
-                    });
-                }
-                None => continue,
-            }
+            let near = nearest(name, KEYS.iter().map(Key::env_name), MISSPELT_MIN);
+            faults.extend(near.map(|nearest| ConfigError::UnknownKey {
+                origin,
+                name: name.to_owned(),
+                nearest: Some(nearest),
+            }));
+            continue;
         };
         let text = value.to_string_lossy();
         set.insert(key.full_name(), (setting_from_text(key, &text), origin));
     }
-    Ok(set)
+    (set, faults)
 }
 
 /// A value from a place without types: a list is written with commas or spaces.

@@ -173,6 +173,41 @@ fn g16_unknown_keys_are_refused_with_file_line_and_suggestion() {
     }
 }
 
+/// `config check` said that a file is valid whose wrong value a variable replaced.
+#[test]
+fn g16_all_faults_are_found_also_in_what_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.toml");
+    let file = "[http]\nlisten = 'here'\nconnections-max = 0\n[gc]\ncolour = 1\ninterval = []\n";
+    fs::write(&path, file).unwrap();
+    let mut sources = Sources {
+        file: Some(path),
+        ..Sources::default()
+    };
+    for (name, value) in [
+        ("HOME", "/home/somebody"),
+        ("ATTIC_NODE_HTTP_LISTEN", "127.0.0.1:2"),
+        ("ATTIC_NODE_PUSH_BODY_MAX", "much"),
+        ("ATTIC_NODE_GC_INTERVAL", "1h"),
+    ] {
+        sources.env.insert(name.into(), value.into());
+    }
+    let faults = Layers::faults(&sources);
+    let said: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    let wanted = [
+        "ATTIC_NODE_PUSH_BODY_MAX: `push.body-max` is `much`",
+        "config.toml:2: `http.listen` is `here`",
+        "config.toml:3: `http.connections-max` is `0`",
+        "config.toml:5: unknown key `gc.colour`",
+        "config.toml:6: `gc.interval` is `[]`",
+    ];
+    assert_eq!(said.len(), wanted.len(), "{said:#?}");
+    for (said, wanted) in said.iter().zip(wanted) {
+        assert!(said.contains(wanted), "{said}, wanted {wanted}");
+    }
+    assert!(Layers::faults(&Sources::only(Vec::new())).is_empty());
+}
+
 #[test]
 fn variables_of_others_are_left_alone() {
     assert!(

@@ -46,6 +46,7 @@ pub(crate) enum Kind {
     Internal,
     Busy,
     DiskFull,
+    CapReached,
     NoCluster,
     NoSuchPeer,
     InCluster,
@@ -73,7 +74,7 @@ impl Kind {
             Kind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            Kind::DiskFull | Kind::CapReached => StatusCode::INSUFFICIENT_STORAGE,
             Kind::NoCluster | Kind::NoSuchPeer => StatusCode::NOT_FOUND,
             Kind::InCluster => StatusCode::CONFLICT,
             Kind::NotIssuer | Kind::NotAdmitted => StatusCode::FORBIDDEN,
@@ -100,6 +101,7 @@ impl Kind {
             Kind::Internal => "Internal",
             Kind::Busy => "Busy",
             Kind::DiskFull => "DiskFull",
+            Kind::CapReached => "CapReached",
             Kind::NoCluster => "NoCluster",
             Kind::NoSuchPeer => "NoSuchPeer",
             Kind::InCluster => "InCluster",
@@ -146,13 +148,20 @@ impl Failure {
 
     /// Whether there was no space.
     pub(crate) fn is_disk_full(&self) -> bool {
-        self.kind == Kind::DiskFull
+        matches!(self.kind, Kind::DiskFull | Kind::CapReached)
     }
 
-    fn disk_full(cause: impl Error + Send + Sync + 'static) -> Failure {
-        let message = "the node has no space left".to_owned();
+    /// For want of space: below the size cap, if there is one that was reached, else on the disk.
+    fn no_space(cap: Option<u64>, cause: impl Error + Send + Sync + 'static) -> Failure {
+        let (kind, message) = match cap {
+            Some(cap) => (
+                Kind::CapReached,
+                format!("no space below the node's size cap of {cap} bytes (store.size-cap)"),
+            ),
+            None => (Kind::DiskFull, "the node has no space left".to_owned()),
+        };
         Failure {
-            kind: Kind::DiskFull,
+            kind,
             message,
             cause: Some(Box::new(cause)),
         }
@@ -229,7 +238,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         match error {
-            StoreError::NoSpace { .. } => Failure::disk_full(error),
+            StoreError::NoSpace { cap, .. } => Failure::no_space(cap, error),
             error => Failure::internal(error),
         }
     }
@@ -296,7 +305,7 @@ impl From<PublishError> for Failure {
     fn from(error: PublishError) -> Failure {
         match &error {
             PublishError::Store(cause) | PublishError::Commit(cause) => match **cause {
-                StoreError::NoSpace { .. } => Failure::disk_full(error),
+                StoreError::NoSpace { cap, .. } => Failure::no_space(cap, error),
                 _ => Failure::internal(error),
             },
             PublishError::Differs => Failure::new(Kind::Conflict, error),
@@ -346,6 +355,7 @@ mod tests {
         assert_eq!(response.status(), 500);
         let full = StoreError::NoSpace {
             what: "/secret/pack".into(),
+            cap: None,
             source: None,
         };
         let failure = Failure::from(full);

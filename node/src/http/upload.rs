@@ -25,7 +25,7 @@ use crate::http::body::Body;
 use crate::http::error::{Failure, Kind};
 use crate::http::ingest::{BodyReader, Limits, check_framed, ingest, joined, read_decoded};
 use crate::http::target::{BlobKey, BlobKind, Object, Target};
-use crate::nar_file::{NarFile, NarSuffix};
+use crate::nar_file::{NarFile, NarSuffix, unknown_ending};
 use crate::publish::Existing;
 
 /// Answers a `PUT` of the admin. Dropping the future abandons it; what is not answered is not
@@ -39,10 +39,11 @@ pub(crate) async fn put(
         .uri
         .path_and_query()
         .map_or("", |target| target.as_str());
-    let target = Target::parse(target).ok_or_else(no_such_object)?;
+    let name = target;
+    let target = Target::parse(name).ok_or_else(no_such_object)?;
     let cache = app.caches.find(target.cache);
     let cache = cache.ok_or_else(|| Failure::new(Kind::NoSuchCache, "no such cache"))?;
-    let object = target.object.ok_or_else(no_such_object)?;
+    let object = target.object.ok_or_else(|| misnamed(name))?;
     if object == Object::CacheInfo {
         let message = "nix-cache-info is made by the node; use `cache configure`";
         return Err(Failure::new(Kind::MethodNotAllowed, message));
@@ -67,6 +68,29 @@ pub(crate) async fn put(
 
 fn no_such_object() -> Failure {
     Failure::new(Kind::NotFound, "a cache has no object of this name")
+}
+
+/// What is wrong with the name of an object that no cache can have. Reading it is answered 404 as
+/// ever; who writes learns what to change.
+fn misnamed(target: &str) -> Failure {
+    let path = target.split('?').next().unwrap_or(target);
+    let name = path.splitn(3, '/').nth(2).unwrap_or_default();
+    if let Some(file) = name.strip_prefix("nar/") {
+        return match unknown_ending(file) {
+            Some(ending) => Failure::new(
+                Kind::Unsupported,
+                format_args!("compression {ending} is not supported; {COMPRESSIONS} are"),
+            ),
+            None => Failure::bad_request(
+                "a NAR's file is named by 52 digits of Nix's base 32 and .nar, .nar.zst, .nar.xz, \
+                 .nar.bz2 or .nar.br",
+            ),
+        };
+    }
+    if name.ends_with(".narinfo") || name.ends_with(".ls") {
+        return Failure::bad_request("the file is not named by 32 digits of Nix's base 32");
+    }
+    no_such_object()
 }
 
 async fn put_narinfo(
@@ -209,7 +233,7 @@ fn recognise(start: &[u8], suffix: NarSuffix) -> Result<Encoding, Failure> {
     if start.starts_with(b"LZIP") || start.starts_with(b"\x04\x22\x4d\x18") {
         return Err(Failure::new(
             Kind::Unsupported,
-            "lzip and lz4 are not supported",
+            format_args!("compressions lzip and lz4 are not supported; {COMPRESSIONS} are"),
         ));
     }
     match suffix {
@@ -271,14 +295,13 @@ async fn put_blob(
 ) -> Result<(), Failure> {
     let len_max = match key.kind {
         BlobKind::Log => LOG_LEN_MAX,
-        BlobKind::Realisation | BlobKind::BuildTrace | BlobKind::DebugInfo => JSON_LEN_MAX,
+        BlobKind::Realisation | BlobKind::BuildTrace => TRACE_LEN_MAX,
+        BlobKind::DebugInfo => DEBUG_INFO_LEN_MAX,
     };
     let bytes = small(app, head, body, len_max).await?;
     let store = app.store.clone();
     let put = move || {
-        if key.kind != BlobKind::Log {
-            check_json(&bytes)?;
-        }
+        key.check(&bytes).map_err(Failure::bad_request)?;
         let put = cache
             .life
             .while_alive(|| store.put_blob(&cache.name, &key.text, &bytes));
@@ -307,4 +330,8 @@ fn check_json(text: &[u8]) -> Result<(), Failure> {
 const READ_LEN: usize = 128 << 10;
 const LISTING_LEN_MAX: u64 = 64 << 20;
 const LOG_LEN_MAX: u64 = 64 << 20;
-const JSON_LEN_MAX: u64 = 1 << 20;
+/// Old clients list all realisations that one depends on.
+const TRACE_LEN_MAX: u64 = 256 << 10;
+const DEBUG_INFO_LEN_MAX: u64 = 8 << 10;
+/// As `?compression=` has them.
+const COMPRESSIONS: &str = "zstd, xz, bzip2, br, gzip and none";

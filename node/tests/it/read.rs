@@ -321,6 +321,14 @@ async fn s12_small_objects_round_trip() {
     let node = TestNode::start().await;
     let drv = store_path("a?b=c.drv").to_string();
     let id = "0f".repeat(20);
+    let realised = format!("sha256:{}!out", "0a".repeat(32));
+    let out = store_path("a");
+    let trace = format!("{{\"outPath\":\"{out}\",\"signatures\":[]}}");
+    let realisation = format!("{{\"id\":\"{realised}\",\"outPath\":\"{out}\"}}");
+    let debug_info = format!(
+        "{{\"archive\":\"../nar/{}.nar.xz\",\"member\":\"lib/debug/x\"}}",
+        "1".repeat(52)
+    );
     let rows = [
         (
             format!("log/{drv}"),
@@ -330,23 +338,29 @@ async fn s12_small_objects_round_trip() {
         (
             format!("build-trace-v2/{}/out.doi", store_path("a.drv")),
             "application/json",
-            b"{\"a\":1}",
+            trace.as_bytes(),
         ),
         (
-            format!("realisations/sha256:{}!out.doi", "0a".repeat(32)),
+            format!("realisations/{realised}.doi"),
             "application/json",
-            b"{}",
+            realisation.as_bytes(),
         ),
         (
             format!("debuginfo/{id}"),
             "application/json",
-            b"{\"archive\":\"../nar/x\"}",
+            debug_info.as_bytes(),
         ),
     ];
     for (name, content_type, bytes) in rows {
         let target = format!("/main/{name}");
         assert_eq!(node.get(&target).await.status, 404, "{target}");
-        assert_eq!(node.put(&target, bytes).await.status, 201, "{target}");
+        if content_type == "application/json" {
+            let reply = node.put(&target, b"{}".as_slice()).await;
+            assert_eq!(reply.status, 400, "{target}");
+            assert_eq!(reply.text().lines().count(), 1, "{}", reply.text());
+        }
+        let reply = node.put(&target, bytes.to_vec()).await;
+        assert_eq!(reply.status, 201, "{target}: {}", reply.text());
         let reply = node.get(&target).await;
         assert_eq!(
             (&reply.body[..], reply.header("content-type")),

@@ -422,16 +422,40 @@ async fn cache_info_and_foreign_names_are_not_writable() {
         405
     );
     assert_eq!(node.get("/main/nix-cache-info").await.body, before);
-    for target in [
-        "/main/x",
-        "/main/nar/x.nar",
-        "/main/../x",
-        "/main/index.html",
-        "/x",
-    ] {
+    for target in ["/main/x", "/main/../x", "/main/index.html", "/x"] {
         assert_eq!(node.put(target, "x").await.status, 404, "{target}");
     }
     assert_eq!(node.put("/absent/nix-cache-info", "x").await.status, 404);
+}
+
+/// Who writes learns what is wrong with a name; who reads is answered 404 all the same.
+#[tokio::test]
+async fn a_name_that_no_object_has_is_explained() {
+    let node = TestNode::start().await;
+    let digits = "1".repeat(52);
+    let rows = [
+        (
+            format!("/main/nar/{digits}.nar.lz4"),
+            415,
+            "compression lz4 is not supported; zstd, xz, bzip2, br, gzip and none are\n",
+        ),
+        (
+            format!("/main/nar/{}e.nar.xz", &digits[1..]),
+            400,
+            "a NAR's file is named by 52 digits of Nix's base 32 and .nar, .nar.zst, .nar.xz, \
+             .nar.bz2 or .nar.br\n",
+        ),
+        (
+            format!("/main/{}.narinfo", "e".repeat(32)),
+            400,
+            "the file is not named by 32 digits of Nix's base 32\n",
+        ),
+    ];
+    for (target, status, message) in rows {
+        let put = node.put(&target, "x").await;
+        assert_eq!((put.status.as_u16(), &*put.text()), (status, message));
+        assert_eq!(node.get(&target).await.status, 404, "{target}");
+    }
 }
 
 /// An upload whose client goes away is invisible.
@@ -526,7 +550,10 @@ async fn a_full_store_is_answered_507_and_reads_go_on() {
         .await;
     assert_eq!(
         (put.status.as_u16(), put.text().as_str()),
-        (507, "the node has no space left\n")
+        (
+            507,
+            "no space below the node's size cap of 4194304 bytes (store.size-cap)\n"
+        )
     );
     assert_eq!(
         node.head(&format!("/main/{}", large.url())).await.status,

@@ -114,7 +114,11 @@ impl Reserve {
             "less than {len} bytes free on the disk of {}",
             dir.display()
         );
-        Err(StoreError::NoSpace { what, source: None })
+        Err(StoreError::NoSpace {
+            what,
+            cap: None,
+            source: None,
+        })
     }
 }
 

@@ -52,8 +52,8 @@ enum Standing {
     Absent,
     /// Its entries are being inserted.
     Filling { age: u32 },
-    /// All its entries are in memory.
-    Complete,
+    /// All its entries are in memory: this many.
+    Complete { entries: u32 },
     /// All its entries are in an undamaged run.
     Covered,
     /// It is deleted.
@@ -97,7 +97,7 @@ impl State {
 
     pub(super) fn insert(&mut self, id: ChunkId, at: Location) {
         let age = match self.packs.entry(at.pack).or_insert(Standing::Absent) {
-            Standing::Complete | Standing::Covered | Standing::Dead => return,
+            Standing::Complete { .. } | Standing::Covered | Standing::Dead => return,
             Standing::Filling { age } => *age,
             absent @ Standing::Absent => {
                 let age = self.next_age;
@@ -119,14 +119,16 @@ impl State {
     pub(super) fn complete_pack(&mut self, pack: PackId) {
         let standing = self.packs.entry(pack).or_insert(Standing::Absent);
         if matches!(standing, Standing::Absent | Standing::Filling { .. }) {
-            *standing = Standing::Complete;
+            let mut entries = 0;
             self.filling.retain(|key, at| {
                 let keep = at.pack != pack;
                 if !keep {
                     self.complete.insert(*key, *at);
+                    entries += 1;
                 }
                 keep
             });
+            *standing = Standing::Complete { entries };
             self.release_damaged_runs();
         }
     }
@@ -173,7 +175,7 @@ impl State {
     /// The packs all of whose entries are here.
     pub(super) fn whole_packs(&self) -> BTreeSet<PackId> {
         let whole =
-            |standing: &Standing| matches!(standing, Standing::Complete | Standing::Covered);
+            |standing: &Standing| matches!(standing, Standing::Complete { .. } | Standing::Covered);
         let packs = self.packs.iter().filter(|(_, standing)| whole(standing));
         packs.map(|(pack, _)| *pack).collect()
     }
@@ -208,14 +210,13 @@ impl State {
 
     /// Entries of live packs, copies of one chunk counted each.
     pub(super) fn len(&self) -> u64 {
-        let frozen = self.frozen.as_ref().map_or(0, |batch| batch.entries.len());
-        let memory = (self.filling.len() + self.complete.len() + frozen) as u64;
-        memory
-            + self
-                .runs
-                .iter()
-                .map(|run| self.live_entries(run))
-                .sum::<u64>()
+        // Dead packs leave their entries in memory until the next flush: the packs are counted.
+        let complete = self.packs.values().map(|standing| match standing {
+            Standing::Complete { entries } => u64::from(*entries),
+            _ => 0,
+        });
+        let in_runs = self.runs.iter().map(|run| self.live_entries(run));
+        self.filling.len() as u64 + complete.sum::<u64>() + in_runs.sum::<u64>()
     }
 
     // Runs.
@@ -239,7 +240,7 @@ impl State {
         let complete = self
             .packs
             .iter()
-            .filter(|(_, standing)| **standing == Standing::Complete);
+            .filter(|(_, standing)| matches!(standing, Standing::Complete { .. }));
         let packs: BTreeSet<PackId> = complete.map(|(pack, _)| *pack).collect();
         let entries = take(&mut self.complete);
         if packs.is_empty() {
@@ -264,7 +265,7 @@ impl State {
         self.next_flush = batch.span.last + 1;
         Arc::make_mut(&mut self.runs).push(Arc::new(run));
         for pack in &batch.packs {
-            if let Some(standing @ Standing::Complete) = self.packs.get_mut(pack) {
+            if let Some(standing @ Standing::Complete { .. }) = self.packs.get_mut(pack) {
                 *standing = Standing::Covered;
             }
         }

@@ -71,14 +71,14 @@ impl Ballast {
         mut work: impl FnMut() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         match work() {
-            Err(StoreError::NoSpace { what, source }) => match fs::remove_file(&self.path) {
+            Err(StoreError::NoSpace { what, cap, source }) => match fs::remove_file(&self.path) {
                 Ok(()) => {
                     tracing::warn!(what, "no space left; going on with the ballast's");
                     let outcome = work();
                     self.take_on();
                     outcome
                 }
-                Err(_) => Err(StoreError::NoSpace { what, source }),
+                Err(_) => Err(StoreError::NoSpace { what, cap, source }),
             },
             outcome => outcome,
         }

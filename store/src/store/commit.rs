@@ -106,8 +106,9 @@ impl Inner {
 /// Reports a failure of the whole commit: the error itself to the first caller, its text to all.
 fn answer_first(batches: Vec<Batch>, error: StoreError) {
     let again = |error: &StoreError| match error {
-        StoreError::NoSpace { what, .. } => StoreError::NoSpace {
+        StoreError::NoSpace { what, cap, .. } => StoreError::NoSpace {
             what: what.clone(),
+            cap: *cap,
             source: None,
         },
         other => StoreError::Io {

@@ -56,7 +56,11 @@ impl Store {
             return Ok(());
         }
         let what = format!("{len} bytes can never fit under the size cap, which leaves {room}");
-        Err(StoreError::NoSpace { what, source: None })
+        Err(StoreError::NoSpace {
+            what,
+            cap: self.inner.options.size_cap,
+            source: None,
+        })
     }
 
     /// What the store holds. Cheap.
@@ -132,7 +136,11 @@ impl Inner {
             return Ok(());
         }
         let what = format!("size cap of {cap} bytes reached, and nothing may be evicted");
-        Err(StoreError::NoSpace { what, source: None })
+        Err(StoreError::NoSpace {
+            what,
+            cap: self.options.size_cap,
+            source: None,
+        })
     }
 }
 
@@ -151,7 +159,11 @@ impl Inner {
             "less than {reserve} bytes free on the disk of {}",
             root.display()
         );
-        Err(StoreError::NoSpace { what, source: None })
+        Err(StoreError::NoSpace {
+            what,
+            cap: None,
+            source: None,
+        })
     }
 }
 

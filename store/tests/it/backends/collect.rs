@@ -58,12 +58,39 @@ fn nothing_is_left_when_everything_is_removed() {
     }
     fixture.store().purge_cache(&cache()).expect("purges");
     fixture.store().collect(&FULL).expect("collects");
-    fixture.store().collect(&FULL).expect("collects");
     assert!(
         pack_bytes(&fixture) < 4_096,
         "{} bytes left",
         pack_bytes(&fixture)
     );
+}
+
+/// Packs that hold old rows and removals of others' used to keep each other's removals.
+#[test]
+fn one_full_collection_takes_removal_records_along() {
+    let mut fixture = Fixture::with(Options {
+        pack_len_target: 64 << 10,
+        ..Options::default()
+    });
+    for index in 0..60 {
+        fixture.publish(index, &nar_of(&noise(900 + u64::from(index), 20_000)), &[]);
+        if index % 2 == 1 {
+            let gone = [*path(index - 1).hash()];
+            fixture.store().remove(&cache(), &gone).expect("removes");
+        }
+    }
+    let rest: Vec<_> = (0..60).map(|index| *path(index).hash()).collect();
+    fixture.store().remove(&cache(), &rest).expect("removes");
+    fixture.store().collect(&FULL).expect("collects");
+    let usage = fixture.store().usage();
+    assert_eq!((usage.pack_bytes, usage.packs, usage.chunks), (0, 0, 0));
+    let folders = std::fs::read_dir(fixture.dir.path().join("packs")).expect("lists");
+    assert_eq!(folders.count(), 0, "folders go with their last packs");
+    fixture.reopen();
+    for index in 0..60 {
+        let row = fixture.store().path(&cache(), path(index).hash());
+        assert!(row.expect("reads").is_none(), "{index} is back");
+    }
 }
 
 #[test]
