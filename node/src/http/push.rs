@@ -314,8 +314,7 @@ async fn commit(
 /// Ends a session for which there was no space: what it holds is the space of others.
 fn end_if_full(app: &App, id: &str, failure: &Failure) {
     if failure.is_disk_full() {
-        // Another request of the session may have ended it.
-        let _ = app.sessions.close(id);
+        app.sessions.starve(id);
     }
 }
 
