@@ -4,7 +4,7 @@
 //! says which chunks the client has shown in full. For every other chunk of a path the client must
 //! prove that it has the bytes: the challenge keys that proof.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,15 @@ use crate::auth::random;
 pub(crate) struct Sessions {
     max: usize,
     idle: Duration,
-    open: Mutex<BTreeMap<Box<str>, Arc<Session>>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    open: BTreeMap<Box<str>, Arc<Session>>,
+    /// The last sessions that ended for want of space, the latest at the back. Their clients may
+    /// have more requests under way, and are to learn the reason from each of them.
+    starved: VecDeque<Box<str>>,
 }
 
 /// One client's push.
@@ -55,7 +63,7 @@ impl Sessions {
         Sessions {
             max,
             idle,
-            open: Mutex::default(),
+            table: Mutex::default(),
         }
     }
 
@@ -77,7 +85,7 @@ impl Sessions {
             lists: Mutex::default(),
             used_at: Mutex::new(now),
         });
-        let mut open = self.lock();
+        let open = &mut self.lock().open;
         if open.len() >= self.max {
             let abandoned = |session: &Session| {
                 now.saturating_duration_since(session.used_at()) >= ABANDONED_AFTER
@@ -95,19 +103,40 @@ impl Sessions {
 
     /// The session called `id`, which counts as used now.
     ///
-    /// **Errors**: [`SessionError::Unknown`], also for one that has ended.
+    /// **Errors**: [`SessionError::Starved`] if it ended for want of space, [`SessionError::Unknown`]
+    /// for every other that is not open.
     pub(crate) fn find(&self, id: &str, now: Instant) -> Result<Arc<Session>, SessionError> {
-        let session = self.lock().get(id).cloned().ok_or(SessionError::Unknown)?;
+        let table = self.lock();
+        let Some(session) = table.open.get(id) else {
+            let starved = table.starved.iter().any(|starved| **starved == *id);
+            return Err(match starved {
+                true => SessionError::Starved,
+                false => SessionError::Unknown,
+            });
+        };
         session.used(now);
-        Ok(session)
+        Ok(Arc::clone(session))
     }
 
     /// Ends a session. Requests that use it now keep it alive until they are done.
     pub(crate) fn close(&self, id: &str) -> Result<(), SessionError> {
         self.lock()
+            .open
             .remove(id)
             .map(drop)
             .ok_or(SessionError::Unknown)
+    }
+
+    /// Ends a session for which there was no space, as [`Sessions::find`] tells from then on. One
+    /// that has ended stays as it is.
+    pub(crate) fn starve(&self, id: &str) {
+        let Table { open, starved } = &mut *self.lock();
+        if let Some((id, _)) = open.remove_entry(id) {
+            if starved.len() == STARVED_MAX {
+                starved.pop_front();
+            }
+            starved.push_back(id);
+        }
     }
 
     /// Ends sessions that were not used for too long; returns how many.
@@ -121,7 +150,7 @@ impl Sessions {
     }
 
     fn expire_after(&self, idle: Duration, now: Instant) -> usize {
-        let mut open = self.lock();
+        let open = &mut self.lock().open;
         let before = open.len();
         // A session in use by a request has a second owner.
         open.retain(|_, session| {
@@ -133,11 +162,11 @@ impl Sessions {
 
     /// How many are open.
     pub(crate) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().open.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Arc<Session>>> {
-        self.open.lock().expect("no panic under this lock")
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no panic under this lock")
     }
 }
 
@@ -226,12 +255,18 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 /// Most chunks one session may upload: 160 MB of memory for half a terabyte of NAR.
 const UPLOADS_MAX: usize = 1 << 22;
 
+/// Ended sessions whose reason is remembered: 64 bytes each.
+const STARVED_MAX: usize = 256;
+
 /// A session cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum SessionError {
     /// There is none of this name.
     #[error("the push session does not exist or has ended")]
     Unknown,
+    /// It ended because the disk was full.
+    #[error("the node had no space left for the push session")]
+    Starved,
     /// As many are open as may be, and all are in use.
     #[error("{0} push sessions are open; try again later")]
     Busy(usize),
@@ -314,6 +349,29 @@ mod tests {
         sessions.close(&first).unwrap();
         sessions.close(&third).unwrap();
         assert_eq!(sessions.close(&third), Err(SessionError::Unknown));
+    }
+
+    #[test]
+    fn a_session_that_ended_for_want_of_space_says_so_and_others_do_not() {
+        let fixture = Fixture::new();
+        let sessions = Sessions::new(2, Duration::from_secs(60));
+        let (first, second) = (fixture.open(&sessions, 0), fixture.open(&sessions, 0));
+        let error = |id: &str| sessions.find(id, fixture.at(1)).err();
+        sessions.starve(&first);
+        sessions.close(&second).unwrap();
+        sessions.starve(&second);
+        assert_eq!(error(&first), Some(SessionError::Starved));
+        assert_eq!(error(&second), Some(SessionError::Unknown));
+        for _ in 0..STARVED_MAX {
+            let later = fixture.open(&sessions, 1);
+            sessions.starve(&later);
+            assert_eq!(error(&later), Some(SessionError::Starved));
+        }
+        assert_eq!(
+            error(&first),
+            Some(SessionError::Unknown),
+            "memory is bounded"
+        );
     }
 
     #[test]

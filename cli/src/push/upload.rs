@@ -89,8 +89,11 @@ impl Upload {
                 }
             };
             rounds += 1;
-            if rounds >= ROUNDS_MAX || self.board.stopped().is_some() {
-                todo.drain(..).for_each(|at| self.fail(at, &trouble));
+            let stopped = self.board.stopped();
+            if rounds >= ROUNDS_MAX || stopped.is_some() {
+                // What ended the push says more than what it did to this batch.
+                let reason = stopped.unwrap_or(trouble);
+                todo.drain(..).for_each(|at| self.fail(at, &reason));
             }
         }
     }
@@ -151,17 +154,30 @@ impl Upload {
         session: &Arc<Session>,
         todo: &[usize],
     ) -> Result<Vec<Draft>, Trouble> {
+        let mut sending = JoinSet::new();
+        match self.transfer_by(&mut sending, session, todo).await {
+            Err(Trouble::SessionLost) => Err(cause_of_loss(sending).await),
+            transferred => transferred,
+        }
+    }
+
+    /// The same; what is still being sent when it fails is left in `sending`.
+    async fn transfer_by(
+        self: &Arc<Self>,
+        sending: &mut JoinSet<Result<(), Trouble>>,
+        session: &Arc<Session>,
+        todo: &[usize],
+    ) -> Result<Vec<Draft>, Trouble> {
         let paths: Vec<_> = todo.iter().map(|&at| Arc::clone(&self.paths[at])).collect();
         let mut drafts: Vec<_> = paths.iter().map(|_| Draft::new()).collect();
         let mut windows = read(paths, self.params, Arc::clone(&self.windows));
         let mut leaning = HashSet::new();
-        let mut sending = JoinSet::new();
         while let Some(window) = windows.recv().await {
             let window = Arc::new(window?);
             let (fates, claims) = self.decide(session, &window).await?;
             self.enter(session, todo, &window, &fates, &mut drafts, &mut leaning);
             if sending.len() == SENDING_MAX {
-                join(&mut sending).await?;
+                join(sending).await?;
             }
             if fates.contains(&Fate::Send) {
                 let pieces = window.pieces.iter().zip(&fates);
@@ -172,7 +188,7 @@ impl Upload {
             }
         }
         while !sending.is_empty() {
-            join(&mut sending).await?;
+            join(sending).await?;
         }
         drafts
             .iter_mut()
@@ -362,6 +378,20 @@ async fn join(sending: &mut JoinSet<Result<(), Trouble>>) -> Result<(), Trouble>
         Some(sent) => sent.expect("senders do not panic"),
         None => Ok(()),
     }
+}
+
+/// Why a session is gone, as far as what is still being sent in it is told: a node that refuses a
+/// body for good may end the session with it, and then every other request merely finds none.
+async fn cause_of_loss(mut sending: JoinSet<Result<(), Trouble>>) -> Trouble {
+    while let Some(sent) = sending.join_next().await {
+        match sent.expect("senders do not panic") {
+            Err(Trouble::Client(error)) if !matches!(reach(&error), Reach::Round) => {
+                return Trouble::Client(error);
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Trouble::SessionLost
 }
 
 /// What is known about one path of a round.

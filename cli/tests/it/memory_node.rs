@@ -19,6 +19,7 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::memory_cluster::Cluster;
@@ -37,6 +38,8 @@ pub(crate) struct State {
     pub(crate) paths: BTreeMap<StorePathHash, NarHash>,
     sessions: HashMap<String, Session>,
     sessions_opened: u64,
+    /// Told of each request whose session is gone.
+    session_missed: Arc<Notify>,
     /// Answered requests by the last segment of their path.
     pub(crate) requests: BTreeMap<String, u64>,
     /// How often each chunk arrived.
@@ -73,6 +76,9 @@ pub(crate) struct Faults {
     /// Paths that are never accepted.
     pub(crate) reject: HashSet<StorePathHash>,
     pub(crate) body_max: Option<u64>,
+    /// No chunks are taken: their session ends, and the answer that says why comes only after
+    /// another request found it gone.
+    pub(crate) no_space: bool,
     /// No object beside paths is taken.
     pub(crate) refuse_objects: bool,
 }
@@ -176,6 +182,12 @@ async fn converse(stream: TcpStream, state: Arc<Mutex<State>>) {
             }
             None => state.lock().unwrap().answer(&request),
         };
+        if let Err((507, _)) = answer
+            && request.path.ends_with("/chunks")
+        {
+            let missed = Arc::clone(&state.lock().unwrap().session_missed);
+            missed.notified().await;
+        }
         let (status, body) = match answer {
             Ok(body) => (200, body),
             Err((code, error)) => {
@@ -248,6 +260,7 @@ impl State {
         match (&*request.method, &segments[..]) {
             ("POST", ["push"]) => self.plan(&request.body),
             (_, ["push", id, ..]) if !self.sessions.contains_key(*id) => {
+                self.session_missed.notify_one();
                 Err((404, "NoSuchSession"))
             }
             ("POST", ["push", _, "missing"]) => {
@@ -256,6 +269,10 @@ impl State {
                 };
                 let missing: Vec<_> = ids.iter().map(|id| !self.chunks.contains_key(id)).collect();
                 Ok(bitmap(&missing))
+            }
+            ("PUT", ["push", id, "chunks"]) if self.faults.no_space => {
+                self.sessions.remove(*id);
+                Err((507, "DiskFull"))
             }
             ("PUT", ["push", id, "chunks"]) => self.take_chunks(id, &request.body),
             ("PUT", ["push", id, "list", list]) => self.list(id, list, &request.body),

@@ -199,6 +199,29 @@ async fn p2_p3_a_push_sends_each_chunk_once_and_a_repeat_sends_nothing() {
     );
 }
 
+/// A session that ended with a refusal is not lost: the refusal is the reason, and nothing is sent
+/// again, whichever request is answered first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_node_is_the_reason_even_when_its_session_is_found_gone_before() {
+    let node = MemoryNode::start(Faults {
+        no_space: true,
+        ..Faults::default()
+    });
+    let node = node.await;
+    let mut paths = Paths::new();
+    paths.add_file(&[], &noise(1, 20 << 20));
+    let failed = push(&node, &paths).await;
+    let [(_, reason)] = &failed[..] else {
+        panic!("one path fails: {failed:?}");
+    };
+    assert!(reason.contains("DiskFull"), "{reason}");
+    assert_eq!(
+        node.state().requests["push"],
+        1,
+        "no other session is opened"
+    );
+}
+
 /// P4: what shrinks travels compressed, on one thread if so wished.
 #[tokio::test(flavor = "multi_thread")]
 async fn p4_chunks_travel_compressed() {

@@ -31,7 +31,7 @@ use crate::caches::{Cache, CacheError};
 use crate::clock::unix_now;
 use crate::collect;
 use crate::http::error::{Failure, Kind};
-use crate::http::ingest::{Limits, check_framed, joined, read_small};
+use crate::http::ingest::{Limits, check_announced, joined, read_small};
 use crate::http::{admitted, caller, cluster, push};
 use crate::mesh::Mesh;
 use crate::mesh::announce::ShareError;
@@ -600,12 +600,13 @@ pub(crate) async fn json_body<T: DeserializeOwned>(
     request: Request,
     len_max: u64,
 ) -> Result<T, Failure> {
-    check_framed(request.headers())?;
+    let (head, mut body) = request.into_parts();
+    check_announced(&head.headers, &mut body, len_max).await?;
     let limits = Limits {
         len_max,
         idle: app.config.http.body_idle_timeout,
     };
-    let body = read_small(request.into_body(), limits).await?;
+    let body = read_small(body, limits).await?;
     let text = if body.is_empty() {
         &b"{}"[..]
     } else {

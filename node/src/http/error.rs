@@ -326,6 +326,7 @@ impl From<SessionError> for Failure {
     fn from(error: SessionError) -> Failure {
         match error {
             SessionError::Unknown => Failure::new(Kind::NotFound, error),
+            SessionError::Starved => Failure::new(Kind::DiskFull, error),
             SessionError::Busy(_) => Failure::new(Kind::Busy, error),
             SessionError::Full | SessionError::FullOfIds => Failure::new(Kind::TooLarge, error),
             SessionError::Gap(_) => Failure::new(Kind::Conflict, error),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, TRANSFER_ENCODING};
 use thiserror::Error;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::spawn_blocking;
@@ -49,10 +49,34 @@ pub(crate) enum BodyFault {
     Encoding(String),
 }
 
-/// Whether the end of a request's body can be told.
-pub(crate) fn check_framed(headers: &HeaderMap) -> Result<(), BodyFault> {
-    let framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
-    framed.then_some(()).ok_or(BodyFault::Unframed)
+/// Looks at a body before it is read: its end must be told, and if it announces its length, within
+/// `len_max` bytes.
+///
+/// Some of a body that is refused is drained, so that the client gets to see the answer; a client
+/// that waits for leave to send is not given it.
+pub(crate) async fn check_announced<B>(
+    headers: &HeaderMap,
+    body: &mut B,
+    len_max: u64,
+) -> Result<(), BodyFault>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+        return Err(BodyFault::Unframed);
+    }
+    if announced_len(headers).is_none_or(|len| len <= len_max) {
+        return Ok(());
+    }
+    if !headers.contains_key(EXPECT) {
+        drain(body).await;
+    }
+    Err(BodyFault::TooLarge(len_max))
+}
+
+/// The length that the head of a request announces, if it does.
+pub(crate) fn announced_len(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Reads a whole body into memory. Dropping the future loses what was read.

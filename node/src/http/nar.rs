@@ -46,7 +46,8 @@ pub(crate) async fn get(
     head: &Parts,
 ) -> Response<Body> {
     let (store, in_cache) = (app.store.clone(), Arc::clone(&cache));
-    let entry = joined(spawn_blocking(move || find(&store, &in_cache, &file)).await);
+    let reads = head.method != Method::HEAD;
+    let entry = joined(spawn_blocking(move || find(&store, &in_cache, &file, reads)).await);
     let entry = match entry {
         Ok(Some(entry)) => entry,
         Ok(None) => return fetch(app, &cache, file, head).await,
@@ -214,7 +215,15 @@ impl ServedForm {
 }
 
 /// Looks up a file of a cache: our own name for a NAR, or a name that one was uploaded under.
-fn find(store: &Store, cache: &Cache, file: &NarFile) -> Result<Option<Entry>, StoreError> {
+///
+/// Until a path of the cache has it, an upload is there for those who ask whether it came, and not
+/// for those who want to have its bytes.
+fn find(
+    store: &Store,
+    cache: &Cache,
+    file: &NarFile,
+    reads: bool,
+) -> Result<Option<Entry>, StoreError> {
     let nar_hash = NarHash::from_bytes(file.hash);
     if let Some(row) = visible_nar(store, cache, &nar_hash)? {
         match file.suffix {
@@ -226,6 +235,9 @@ fn find(store: &Store, cache: &Cache, file: &NarFile) -> Result<Option<Entry>, S
     let Some(upload) = store.shown_upload(&cache.name, &file.to_string())? else {
         return Ok(None);
     };
+    if reads && !store.shows_nar(&cache.name, &upload.nar_hash)? {
+        return Ok(None);
+    }
     let Some(row) = store.nar(&upload.nar_hash)? else {
         return Ok(None);
     };

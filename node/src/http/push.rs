@@ -17,6 +17,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::routing::{delete, post, put};
 use axum::{Json, Router};
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use hyper::StatusCode;
 use serde::Deserialize;
@@ -32,7 +33,7 @@ use crate::app::App;
 use crate::caches::Cache;
 use crate::http::admin::{blocking, find_cache, json_body};
 use crate::http::error::{Failure, Kind, chain};
-use crate::http::ingest::{BodyReader, Limits, check_framed, ingest, read_small};
+use crate::http::ingest::{BodyReader, Limits, check_announced, ingest, read_small};
 use crate::publish::{Existing, PublishError};
 use crate::push::Session;
 
@@ -142,9 +143,7 @@ async fn missing(
     request: Request,
 ) -> Result<Vec<u8>, Failure> {
     let session = app.sessions.find(&session, Instant::now())?;
-    check_framed(request.headers())?;
-    let len_max = (IDS_MAX * 32) as u64;
-    let body = read_small(request.into_body(), limits(&app, len_max)).await?;
+    let body = small_body(request, limits(&app, (IDS_MAX * 32) as u64)).await?;
     let ids = parse_ids(&body)?;
     let store = app.store.clone();
     let missing = blocking(move || Ok(store.missing(&session.lease, &ids)?)).await?;
@@ -168,10 +167,15 @@ async fn list(
 ) -> Result<StatusCode, Failure> {
     let session = app.sessions.find(&session, Instant::now())?;
     let path: StorePathHash = path.parse().map_err(Failure::bad_request)?;
-    check_framed(request.headers())?;
-    let body = read_small(request.into_body(), limits(&app, app.config.push.body_max)).await?;
+    let body = small_body(request, limits(&app, app.config.push.body_max)).await?;
     session.list(path, part.from, &parse_ids(&body)?)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn small_body(request: Request, limits: Limits) -> Result<Bytes, Failure> {
+    let (head, mut body) = request.into_parts();
+    check_announced(&head.headers, &mut body, limits.len_max).await?;
+    Ok(read_small(body, limits).await?)
 }
 
 fn limits(app: &App, len_max: u64) -> Limits {
@@ -187,16 +191,17 @@ async fn chunks(
     request: Request,
 ) -> Result<Json<ChunksReply>, Failure> {
     let session = app.sessions.find(&id, Instant::now())?;
-    check_framed(request.headers())?;
+    let limits = limits(&app, app.config.push.body_max);
+    let (head, mut body) = request.into_parts();
+    check_announced(&head.headers, &mut body, limits.len_max).await?;
     let _permit = app
         .uploads
         .acquire()
         .await
         .expect("the semaphore stays open");
-    let limits = limits(&app, app.config.push.body_max);
     let for_storing = Arc::clone(&app);
     let work = move |body: &mut BodyReader| store_chunks(&for_storing, &session, body);
-    let stored = ingest::<Body, _>(request.into_body(), limits, work).await?;
+    let stored = ingest::<Body, _>(body, limits, work).await?;
     let chunks = stored.inspect_err(|failure| end_if_full(&app, &id, failure))?;
     app.metrics.push.chunks.inc_by(u64::from(chunks));
     Ok(Json(ChunksReply { chunks }))
@@ -285,8 +290,7 @@ async fn commit(
     request: Request,
 ) -> Result<Json<CommitReply>, Failure> {
     let session = app.sessions.find(&id, Instant::now())?;
-    check_framed(request.headers())?;
-    let body = read_small(request.into_body(), limits(&app, app.config.push.body_max)).await?;
+    let body = small_body(request, limits(&app, app.config.push.body_max)).await?;
     let (commit, chunk_lists) = parse_commit(&body)?;
     drop(body);
     if commit.paths.len() > COMMIT_PATHS_MAX {
@@ -314,8 +318,7 @@ async fn commit(
 /// Ends a session for which there was no space: what it holds is the space of others.
 fn end_if_full(app: &App, id: &str, failure: &Failure) {
     if failure.is_disk_full() {
-        // Another request of the session may have ended it.
-        let _ = app.sessions.close(id);
+        app.sessions.starve(id);
     }
 }
 

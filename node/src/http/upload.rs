@@ -23,7 +23,9 @@ use crate::caches::Cache;
 use crate::decode::{Decoder, Encoding, MAGIC_LEN};
 use crate::http::body::Body;
 use crate::http::error::{Failure, Kind};
-use crate::http::ingest::{BodyReader, Limits, check_framed, ingest, joined, read_decoded};
+use crate::http::ingest::{
+    BodyReader, Limits, announced_len, check_announced, ingest, joined, read_decoded,
+};
 use crate::http::target::{BlobKey, BlobKind, Object, Target};
 use crate::nar_file::{NarFile, NarSuffix, unknown_ending};
 use crate::publish::Existing;
@@ -34,7 +36,7 @@ pub(crate) async fn put(
     app: &Arc<App>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Failure> {
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let target = head
         .uri
         .path_and_query()
@@ -48,22 +50,45 @@ pub(crate) async fn put(
         let message = "nix-cache-info is made by the node; use `cache configure`";
         return Err(Failure::new(Kind::MethodNotAllowed, message));
     }
-    check_framed(&head.headers)?;
+    let len_max = body_len_max(app, &object);
+    check_announced(&head.headers, &mut body, len_max).await?;
     let permits = match object {
         Object::NarInfo(_) => &app.narinfo_uploads,
         _ => &app.uploads,
     };
     let _permit = permits.acquire().await.expect("the semaphore stays open");
     match object {
-        Object::NarInfo(hash) => put_narinfo(app, cache, hash, &head, body).await?,
-        Object::Nar(file) => put_nar(app, cache, file, &head, body).await?,
-        Object::Listing(_) => put_listing(app, &head, body).await?,
-        Object::Blob(key) => put_blob(app, cache, key, &head, body).await?,
+        Object::NarInfo(hash) => {
+            let text = small(app, &head, body, len_max).await?;
+            put_narinfo(app, cache, hash, text).await?;
+        }
+        Object::Nar(file) => put_nar(app, cache, file, &head, body, len_max).await?,
+        Object::Listing(_) => put_listing(small(app, &head, body, len_max).await?).await?,
+        Object::Blob(key) => {
+            let bytes = small(app, &head, body, len_max).await?;
+            put_blob(app, cache, key, bytes).await?;
+        }
         Object::CacheInfo => {}
     }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
+}
+
+/// Bytes that the body of an object may have.
+fn body_len_max(app: &App, object: &Object) -> u64 {
+    match object {
+        Object::NarInfo(_) => NarInfo::LEN_MAX as u64,
+        // The bound that matters is on the decompressed NAR; no sane compressor expands it by half.
+        Object::Nar(_) => app.config.store.nar_size_max.saturating_mul(3) / 2,
+        Object::Listing(_) => LISTING_LEN_MAX,
+        Object::Blob(key) => match key.kind {
+            BlobKind::Log => LOG_LEN_MAX,
+            BlobKind::Realisation | BlobKind::BuildTrace => TRACE_LEN_MAX,
+            BlobKind::DebugInfo => DEBUG_INFO_LEN_MAX,
+        },
+        Object::CacheInfo => 0,
+    }
 }
 
 fn no_such_object() -> Failure {
@@ -97,10 +122,8 @@ async fn put_narinfo(
     app: &Arc<App>,
     cache: Arc<Cache>,
     hash: StorePathHash,
-    head: &Parts,
-    body: Incoming,
+    text: Bytes,
 ) -> Result<(), Failure> {
-    let text = small(app, head, body, NarInfo::LEN_MAX as u64).await?;
     let app = Arc::clone(app);
     let outcome = spawn_blocking(move || publish_narinfo(&app, &cache, &hash, &text)).await;
     joined(outcome)
@@ -146,19 +169,18 @@ async fn put_nar(
     file: NarFile,
     head: &Parts,
     body: Incoming,
+    len_max: u64,
 ) -> Result<(), Failure> {
     if head.headers.contains_key(hyper::header::CONTENT_ENCODING) {
         let message = "a NAR is compressed by its file name, not by Content-Encoding";
         return Err(Failure::new(Kind::Unsupported, message));
     }
-    // The bound that matters is on the decompressed NAR; no sane compressor expands it by half.
-    let len_max = app.config.store.nar_size_max.saturating_mul(3) / 2;
     let limits = Limits {
         len_max,
         idle: app.config.http.body_idle_timeout,
     };
     let store = app.store.clone();
-    if let Some(len) = content_length(head) {
+    if let Some(len) = announced_len(&head.headers) {
         let store = store.clone();
         joined(spawn_blocking(move || store.check_fits(len)).await)?;
     }
@@ -169,12 +191,6 @@ async fn put_nar(
     app.metrics.push.received_bytes.inc_by(stored.received);
     app.metrics.push.new_bytes.inc_by(stored.new_bytes);
     Ok(())
-}
-
-/// The length that the head of a request announces, if it does.
-fn content_length(head: &Parts) -> Option<u64> {
-    let value = head.headers.get(hyper::header::CONTENT_LENGTH)?;
-    value.to_str().ok()?.parse().ok()
 }
 
 struct Stored {
@@ -280,8 +296,7 @@ impl Read for Hashing<'_> {
 
 /// Listings are made by the node from the NAR itself; one that is sent is looked at and dropped, so
 /// that clients which send them are content.
-async fn put_listing(app: &Arc<App>, head: &Parts, body: Incoming) -> Result<(), Failure> {
-    let text = small(app, head, body, LISTING_LEN_MAX).await?;
+async fn put_listing(text: Bytes) -> Result<(), Failure> {
     let checked = spawn_blocking(move || check_json(&text)).await;
     joined(checked)
 }
@@ -290,15 +305,8 @@ async fn put_blob(
     app: &Arc<App>,
     cache: Arc<Cache>,
     key: BlobKey,
-    head: &Parts,
-    body: Incoming,
+    bytes: Bytes,
 ) -> Result<(), Failure> {
-    let len_max = match key.kind {
-        BlobKind::Log => LOG_LEN_MAX,
-        BlobKind::Realisation | BlobKind::BuildTrace => TRACE_LEN_MAX,
-        BlobKind::DebugInfo => DEBUG_INFO_LEN_MAX,
-    };
-    let bytes = small(app, head, body, len_max).await?;
     let store = app.store.clone();
     let put = move || {
         key.check(&bytes).map_err(Failure::bad_request)?;

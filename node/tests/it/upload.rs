@@ -509,6 +509,38 @@ async fn expect_continue_is_answered_at_once() {
     );
 }
 
+/// A length beyond the limit is refused as announced, not when that much has come; a client that
+/// waits for leave to send never gets it.
+#[tokio::test]
+async fn an_announced_length_beyond_the_limit_is_answered_413_at_once() {
+    let node = TestNode::with(&[("store.nar-size-max", "1 MiB")]).await;
+    let sample = Sample::file("sample", b"contents");
+    let rows = [
+        (
+            "PUT",
+            format!("main/{}", sample.narinfo_name()),
+            (1 << 20) + 1,
+        ),
+        ("PUT", format!("main/{}", sample.url()), (3 << 19) + 1),
+        ("POST", "_node/v1/caches".to_owned(), (1 << 20) + 1),
+        ("POST", "_node/v1/push".to_owned(), 1 << 40),
+    ];
+    for (method, target, len) in &rows {
+        let head = format!(
+            "{method} /{target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\n\
+             Connection: close\r\nContent-Length: {len}\r\n",
+            node.bearer()
+        );
+        for (expect, sent) in [("Expect: 100-continue\r\n", ""), ("", "some of it")] {
+            let answer = node
+                .raw(format!("{head}{expect}\r\n{sent}").as_bytes())
+                .await;
+            assert!(answer.starts_with("HTTP/1.1 413 "), "{target}: {answer}");
+        }
+    }
+    node.publish("main", &sample).await;
+}
+
 #[tokio::test]
 async fn bodies_may_be_chunked_but_not_endless() {
     let node = TestNode::start().await;

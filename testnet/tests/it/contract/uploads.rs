@@ -92,10 +92,19 @@ fn s15_an_upload_becomes_visible_with_its_narinfo() {
             .expect("an answer");
         assert_eq!(head.status, 200, "HEAD must answer for an uploaded NAR");
         desk.shows_no_narinfo(&upload);
+        let own_name = format!("/main/nar/{}.nar.zst", upload.nar_hash().nix32());
+        let unread = || {
+            assert_eq!((desk.status(&url), desk.status(&own_name)), (404, 404));
+        };
+        unread();
+        let lie = upload.narinfo().replace("NarSize: ", "NarSize: 1");
+        assert_eq!(desk.put_narinfo(&upload, &lie).status, 400);
+        unread();
         assert!(matches!(
             desk.put_narinfo(&upload, &upload.narinfo()).status,
             200 | 201 | 204
         ));
+        assert_eq!(desk.status(&url), 200);
         assert_eq!(
             desk.node.read(&upload.path()),
             Served::Whole(upload.nar.clone())
