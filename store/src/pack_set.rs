@@ -212,7 +212,7 @@ impl PackSet {
         Ok(len)
     }
 
-    /// Deletes a sealed pack, and its folder if it was the last there. Open handles keep reading it.
+    /// Deletes a sealed pack. Open handles keep reading it.
     pub(crate) fn delete(&self, id: PackId) -> Result<(), StoreError> {
         let path = pack_path(&self.root, id);
         match fs::remove_file(&path) {
@@ -220,10 +220,6 @@ impl PackSet {
                 return Err(StoreError::io("delete pack", &path, error));
             }
             Ok(()) | Err(_) => {}
-        }
-        if let Some(folder) = path.parent() {
-            // Fails as long as another pack is there.
-            let _ = fs::remove_dir(folder);
         }
         let mut state = self.state();
         state.packs.remove(&id);
@@ -255,14 +251,10 @@ pub(crate) fn sync_folders(root: &Path, ids: &[PackId]) -> Result<(), StoreError
         .iter()
         .filter_map(|id| pack_path(root, *id).parent().map(Path::to_owned))
         .collect();
-    let sync = |folder: &Path| File::open(folder)?.sync_all();
     for folder in folders {
-        match sync(&folder) {
-            // Gone with its last pack, which is what has to last now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => sync(root),
-            outcome => outcome,
-        }
-        .map_err(|error| StoreError::io("sync folder", &folder, error))?;
+        File::open(&folder)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| StoreError::io("sync folder", &folder, error))?;
     }
     Ok(())
 }

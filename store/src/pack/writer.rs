@@ -39,7 +39,12 @@ impl PackWriter {
             .parent()
             .expect("a pack lies in a folder of its own prefix");
         let create = || -> io::Result<File> {
-            let file = create_in(folder, &path)?;
+            fs::create_dir_all(folder)?;
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)?;
             let mut head = [0; HEAD_LEN as usize];
             head[..8].copy_from_slice(HEAD_MAGIC);
             head[8..24].copy_from_slice(id.as_bytes());
@@ -158,25 +163,6 @@ impl PackWriter {
         Ok(())
     }
 }
-
-/// Creates a pack's file in its folder, which goes with its last pack: if that happens in between,
-/// the folder is made again.
-fn create_in(folder: &Path, path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true);
-    for _ in 1..CREATE_TRIES {
-        fs::create_dir_all(folder)?;
-        match options.open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            outcome => return outcome,
-        }
-    }
-    fs::create_dir_all(folder)?;
-    options.open(path)
-}
-
-/// Each further one takes another pack of the same folder that is made and deleted meanwhile.
-const CREATE_TRIES: usize = 8;
 
 /// Positioned writes, so that the file's own cursor never matters.
 struct Cursor<'a> {

@@ -103,9 +103,7 @@ impl Fixture {
     fn packs(&self) -> Vec<PathBuf> {
         let mut packs = Vec::new();
         for folder in fs::read_dir(self.dir.path().join("packs")).expect("packs") {
-            // A folder goes with its last pack, maybe just now.
-            let files = fs::read_dir(folder.expect("folder").path());
-            for file in files.into_iter().flatten() {
+            for file in fs::read_dir(folder.expect("folder").path()).expect("folder") {
                 packs.push(file.expect("pack").path());
             }
         }
