@@ -31,7 +31,7 @@ use crate::caches::{Cache, CacheError};
 use crate::clock::unix_now;
 use crate::collect;
 use crate::http::error::{Failure, Kind};
-use crate::http::ingest::{Limits, check_announced, joined, read_small};
+use crate::http::ingest::{Limits, check_announced, has_body, joined, read_small};
 use crate::http::{admitted, caller, cluster, push};
 use crate::mesh::Mesh;
 use crate::mesh::announce::ShareError;
@@ -241,10 +241,10 @@ async fn rotate_key(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Json<CacheView>, Failure> {
-    let rotate = match check_framed(request.headers()) {
-        Ok(()) => json_body(&app, request, JSON_LEN_MAX).await?,
+    let rotate = match has_body(request.headers()) {
+        true => json_body(&app, request, JSON_LEN_MAX).await?,
         // Nothing has to be said.
-        Err(_) => KeyRotate::default(),
+        false => KeyRotate::default(),
     };
     replace_key(app, &name, None, rotate.keep_old_seconds).await
 }

@@ -62,7 +62,7 @@ pub(crate) async fn check_announced<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+    if !has_body(headers) {
         return Err(BodyFault::Unframed);
     }
     if announced_len(headers).is_none_or(|len| len <= len_max) {
@@ -72,6 +72,11 @@ where
         drain(body).await;
     }
     Err(BodyFault::TooLarge(len_max))
+}
+
+/// Whether the head of a request says where its body ends, and so that it has one.
+pub(crate) fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// The length that the head of a request announces, if it does.
