@@ -523,7 +523,7 @@ async fn an_announced_length_beyond_the_limit_is_answered_413_at_once() {
         ),
         ("PUT", format!("main/{}", sample.url()), (3 << 19) + 1),
         ("POST", "_node/v1/caches".to_owned(), (1 << 20) + 1),
-        ("POST", "_node/v1/push".to_owned(), 1 << 40),
+        ("POST", "_node/v1/push".to_owned(), 1_u64 << 40),
     ];
     for (method, target, len) in &rows {
         let head = format!(
