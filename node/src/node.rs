@@ -14,7 +14,7 @@ use attic_store::{CacheName, Options, Store, StoreError};
 use axum::serve::ListenerExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
@@ -80,23 +80,18 @@ impl Node {
     /// **Errors**: [`StartError`]; nothing listens then.
     pub async fn start(config: Config) -> Result<Node, StartError> {
         let open_files = raise_open_files();
-        let http = config.http.clone();
-        let listen = http.listen;
-        let dir = DataDir::new(&config.data_dir);
-        let (data, lock) = joined(spawn_blocking(move || claim(dir)).await)?;
-        // Before anything is made: whoever finds the port taken starts for the first time again.
-        let tcp = bind_tcp(listen)?;
-        let Prepared { parts, first_start } = {
-            let data = data.clone();
-            joined(spawn_blocking(move || prepare(config, data)).await)?
-        };
+        let Prepared {
+            parts,
+            data,
+            lock,
+            first_start,
+        } = joined(spawn_blocking(move || prepare(config)).await)?;
+        let http = parts.config.http.clone();
         let app = Arc::new(App::new(parts));
-        // Not before it can answer: clients in a hurry shall be refused rather than wait.
-        let tcp = tcp.listen(BACKLOG);
-        let tcp = tcp.map_err(|source| StartError::listen(listen, source))?;
+        let tcp = bind_tcp(http.listen).await?;
         let tcp_address = tcp
             .local_addr()
-            .map_err(|source| StartError::listen(listen, source))?;
+            .map_err(|source| StartError::listen(http.listen, source))?;
         let unix = unix_path(&http.unix_socket, &data)
             .map(bind_unix)
             .transpose()?;
@@ -235,17 +230,15 @@ impl Node {
 /// Everything that needs no network.
 struct Prepared {
     parts: Parts,
+    data: DataDir,
+    lock: Lock,
     first_start: Option<FirstStart>,
 }
 
-/// Makes the data directory if it is absent, and keeps others out of it.
-fn claim(data: DataDir) -> Result<(DataDir, Lock), StartError> {
+fn prepare(config: Config) -> Result<Prepared, StartError> {
+    let data = DataDir::new(&config.data_dir);
     data.create()?;
     let lock = data.lock()?;
-    Ok((data, lock))
-}
-
-fn prepare(config: Config, data: DataDir) -> Result<Prepared, StartError> {
     let is_first = !data.identity().exists();
     let token = AdminToken::load_or_create(&data.admin_token())?;
     let caches = Caches::load(data.clone())?;
@@ -264,10 +257,15 @@ fn prepare(config: Config, data: DataDir) -> Result<Prepared, StartError> {
         caches,
         token,
         identity,
-        data,
+        data: data.clone(),
         started_at,
     };
-    Ok(Prepared { parts, first_start })
+    Ok(Prepared {
+        parts,
+        data,
+        lock,
+        first_start,
+    })
 }
 
 /// Makes the cache `main`, unless an interrupted first start or the owner made one.
@@ -294,19 +292,10 @@ pub(crate) fn store_options(config: &StoreConfig) -> Options {
     }
 }
 
-/// Takes an address without listening on it yet.
-fn bind_tcp(address: SocketAddr) -> Result<TcpSocket, StartError> {
-    let bind = || -> io::Result<TcpSocket> {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // Connections of a node that ended lately do not keep the port.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(socket)
-    };
-    bind().map_err(|source| StartError::listen(address, source))
+async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::listen(address, source))
 }
 
 /// Where to put the unix socket, if anywhere.
@@ -420,8 +409,6 @@ pub enum StopError {
     Store(#[from] StoreError),
 }
 
-/// Connections that wait to be accepted, as the standard library has it.
-const BACKLOG: u32 = 1024;
 const FIRST_CACHE: &str = "main";
 /// Files that packs, index and everything else may take.
 const FILES_OF_THE_STORE: usize = 512;

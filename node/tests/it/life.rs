@@ -80,22 +80,6 @@ async fn a_taken_port_is_named() {
     assert_eq!(error.to_string(), format!("listen on {address}"));
 }
 
-/// The cache was made by a start that ended at the taken port, and no later one told of it.
-#[tokio::test]
-async fn p13_a_start_that_never_served_is_not_the_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut config = TestNode::start().await.config();
-    config.data_dir = dir.path().join("data");
-    config.http.listen = taken.local_addr().unwrap();
-    let failed = Node::start(config.clone()).await.err().unwrap();
-    assert!(matches!(failed, StartError::Listen { .. }), "{failed}");
-    drop(taken);
-    let node = Node::start(config).await.unwrap();
-    assert_eq!(node.first_start().unwrap().cache.as_str(), "main");
-    node.shutdown().await.unwrap();
-}
-
 /// Nothing that was accepted is cut off by a stop.
 #[tokio::test]
 async fn a_shutdown_finishes_downloads_and_closes_idle_connections() {
