@@ -1,12 +1,13 @@
 //! Row P13: two words, and Nix substitutes from the node.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use testnet::cli::Cli;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
-use testnet::program::is_root;
+use testnet::program::{eventually, is_root};
 
 fn nix_conf(cli: &Cli) -> Option<String> {
     fs::read_to_string(cli.user_config().join("nix/nix.conf")).ok()
@@ -89,16 +90,14 @@ fn p13_print_changes_nothing() {
 #[test]
 fn p13_the_first_start_says_what_nix_conf_needs() {
     let node = TestNode::start();
-    let log = node.log();
+    // Others may notice that it serves a moment before it says so.
+    let log = eventually("the node to say that it serves", SAID_MAX, || {
+        Some(node.log()).filter(|log| log.contains("Serving on"))
+    });
+    let (url, key) = (node.url("main"), node.public_key("main"));
+    assert!(log.contains(&format!("substituters = {url}")), "{log}");
     assert!(
-        log.contains(&format!("substituters = {}", node.url("main"))),
-        "{log}"
-    );
-    assert!(
-        log.contains(&format!(
-            "trusted-public-keys = {}",
-            node.public_key("main")
-        )),
+        log.contains(&format!("trusted-public-keys = {key}")),
         "{log}"
     );
 }
@@ -151,3 +150,6 @@ fn p13_a_private_cache_is_read_with_a_netrc() {
     )
     .succeeds();
 }
+
+/// How long after it serves a node may take to say so.
+const SAID_MAX: Duration = Duration::from_secs(10);

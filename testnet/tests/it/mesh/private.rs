@@ -229,6 +229,10 @@ fn c10_a_former_reader_opens_nothing_that_is_said_later() {
     fs::remove_dir_all(log(&cluster[2])).expect("remove a log");
     copy(&log(&cluster[0]), &log(&cluster[2]));
     cluster[2].start_again();
+    // It serves a moment before it is back in its cluster.
+    eventually("the node to be in its cluster", HEALED_MAX, || {
+        (cluster[2].api("cluster", None).status == 200).then_some(())
+    });
     let known = cluster.view(0).paths;
     eventually("the former reader to fold the logs", HEALED_MAX, || {
         (cluster.view(2).paths + 1 == known).then_some(())
