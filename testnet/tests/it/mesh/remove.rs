@@ -29,12 +29,8 @@ fn holding(path: &str) -> Cluster {
 #[track_caller]
 fn all_know_of_one_path(cluster: &Cluster) {
     eventually("all nodes to know of the path", HEALED_MAX, || {
-        let known = |node| {
-            let view = cluster.view(node);
-            (view.paths, view.log.segments)
-        };
-        let first = known(0);
-        (first.0 == 1 && ALL.iter().all(|node| known(*node) == first)).then_some(())
+        let knows = |node: &usize| cluster.view(*node).paths == 1;
+        ALL.iter().all(knows).then_some(())
     });
 }
 
