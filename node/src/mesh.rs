@@ -296,6 +296,8 @@ impl Mesh {
         let offer = self.offer.try_lock().ok();
         let offer = offer.and_then(|offer| offer.as_ref().map(Offer::stats));
         let offer = offer.unwrap_or_default();
+        let lags = status.peers.iter().filter_map(|peer| self.view.lag(peer.node));
+        let lag = lags.map(|lag| lag.behind).max().unwrap_or(0);
         [
             status.peers.len() as u64,
             stats.logs as u64,
@@ -305,6 +307,9 @@ impl Mesh {
             counters.gossip_sent,
             counters.gossip_received,
             counters.gossip_rejected,
+            lag,
+            self.announcer.noted() as u64,
+            self.replicas.waiting() as u64,
             counters.sync_sent_bytes,
             counters.sync_received_bytes,
             counters.misbehaved,

@@ -79,12 +79,17 @@ pub(crate) struct StoreMetrics {
 }
 
 /// The node's part of its cluster; 0 while it is in none. Set when the text is made.
-#[derive(Clone, Default)]
 pub(crate) struct MeshMetrics {
     numbers: [Gauge<u64, AtomicU64>; MESH_NUMBERS.len()],
 }
 
 impl MeshMetrics {
+    fn new() -> MeshMetrics {
+        MeshMetrics {
+            numbers: MESH_NUMBERS.map(|_| Gauge::default()),
+        }
+    }
+
     /// Sets all numbers, in the order of [`MESH_NUMBERS`].
     pub(crate) fn set(&self, numbers: [u64; MESH_NUMBERS.len()]) {
         for (gauge, number) in self.numbers.iter().zip(numbers) {
@@ -94,15 +99,30 @@ impl MeshMetrics {
 }
 
 /// Names of the mesh's numbers, and what they count since the mesh began.
-pub(crate) const MESH_NUMBERS: [(&str, &str); 31] = [
+pub(crate) const MESH_NUMBERS: [(&str, &str); 34] = [
     ("peers", "Connected nodes of the cluster"),
     ("members", "Nodes of the cluster"),
-    ("paths", "Paths the cluster is said to have"),
+    (
+        "path_records",
+        "Records of paths; removed ones until their author compacts",
+    ),
     ("log_segments", "Segments of all logs"),
     ("log_size_bytes", "Bytes of all logs"),
     ("gossip_sent", "Gossip messages sent"),
     ("gossip_received", "Gossip messages received"),
     ("gossip_rejected", "Gossip messages that were not good"),
+    (
+        "gossip_lag_segments",
+        "Segments that the connected peer who is furthest ahead has and this node has not",
+    ),
+    (
+        "gossip_queue_paths",
+        "Paths published here that the cluster was not told of yet",
+    ),
+    (
+        "copies_queue_paths",
+        "Paths published here whose copies on other nodes are yet to be looked at",
+    ),
     ("sync_sent_bytes", "Bytes sent to compare and complete logs"),
     (
         "sync_received_bytes",
@@ -296,7 +316,7 @@ impl Metrics {
             push: PushMetrics::default(),
             gc: GcMetrics::default(),
             store: StoreMetrics::default(),
-            mesh: MeshMetrics::default(),
+            mesh: MeshMetrics::new(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             rss: Gauge::default(),
@@ -470,6 +490,9 @@ mod tests {
             "attic_node_push_chunks_known_total 0",
             "attic_node_store_damaged_nars 0",
             "attic_node_store_bytes 0",
+            "attic_node_mesh_gossip_lag_segments 0",
+            "attic_node_mesh_gossip_queue_paths 0",
+            "attic_node_mesh_copies_queue_paths 0",
         ] {
             assert!(text.contains(series), "{series}\n{text}");
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use attic_p2p::identity::Identity;
-use attic_p2p::ids::NodeId;
+use attic_p2p::ids::{CacheId, NodeId};
 use attic_p2p::membership::Role as MemberRole;
 use attic_p2p::membership::address::Address;
 use attic_p2p::membership::genesis::ClusterKey;
@@ -392,19 +392,26 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure>
     let certificate = mesh.members.certificate();
     let certificate = certificate.as_ref().map(|signed| signed.value());
     let is_keeper = certificate.is_some_and(|own| own.role == MemberRole::Keeper);
-    let (stats, segments, bytes) = mesh.view.sizes();
+    let (_, segments, bytes) = mesh.view.sizes();
     let known = mesh.view.caches();
     let snapshot = app.caches.snapshot();
-    let caches = snapshot.values().filter_map(|cache| {
+    let shared = snapshot.values().filter_map(|cache| {
         let id = cache.settings.shared_as?;
         let (_, _, config) = known.iter().find(|(known, _, _)| *known == id)?;
-        Some(ClusterCache {
+        Some((id, cache, config))
+    });
+    let view = mesh.view.clone();
+    let ids: Vec<CacheId> = shared.clone().map(|(id, _, _)| id).collect();
+    let paths = blocking(move || Ok(ids.into_iter().map(|id| view.count_paths(id)).sum()));
+    let paths = paths.await?;
+    let caches = shared.map(|(id, cache, config)| {
+        ClusterCache {
             name: cache.name.clone(),
             public_keys: config.public_keys.iter().map(ToString::to_string).collect(),
             public: config.public,
             writable: cache.secret.is_some(),
             readers: mesh.view.readers(id),
-        })
+        }
     });
     Ok(Json(ClusterView {
         cluster: mesh.cluster,
@@ -417,7 +424,7 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure>
         members: mesh.view.members().len() as u64,
         connected: mesh.network.peers().len() as u64,
         caches: caches.collect(),
-        paths: stats.paths as u64,
+        paths,
         log: LogUsage { segments, bytes },
     }))
 }

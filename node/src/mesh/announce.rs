@@ -91,6 +91,11 @@ impl Announcer {
         self.outbox().note(cache, hashes)
     }
 
+    /// How many noted paths were not announced yet.
+    pub(crate) fn noted(&self) -> usize {
+        self.outbox().len()
+    }
+
     /// Announces noted paths that were committed.
     pub(crate) fn announce(
         &self,

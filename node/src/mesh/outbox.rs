@@ -102,6 +102,11 @@ impl Outbox {
         self.caches.contains(&cache) || self.paths.contains(&(cache, *hash))
     }
 
+    /// How many paths are noted by themselves.
+    pub(crate) fn len(&self) -> usize {
+        self.paths.len()
+    }
+
     /// The noted paths.
     pub(crate) fn paths(&self) -> Vec<(CacheId, StorePathHash)> {
         self.paths.iter().copied().collect()

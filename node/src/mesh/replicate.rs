@@ -55,6 +55,11 @@ impl Replicas {
         self.news.notify_one();
     }
 
+    /// How many paths are in the queue.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue().len()
+    }
+
     /// Some of those that are due.
     fn take_due(&self) -> Vec<Key> {
         let now = Instant::now();

@@ -137,6 +137,21 @@ impl DirectoryView {
         Some(grant.value().sealed.clone())
     }
 
+    /// How many paths a cache of the cluster has. Looks at all of them, a page at a time so that
+    /// nobody waits long for the directory.
+    pub(crate) fn count_paths(&self, cache: CacheId) -> u64 {
+        let mut count = 0;
+        let mut after = None;
+        loop {
+            let page = self.with_directory(|directory| directory.paths(cache, after, PAGE));
+            count += page.len() as u64;
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = Some(*last),
+                _ => return count,
+            }
+        }
+    }
+
     /// How far apart this node and a connected peer are; `None` until they have compared.
     pub(crate) fn lag(&self, peer: NodeId) -> Option<Lag> {
         lock(&self.replica).lag(peer)
@@ -218,3 +233,6 @@ fn logged<T>(outcome: Result<Option<T>, LogError>) -> Option<T> {
         None
     })
 }
+
+/// Hash parts read at a time.
+const PAGE: usize = 1 << 12;

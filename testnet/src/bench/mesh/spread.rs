@@ -106,7 +106,7 @@ fn knows(cluster: &Cluster, node: usize, paths: f64) -> Instant {
             let now = Instant::now();
             let mut values = text
                 .lines()
-                .filter_map(|line| line.strip_prefix("attic_node_mesh_paths "));
+                .filter_map(|line| line.strip_prefix("attic_node_mesh_path_records "));
             let known = values.find_map(|value| value.trim().parse::<f64>().ok());
             if known >= Some(paths) {
                 return now;

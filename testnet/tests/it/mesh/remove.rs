@@ -93,18 +93,29 @@ fn p15_a_node_that_was_down_does_not_bring_a_removed_path_back() {
     all_keep_answering(&cluster, &ALL, &path, 404);
 }
 
-/// Removing is no curse: the same path can be pushed again.
+/// Removing is no curse: the same path can be pushed again, also by a node that did not yet know.
 #[test]
 fn p15_a_removed_path_can_be_pushed_again() {
     if !is_root("p15 again") {
         return;
     }
     let path = path("p15-again", 1 << 20);
-    let cluster = holding(&path);
+    let mut cluster = holding(&path);
     let removed = remove(&cluster, 0, &path);
     all_answer(&cluster, &ALL, &path, 404, (removed, REMOVED_MAX));
     cluster[2].push(&[&path]).succeeds();
     let pushed = (Instant::now(), VISIBLE_MAX);
     all_answer(&cluster, &ALL, &path, 200, pushed);
+
+    all_know_of_one_path(&cluster);
+
+    // A push at the same time as the removal, on sides that do not hear each other, survives it.
+    cluster.network().partition(&[&[2, 3]]);
+    remove(&cluster, 0, &path);
+    cluster[3].cli().run(&["rm", "main", &path]).succeeds();
+    cluster[3].push(&[&path]).succeeds();
+    cluster.network().heal_all();
+    cluster.wait_connected(&ALL);
+    all_answer(&cluster, &ALL, &path, 200, (Instant::now(), HEALED_MAX));
     all_keep_answering(&cluster, &ALL, &path, 200);
 }
