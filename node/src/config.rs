@@ -136,6 +136,8 @@ pub struct MeshConfig {
     pub deadline: Duration,
     /// At least 1.
     pub replicas: usize,
+    /// Bytes.
+    pub log_max: u64,
     /// Bytes a second.
     pub upload_rate_max: Option<u64>,
 }
@@ -402,6 +404,7 @@ impl Layers {
             mdns: self.parse("mesh.mdns", value::switch)?,
             deadline: self.timeout("mesh.deadline")?,
             replicas: self.count("mesh.replicas", 1, 64)?,
+            log_max: self.size_between("mesh.log-max", 16 << 20, 1 << 40)?,
             upload_rate_max: self.optional("mesh.upload-rate-max", value::size)?,
         })
     }

@@ -145,6 +145,7 @@ impl Mesh {
         let me = identity.node_id();
         let setup = {
             let (identity, files) = (identity.clone(), files.clone());
+            let log_len_max = app.config.mesh.log_max;
             move || -> Result<_, MeshError> {
                 let log = LogFiles::open(&files.log(), me).map_err(MeshError::Log)?;
                 let outbox = Outbox::open(&files.outbox()).map_err(MeshError::Log)?;
@@ -155,6 +156,7 @@ impl Mesh {
                     certificate,
                     unseal: Arc::clone(&keyring) as Arc<dyn Unseal>,
                     log,
+                    log_len_max,
                     seed: u64::from_le_bytes(random()),
                 });
                 let replica = replica.map_err(|error| MeshError::Log(error.source))?;
@@ -304,6 +306,7 @@ impl Mesh {
             stats.paths as u64,
             segments,
             bytes,
+            self.view.too_long(),
             counters.gossip_sent,
             counters.gossip_received,
             counters.gossip_rejected,

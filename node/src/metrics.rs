@@ -99,7 +99,7 @@ impl MeshMetrics {
 }
 
 /// Names of the mesh's numbers, and what they count since the mesh began.
-pub(crate) const MESH_NUMBERS: [(&str, &str); 34] = [
+pub(crate) const MESH_NUMBERS: [(&str, &str); 35] = [
     ("peers", "Connected nodes of the cluster"),
     ("members", "Nodes of the cluster"),
     (
@@ -108,6 +108,10 @@ pub(crate) const MESH_NUMBERS: [(&str, &str); 34] = [
     ),
     ("log_segments", "Segments of all logs"),
     ("log_size_bytes", "Bytes of all logs"),
+    (
+        "logs_too_long",
+        "Nodes whose log is longer than mesh.log-max, and not heard of beyond",
+    ),
     ("gossip_sent", "Gossip messages sent"),
     ("gossip_received", "Gossip messages received"),
     ("gossip_rejected", "Gossip messages that were not good"),

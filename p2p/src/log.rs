@@ -50,6 +50,9 @@ pub trait Log {
 
     /// Numbers of the first and last kept segment of `node`.
     fn range(&self, node: NodeId) -> Option<(u64, u64)>;
+
+    /// Bytes of the kept segments of `node`, about.
+    fn len_bytes(&self, node: NodeId) -> u64;
 }
 
 /// A log that does not do as asked.
@@ -68,12 +71,20 @@ pub struct LogError {
 #[derive(Clone, Debug, Default)]
 pub struct MemoryLog {
     segments: BTreeMap<(NodeId, u64), Bytes>,
+    /// Bytes of each node's.
+    lens: BTreeMap<NodeId, u64>,
 }
 
 impl MemoryLog {
     /// Bytes of all segments.
-    pub fn len_bytes(&self) -> usize {
-        self.segments.values().map(Bytes::len).sum()
+    pub fn total_len_bytes(&self) -> u64 {
+        self.lens.values().sum()
+    }
+
+    fn remove(&mut self, node: NodeId, seq: u64) {
+        if let Some(bytes) = self.segments.remove(&(node, seq)) {
+            *self.lens.entry(node).or_default() -= bytes.len() as u64;
+        }
     }
 }
 
@@ -83,6 +94,7 @@ impl Log for MemoryLog {
             let source = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(LogError { node, seq, source });
         }
+        *self.lens.entry(node).or_default() += bytes.len() as u64;
         self.segments.insert((node, seq), bytes);
         Ok(())
     }
@@ -95,7 +107,7 @@ impl Log for MemoryLog {
         while let Some((first, _)) = self.range(node)
             && first < seq
         {
-            self.segments.remove(&(node, first));
+            self.remove(node, first);
         }
         Ok(())
     }
@@ -104,7 +116,7 @@ impl Log for MemoryLog {
         while let Some((_, last)) = self.range(node)
             && last > seq
         {
-            self.segments.remove(&(node, last));
+            self.remove(node, last);
         }
         Ok(())
     }
@@ -120,5 +132,9 @@ impl Log for MemoryLog {
         let first = of_node.next()?.0.1;
         let last = of_node.next_back().map_or(first, |(key, _)| key.1);
         Some((first, last))
+    }
+
+    fn len_bytes(&self, node: NodeId) -> u64 {
+        self.lens.get(&node).copied().unwrap_or(0)
     }
 }

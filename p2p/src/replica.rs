@@ -11,7 +11,13 @@
 //! **The own log.** To write two segments of one number is to be taken for a forger by everybody,
 //! for ever. A node whose disk was set back would do so unknowingly. Therefore it first asks a
 //! peer how far its own log goes, and fetches what it has forgotten; see [`Replica::is_starting`].
+//!
+//! **How much one node may say.** Everybody keeps what a member says, so a member could fill
+//! everybody's disk. Of a log longer than [`Setup::log_len_max`] nothing more is taken until its author
+//! has restated it shorter; this node keeps its own below that. Who says less than others refused
+//! is not held to it: all that follows from the part that was taken still counts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +34,7 @@ use crate::replica::lag::Lags;
 use crate::replica::outbox::Outbox;
 use crate::replica::sync::Sync;
 use crate::replica::waiting::Waiting;
-use crate::segment::{ForkProof, Segment};
+use crate::segment::{ForkProof, Segment, SegmentKind};
 use crate::signed::Signed;
 use crate::time::Millis;
 
@@ -52,6 +58,9 @@ pub struct Replica<L> {
     waiting: Waiting,
     sync: Sync,
     lags: Lags,
+    log_len_max: u64,
+    /// Of whom something was refused because the log is too long.
+    too_long: BTreeSet<NodeId>,
     /// Whether this value has written to the own log.
     has_written: bool,
     /// Bytes of own segments since the log was last looked through for what is obsolete.
@@ -73,6 +82,8 @@ pub struct Setup<L> {
     pub unseal: Arc<dyn Unseal>,
     /// What was received so far.
     pub log: L,
+    /// Most bytes of one node's log; while it restates itself twice as many.
+    pub log_len_max: u64,
     /// Of all random choices.
     pub seed: u64,
 }
@@ -216,6 +227,7 @@ impl<L: Log> Replica<L> {
             certificate,
             unseal,
             mut log,
+            log_len_max,
             seed,
         } = setup;
         let me = identity.node_id();
@@ -237,6 +249,8 @@ impl<L: Log> Replica<L> {
             waiting: Waiting::default(),
             sync: Sync::new(seed),
             lags: Lags::default(),
+            log_len_max,
+            too_long: BTreeSet::new(),
             has_written: false,
             unexamined_bytes: 0,
             examine_after: checkpoint::EXAMINE_BYTES_MIN,
@@ -295,6 +309,16 @@ impl<L: Log> Replica<L> {
     /// needs a new identity.
     pub fn is_retired(&self) -> bool {
         self.phase == Phase::Retired
+    }
+
+    /// Whether something that `node` said was not taken because its log is too long.
+    pub fn is_too_long(&self, node: NodeId) -> bool {
+        self.too_long.contains(&node)
+    }
+
+    /// How many logs are too long.
+    pub fn too_long(&self) -> usize {
+        self.too_long.len()
     }
 
     /// What waits in it, for metrics.
@@ -394,7 +418,8 @@ impl<L: Log> Replica<L> {
     fn say(&mut self, now: Millis, records: Vec<Record>, actions: &mut Vec<Action>) {
         let mut rejected = Vec::new();
         for record in records {
-            if self.phase == Phase::Retired || !self.directory.can_say(self.me, &record) {
+            let may = self.phase != Phase::Retired && self.has_room_for(&record);
+            if !may || !self.directory.can_say(self.me, &record) {
                 rejected.push(record);
                 continue;
             }
@@ -409,6 +434,22 @@ impl<L: Log> Replica<L> {
         }
         if !rejected.is_empty() {
             actions.push(Action::Rejected(rejected));
+        }
+    }
+
+    /// Whether the own log does not become too long by this record. The last eighth is for what
+    /// makes it shorter again, and for what is about the cluster.
+    fn has_room_for(&self, record: &Record) -> bool {
+        match record {
+            Record::Path(_)
+            | Record::Hold(_)
+            | Record::Touch(_)
+            | Record::Pin(_)
+            | Record::Sealed(_) => {
+                let waits = self.outbox.bytes() as u64;
+                self.log.len_bytes(self.me) + waits < self.log_len_max / 8 * 7
+            }
+            _ => true,
         }
     }
 
@@ -478,6 +519,10 @@ impl<L: Log> Replica<L> {
             // Nobody but this node appends to its log once it writes itself.
             return Err(Refused::Known);
         }
+        if author != self.me && self.exceeds(&segment) {
+            self.too_long.insert(author);
+            return Err(Refused::TooLong);
+        }
         let outcome = self.take(&segment, actions);
         match &outcome {
             Err(Refused::Gap { next: 1 }) => {}
@@ -497,6 +542,17 @@ impl<L: Log> Replica<L> {
         outcome
     }
 
+    /// Whether the log of a segment's author would become too long by it. A restatement has room of
+    /// its own, for it comes before what it replaces is forgotten.
+    fn exceeds(&self, segment: &Segment) -> bool {
+        let max = match segment.head().kind {
+            SegmentKind::Append => self.log_len_max,
+            SegmentKind::Checkpoint { .. } => self.log_len_max.saturating_mul(2),
+        };
+        let len = self.log.len_bytes(segment.head().node);
+        len + segment.bytes().len() as u64 > max
+    }
+
     fn is_contradiction(&self, segment: &Segment) -> bool {
         let outcome = self.directory.check(segment, &self.log);
         matches!(outcome, Err(Refused::Fork(_)))
@@ -504,6 +560,7 @@ impl<L: Log> Replica<L> {
 
     fn take(&mut self, segment: &Segment, actions: &mut Vec<Action>) -> Result<(), Refused> {
         let folded = self.directory.take(segment, &mut self.log)?;
+        self.too_long.remove(&segment.head().node);
         if !folded.changes.is_empty() {
             actions.push(Action::Changed(folded.changes));
         }

@@ -55,6 +55,9 @@ fn note(peer: &PeerView) -> String {
         return "in quarantine: wrote two logs with one key".to_owned();
     }
     match &peer.state {
+        PeerState::Connected if peer.log_too_long => {
+            "says more than is kept of one node (mesh.log-max)".to_owned()
+        }
         PeerState::Connected => String::new(),
         PeerState::Away { reason } => reason.clone().unwrap_or_default(),
         PeerState::Banned {

@@ -162,6 +162,7 @@ fn peer(number: usize, name: &str, state: PeerState) -> PeerView {
         lacks: None,
         strikes: 0,
         quarantined: false,
+        log_too_long: false,
         state,
         certificate_expires: 2,
     }

@@ -273,6 +273,9 @@ pub struct PeerView {
     /// Whether it wrote two logs with one key: nothing it says counts any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quarantined: bool,
+    /// Whether it said more than `mesh.log-max` of this node: what is beyond is not heard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log_too_long: bool,
     /// How it stands.
     #[serde(flatten)]
     pub state: PeerState,

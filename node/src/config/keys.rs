@@ -246,6 +246,13 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         section: "mesh",
+        name: "log-max",
+        default: Default::Text("512 MiB"),
+        doc: "Most bytes of what one node of the cluster says that are kept here, about 300 a path. \
+              What it says beyond that is not heard until it says less. The same on all nodes.",
+    },
+    Key {
+        section: "mesh",
         name: "upload-rate-max",
         default: Default::Unset("20 MB"),
         doc: "Most bytes a second sent to other nodes. Unset means no limit.",

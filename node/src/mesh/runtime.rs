@@ -245,7 +245,11 @@ impl Runtime {
             Action::Rejected(records) => {
                 let count = records.len();
                 self.count(|counters| counters.rejected_records += count as u64);
-                tracing::error!(count, "records that cannot be written");
+                tracing::error!(
+                    count,
+                    "records were not written: this node's log is as long as mesh.log-max lets it be, \
+                     or too much waits to be written"
+                );
             }
             Action::LogFailed(error) => {
                 tracing::error!(

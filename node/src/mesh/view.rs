@@ -162,6 +162,16 @@ impl DirectoryView {
         lock(&self.replica).directory().is_quarantined(node)
     }
 
+    /// Whether a node said more than is kept of it.
+    pub(crate) fn is_too_long(&self, node: NodeId) -> bool {
+        lock(&self.replica).is_too_long(node)
+    }
+
+    /// How many nodes said more than is kept of them.
+    pub(crate) fn too_long(&self) -> u64 {
+        lock(&self.replica).too_long() as u64
+    }
+
     /// Opens what is sealed with these keys, and says what may be different now.
     ///
     /// **Errors**: the logs cannot be read; the mesh must be started anew then.
@@ -223,7 +233,7 @@ impl DirectoryView {
     pub(crate) fn sizes(&self) -> (attic_p2p::directory::Stats, u64, u64) {
         let replica = lock(&self.replica);
         let log = replica.log();
-        (replica.directory().stats(), log.count(), log.len_bytes())
+        (replica.directory().stats(), log.count(), log.total_len_bytes())
     }
 }
 

@@ -84,6 +84,7 @@ impl World {
             genesis,
             unseal: Arc::new(NoKeys),
             log: MemoryLog::default(),
+            log_len_max: LOG_LEN_MAX,
             seed: 1,
         });
         let mut world = World {
@@ -149,3 +150,5 @@ impl World {
 }
 
 const TICK: u8 = 5;
+/// Short, so that it is reached.
+const LOG_LEN_MAX: u64 = 1 << 16;

@@ -42,6 +42,9 @@ pub enum Refused {
     /// Cannot be where it says.
     #[error("segment does not belong where it says")]
     Misplaced,
+    /// Its author said as much as one node may.
+    #[error("log of its author is too long")]
+    TooLong,
     /// There are as many authors as can be.
     #[error("too many authors")]
     Full,
@@ -64,6 +67,7 @@ impl Refused {
             | Refused::Fork(_)
             | Refused::Quarantined
             | Refused::Revoked
+            | Refused::TooLong
             | Refused::Full
             | Refused::Log(_) => false,
         }

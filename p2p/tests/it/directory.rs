@@ -571,4 +571,8 @@ impl Log for Forgetful {
     fn range(&self, _: attic_p2p::ids::NodeId) -> Option<(u64, u64)> {
         None
     }
+
+    fn len_bytes(&self, _: attic_p2p::ids::NodeId) -> u64 {
+        0
+    }
 }

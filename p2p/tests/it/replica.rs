@@ -31,6 +31,8 @@ struct World {
     /// So many of the next requests fail.
     failing: u32,
     random: u64,
+    /// Of the nodes that are booted from now on.
+    log_len_max: u64,
     bytes_on_wire: usize,
     misbehaved: Vec<String>,
     rejected: usize,
@@ -51,6 +53,7 @@ impl World {
             gossip_loss,
             failing: 0,
             random: seed | 1,
+            log_len_max: u64::MAX,
             bytes_on_wire: 0,
             misbehaved: Vec::new(),
             rejected: 0,
@@ -70,6 +73,7 @@ impl World {
             certificate: self.cluster.certificate(number, Scopes::all()),
             unseal: Arc::new(NoKeys),
             log,
+            log_len_max: self.log_len_max,
             seed: u64::from(number),
         });
         self.names.insert(node, number);
@@ -371,7 +375,7 @@ fn ten_thousand_differing_records_heal_in_ten_seconds_for_little_more_than_their
 }
 
 fn log_bytes(world: &World, number: u8) -> usize {
-    world.nodes[&number].log().len_bytes()
+    world.nodes[&number].log().total_len_bytes() as usize
 }
 
 #[test]
@@ -447,6 +451,94 @@ fn an_own_log_that_is_mostly_obsolete_is_compacted_and_late_joiners_fetch_little
     world.assert_converged();
     assert!(world.knows(3, 99));
     assert!(world.bytes_on_wire < 2 * len + 64_000);
+}
+
+/// One that says more than the others keep harms itself only, and is back once it says less.
+#[test]
+fn a_log_that_is_too_long_is_not_taken_until_it_is_shorter() {
+    const MAX: u64 = 2_000_000;
+    const PATHS: u32 = 8_000;
+    let mut world = World::new(1, 0, 9);
+    world.log_len_max = MAX;
+    for number in 2..=3 {
+        world.boot(number, MemoryLog::default());
+    }
+    world.say(1, vec![world.cluster.config(1)]);
+    for number in 0..PATHS {
+        world.say(1, vec![world.path(number)]);
+        if number % 50 == 0 {
+            world.run(400);
+        }
+    }
+    world.run(120_000);
+    let flooder = Cluster::identity(1).node_id();
+    for number in 2..=3 {
+        let replica = &world.nodes[&number];
+        let len = replica.log().len_bytes(flooder);
+        assert!((MAX - 20_000..=MAX).contains(&len), "{len}");
+        assert!(replica.is_too_long(flooder) && replica.too_long() == 1);
+        assert!(world.knows(number, 1_000) && !world.knows(number, PATHS - 1));
+    }
+    // What the others say is heard, and what is refused does not cost much to be refused.
+    world.bytes_on_wire = 0;
+    world.say(2, vec![world.path(PATHS)]);
+    world.run(600_000);
+    assert!(world.knows(3, PATHS));
+    let used = world.bytes_on_wire;
+    assert!(used < 64 << 20, "{used} bytes in ten minutes");
+
+    let cache = world.cluster.cache();
+    let dots: Vec<Dot> = (1..PATHS)
+        .flat_map(|number| world.nodes[&1].directory().dots(cache, path_hash(number)))
+        .collect();
+    for dots in dots.chunks(64) {
+        world.say(1, vec![del(dots.to_vec())]);
+        world.run(100);
+    }
+    // Its log is looked through when it has grown enough.
+    let mut said = 0;
+    while world.nodes[&1].directory().first_needed(flooder) == 1 {
+        assert!(said < 10_000, "no checkpoint");
+        for _ in 0..50 {
+            world.say(1, vec![world.path(0)]);
+        }
+        world.run(400);
+        said += 50;
+    }
+    world.run(300_000);
+    for number in 2..=3 {
+        assert_eq!(world.nodes[&number].too_long(), 0);
+        assert!(world.knows(number, 0) && !world.knows(number, 1_000));
+    }
+    world.assert_converged();
+}
+
+#[test]
+fn an_honest_node_stops_before_its_log_is_too_long() {
+    const MAX: u64 = 500_000;
+    let mut world = World::new(0, 0, 10);
+    world.log_len_max = MAX;
+    for number in 1..=2 {
+        world.boot(number, MemoryLog::default());
+    }
+    world.say(1, vec![world.cluster.config(1)]);
+    for number in 0..2_000 {
+        world.say(1, vec![world.path(number)]);
+        if number % 50 == 0 {
+            world.run(400);
+        }
+    }
+    world.run(60_000);
+    assert!(world.rejected > 100, "{} are rejected", world.rejected);
+    world.rejected = 0;
+    // There is room for what is to go.
+    let cache = world.cluster.cache();
+    let dots = world.nodes[&1].directory().dots(cache, path_hash(3));
+    world.say(1, vec![del(dots)]);
+    world.run(60_000);
+    assert!(world.knows(2, 2) && !world.knows(2, 3));
+    assert_eq!(world.nodes[&2].too_long(), 0);
+    world.assert_converged();
 }
 
 #[test]

@@ -98,6 +98,10 @@ impl Log for Disk {
     fn range(&self, node: NodeId) -> Option<(u64, u64)> {
         self.log.range(node)
     }
+
+    fn len_bytes(&self, node: NodeId) -> u64 {
+        self.log.len_bytes(node)
+    }
 }
 
 #[cfg(test)]

@@ -214,6 +214,7 @@ impl Host {
             certificate: self.certificate.clone(),
             unseal: Arc::new(NoKeys),
             log: disk,
+            log_len_max: LOG_LEN_MAX,
             seed,
         });
         let replica = replica.expect("a simulated log can be read");
@@ -310,5 +311,7 @@ pub(crate) struct HostSetup {
 }
 
 const INBOX_MAX: usize = 256;
+/// Nothing that a scenario says is as long.
+const LOG_LEN_MAX: u64 = 512 << 20;
 /// Later wishes are forgotten ones.
 const WAKE_MAX: u64 = 365 * 24 * 3600 * 1000;

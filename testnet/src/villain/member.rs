@@ -58,6 +58,7 @@ impl Member {
             certificate: certificate.clone(),
             unseal: Arc::new(NoKeys),
             log: MemoryLog::default(),
+            log_len_max: u64::MAX,
             seed: 1,
         })?;
         let member = Member {

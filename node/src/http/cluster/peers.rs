@@ -111,6 +111,7 @@ impl Looker<'_> {
             lacks: lag.map(|lag| lag.lacks),
             strikes: mesh.exchange.strikes(&node),
             quarantined: mesh.view.is_quarantined(node),
+            log_too_long: mesh.view.is_too_long(node),
             state: self.state(node, peer, ban, certificate_expires),
             certificate_expires: certificate_expires.0,
         }
