@@ -298,7 +298,10 @@ impl Mesh {
         let offer = self.offer.try_lock().ok();
         let offer = offer.and_then(|offer| offer.as_ref().map(Offer::stats));
         let offer = offer.unwrap_or_default();
-        let lags = status.peers.iter().filter_map(|peer| self.view.lag(peer.node));
+        let lags = status
+            .peers
+            .iter()
+            .filter_map(|peer| self.view.lag(peer.node));
         let lag = lags.map(|lag| lag.behind).max().unwrap_or(0);
         [
             status.peers.len() as u64,

@@ -404,14 +404,12 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure>
     let ids: Vec<CacheId> = shared.clone().map(|(id, _, _)| id).collect();
     let paths = blocking(move || Ok(ids.into_iter().map(|id| view.count_paths(id)).sum()));
     let paths = paths.await?;
-    let caches = shared.map(|(id, cache, config)| {
-        ClusterCache {
-            name: cache.name.clone(),
-            public_keys: config.public_keys.iter().map(ToString::to_string).collect(),
-            public: config.public,
-            writable: cache.secret.is_some(),
-            readers: mesh.view.readers(id),
-        }
+    let caches = shared.map(|(id, cache, config)| ClusterCache {
+        name: cache.name.clone(),
+        public_keys: config.public_keys.iter().map(ToString::to_string).collect(),
+        public: config.public,
+        writable: cache.secret.is_some(),
+        readers: mesh.view.readers(id),
     });
     Ok(Json(ClusterView {
         cluster: mesh.cluster,

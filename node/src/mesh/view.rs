@@ -233,7 +233,11 @@ impl DirectoryView {
     pub(crate) fn sizes(&self) -> (attic_p2p::directory::Stats, u64, u64) {
         let replica = lock(&self.replica);
         let log = replica.log();
-        (replica.directory().stats(), log.count(), log.total_len_bytes())
+        (
+            replica.directory().stats(),
+            log.count(),
+            log.total_len_bytes(),
+        )
     }
 }
 
