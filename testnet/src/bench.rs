@@ -18,6 +18,7 @@ use crate::program;
 mod chunking;
 mod copy;
 mod cpu;
+mod dead;
 mod huge;
 pub mod locators;
 mod memory;
@@ -43,6 +44,9 @@ pub enum Subject {
     /// A NAR of 100 GiB (`ATTIC_NODE_BENCH_GIB`) in, out and collected: needs 15 GiB of disk and half
     /// an hour; not among `all`
     Huge,
+    /// 5 M chunks (`ATTIC_NODE_BENCH_CHUNKS` thousands) that nothing needs, collected in one run: ten
+    /// minutes; not among `all`
+    Dead,
     /// The chunk locator table at 10 M chunks
     Locators,
     /// What nodes of a cluster do for each other, in network namespaces
@@ -122,8 +126,10 @@ pub fn run(subjects: &[Subject], repeat: u32) -> Vec<Row> {
             rows.extend(measured);
         }
     }
-    if subjects.contains(&Subject::Huge) {
-        rows.extend(Subject::Huge.measure(repeat));
+    for subject in [Subject::Huge, Subject::Dead] {
+        if subjects.contains(&subject) {
+            rows.extend(subject.measure(repeat));
+        }
     }
     if subjects.contains(&Subject::Chunking) {
         chunking::print().expect("run nix-store");
@@ -152,6 +158,7 @@ impl Subject {
             Subject::Memory => memory::memory(),
             Subject::Locators => locators::locators(),
             Subject::Huge => huge::huge(),
+            Subject::Dead => dead::dead(),
             Subject::Mesh => mesh::mesh(repeat),
             Subject::All | Subject::Chunking => Vec::new(),
         }

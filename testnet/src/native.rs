@@ -21,14 +21,40 @@ use crate::upload::Upload;
 ///
 /// **Errors**: no answer, or one that is no success.
 pub fn push(address: SocketAddr, token: &str, upload: &Upload) -> Result<bool> {
-    push_planned(address, token, upload, Some(upload.nar.len() as u64))
+    let chunks = chunks(&upload.nar);
+    push_planned(
+        address,
+        token,
+        upload,
+        Some(upload.nar.len() as u64),
+        &chunks,
+    )
 }
 
 /// As [`push`], by a client that does not say how large the NAR is.
 ///
 /// **Errors**: as [`push`].
 pub fn push_unannounced(address: SocketAddr, token: &str, upload: &Upload) -> Result<bool> {
-    push_planned(address, token, upload, None)
+    push_planned(address, token, upload, None, &chunks(&upload.nar))
+}
+
+/// As [`push`], with chunks of `len` bytes whatever the contents.
+///
+/// **Errors**: as [`push`].
+pub fn push_in_pieces(
+    address: SocketAddr,
+    token: &str,
+    upload: &Upload,
+    len: usize,
+) -> Result<bool> {
+    let pieces: Vec<Vec<u8>> = upload.nar.chunks(len).map(<[u8]>::to_vec).collect();
+    push_planned(
+        address,
+        token,
+        upload,
+        Some(upload.nar.len() as u64),
+        &pieces,
+    )
 }
 
 fn push_planned(
@@ -36,6 +62,7 @@ fn push_planned(
     token: &str,
     upload: &Upload,
     nar_size: Option<u64>,
+    chunks: &[Vec<u8>],
 ) -> Result<bool> {
     let info = info(upload);
     let path = PlanPath {
@@ -50,8 +77,8 @@ fn push_planned(
         return Ok(true);
     };
     let route = |what: &str| format!("/_node/v1/push/{}/{what}", grant.id);
-    let chunks = chunks(&upload.nar);
-    for part in chunks.chunks(4) {
+    let longest = chunks.iter().map(Vec::len).max().unwrap_or(1);
+    for part in chunks.chunks((REQUEST_LEN / longest).max(1)) {
         let put = Request::put(&route("chunks"), records(part)).token(token);
         let reply = put.send(address)?;
         if reply.status != 200 {
@@ -117,3 +144,6 @@ fn records(chunks: &[Vec<u8>]) -> Vec<u8> {
     }
     body
 }
+
+/// Bytes of chunks sent at a time, about.
+const REQUEST_LEN: usize = 2 << 20;

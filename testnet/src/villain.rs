@@ -78,6 +78,8 @@ pub enum Mode {
     Streams,
     /// Begins everything and ends nothing
     SlowLoris,
+    /// Says by the rules that it holds NARs, and says more and more
+    Chatter,
 }
 
 impl Mode {

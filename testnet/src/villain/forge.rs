@@ -50,6 +50,14 @@ impl Forger {
         (0..count).filter_map(segment).collect()
     }
 
+    /// That it holds NARs it never said to hold before.
+    pub(super) fn holding(&mut self) -> Record {
+        let tag = |number: u64| NarTag::of(&NarHash::of(&number.to_be_bytes()));
+        let from = self.made;
+        self.made += HELD;
+        Record::Hold((from..self.made).map(tag).collect())
+    }
+
     /// A path that the cluster has, with other contents that nobody signed.
     pub(super) fn path(&mut self, replica: &Replica<MemoryLog>) -> Option<Record> {
         self.made += 1;
@@ -112,3 +120,6 @@ impl Forger {
         Record::Hold(vec![tag]).encode().expect("a short record")
     }
 }
+
+/// NARs that one record says to hold: 4 KiB.
+const HELD: u64 = 512;

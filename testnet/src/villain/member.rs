@@ -273,6 +273,10 @@ impl Member {
                     self.handle(Event::Local(vec![record])).await;
                 }
             }
+            Mode::Chatter => {
+                let records = (0..CHATTER).map(|_| self.forger.holding()).collect();
+                self.handle(Event::Local(records)).await;
+            }
             mode => {
                 if let Some(bytes) = self.forger.segment(mode, &self.replica) {
                     let _ = self.network.publish(&self.topic, bytes).await;
@@ -290,6 +294,8 @@ fn now() -> Millis {
 const ATTACK_EVERY: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(5);
 const KNOWN_AFTER: Duration = Duration::from_secs(5);
+/// Records of a chatterer, each time: about 160 KiB.
+const CHATTER: usize = 40;
 /// Messages of a flood, each time.
 const FLOOD: usize = 1000;
 /// As many as one peer lets be asked at a time.

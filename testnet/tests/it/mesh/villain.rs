@@ -2,7 +2,7 @@
 //! right bytes or none, the node beside them answers, and people see who it was.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use attic_node_core::api::{PeerState, PeerView};
 use testnet::cluster::Cluster;
@@ -280,6 +280,34 @@ fn c6_floods_are_cut_off_and_localhost_is_served() {
     cluster.wait_among(&[0, 1]);
 }
 
+/// A member that says by all the rules more than anybody can keep is not heard beyond its share, and
+/// nobody else notices.
+#[test]
+fn c6_a_member_that_says_without_end_fills_nobodys_disk() {
+    if !is_root("c6 chatter") {
+        return;
+    }
+    let mut cluster = Cluster::joined_with_config(2, "[mesh]\nlog-max = \"16 MiB\"\n");
+    let villains = Villain::unleash_all(&mut cluster, &[Mode::Chatter]);
+    for node in [0, 1] {
+        eventually("the log to be too long", CHATTER_MAX, || {
+            let seen = villains[0].seen_by(&cluster, node)?;
+            seen.log_too_long.then_some(())
+        });
+        assert_eq!(metric(&cluster, node, "logs_too_long"), 1.0);
+        let kept = metric(&cluster, node, "log_size_bytes");
+        assert!(kept < f64::from(17 << 20), "{kept} bytes");
+        let peers = cluster[node].cli().run(&["peers"]);
+        peers.succeeds().says("more than is kept");
+    }
+    let fresh = path("c6-chatter", 2 << 20);
+    cluster[0].push(&[&fresh]).succeeds();
+    all_answer(&cluster, &[1], &fresh, 200, (Instant::now(), VISIBLE_MAX));
+    realise(&cluster, 1, &[&fresh]);
+    let kept = metric(&cluster, 0, "log_size_bytes");
+    assert!(kept < f64::from(17 << 20), "{kept} bytes");
+}
+
 /// Median and 99th percentile of how long node 0 takes to answer for a path it has.
 fn latencies(cluster: &Cluster, path: &str) -> (f64, f64) {
     let mut taken: Vec<f64> = (0..400)
@@ -293,6 +321,8 @@ fn latencies(cluster: &Cluster, path: &str) -> (f64, f64) {
     (taken[taken.len() / 2], taken[taken.len() * 99 / 100])
 }
 
+/// Until 16 MiB are said.
+const CHATTER_MAX: Duration = Duration::from_secs(120);
 /// Paths that are read before all liars must have lied.
 const ROUNDS_MAX: usize = 12;
 /// Messages from which on it is one: no honest node of three sends as many, and a busy machine does
