@@ -296,6 +296,7 @@ impl Mesh {
         let offer = self.offer.try_lock().ok();
         let offer = offer.and_then(|offer| offer.as_ref().map(Offer::stats));
         let offer = offer.unwrap_or_default();
+        let repairs = self.view.repairs();
         [
             status.peers.len() as u64,
             stats.logs as u64,
@@ -328,6 +329,9 @@ impl Mesh {
             flights.landed,
             flights.failed,
             flights.hedged,
+            repairs.damaged as u64,
+            repairs.mended,
+            repairs.healed,
         ]
     }
 

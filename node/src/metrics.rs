@@ -79,9 +79,17 @@ pub(crate) struct StoreMetrics {
 }
 
 /// The node's part of its cluster; 0 while it is in none. Set when the text is made.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct MeshMetrics {
     numbers: [Gauge<u64, AtomicU64>; MESH_NUMBERS.len()],
+}
+
+impl Default for MeshMetrics {
+    fn default() -> MeshMetrics {
+        MeshMetrics {
+            numbers: std::array::from_fn(|_| Gauge::default()),
+        }
+    }
 }
 
 impl MeshMetrics {
@@ -94,7 +102,7 @@ impl MeshMetrics {
 }
 
 /// Names of the mesh's numbers, and what they count since the mesh began.
-pub(crate) const MESH_NUMBERS: [(&str, &str); 31] = [
+pub(crate) const MESH_NUMBERS: [(&str, &str); 34] = [
     ("peers", "Connected nodes of the cluster"),
     ("members", "Nodes of the cluster"),
     ("paths", "Paths the cluster is said to have"),
@@ -165,6 +173,12 @@ pub(crate) const MESH_NUMBERS: [(&str, &str); 31] = [
         "NARs that could not be fetched from peers",
     ),
     ("hedged_bytes", "Bytes asked of a second peer"),
+    ("log_damaged", "Segments that decayed and are not whole yet"),
+    ("log_mended", "Segments that decayed and came again"),
+    (
+        "state_healed",
+        "Times the folded state was wrong and folded anew",
+    ),
 ];
 
 /// What kind of thing a request was for.

@@ -35,6 +35,12 @@ pub trait Log {
     /// **Errors**: it may be there but cannot be read.
     fn read(&self, node: NodeId, seq: u64) -> Result<Option<Bytes>, LogError>;
 
+    /// Puts the `seq`-th segment of `node` where one is missing or cannot be read, below others that
+    /// are kept.
+    ///
+    /// **Errors**: everything is as it was, or the segments above are lost as well.
+    fn mend(&mut self, node: NodeId, seq: u64, bytes: Bytes) -> Result<(), LogError>;
+
     /// Forgets segments of `node` below `seq`. May do so later, in part or never.
     ///
     /// **Errors**: some may be left.
@@ -48,7 +54,8 @@ pub trait Log {
     /// All nodes of which segments are kept, ascending.
     fn nodes(&self) -> Vec<NodeId>;
 
-    /// Numbers of the first and last kept segment of `node`.
+    /// Numbers of the first and last segment of `node` that are kept, or of which it is known that
+    /// they were.
     fn range(&self, node: NodeId) -> Option<(u64, u64)>;
 }
 
@@ -71,6 +78,11 @@ pub struct MemoryLog {
 }
 
 impl MemoryLog {
+    /// Replaces the bytes of a segment without a look at them, as a failing disk would.
+    pub fn bend(&mut self, node: NodeId, seq: u64, bytes: Bytes) {
+        self.segments.insert((node, seq), bytes);
+    }
+
     /// Bytes of all segments.
     pub fn len_bytes(&self) -> usize {
         self.segments.values().map(Bytes::len).sum()
@@ -89,6 +101,11 @@ impl Log for MemoryLog {
 
     fn read(&self, node: NodeId, seq: u64) -> Result<Option<Bytes>, LogError> {
         Ok(self.segments.get(&(node, seq)).cloned())
+    }
+
+    fn mend(&mut self, node: NodeId, seq: u64, bytes: Bytes) -> Result<(), LogError> {
+        self.segments.insert((node, seq), bytes);
+        Ok(())
     }
 
     fn forget_before(&mut self, node: NodeId, seq: u64) -> Result<(), LogError> {

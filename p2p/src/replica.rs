@@ -11,6 +11,10 @@
 //! **The own log.** To write two segments of one number is to be taken for a forger by everybody,
 //! for ever. A node whose disk was set back would do so unknowingly. Therefore it first asks a
 //! peer how far its own log goes, and fetches what it has forgotten; see [`Replica::is_starting`].
+//!
+//! **Damage.** Disks and memory fail. The log is verified now and then, and what is folded is
+//! compared with what others have folded; both are mended from signed segments alone, see
+//! [`Replica::repairs`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +30,7 @@ use crate::membership::genesis::Genesis;
 use crate::record::Record;
 use crate::replica::lag::Lags;
 use crate::replica::outbox::Outbox;
+use crate::replica::repair::Repair;
 use crate::replica::sync::Sync;
 use crate::replica::waiting::Waiting;
 use crate::segment::{ForkProof, Segment};
@@ -37,8 +42,11 @@ pub use crate::replica::lag::Lag;
 mod checkpoint;
 mod lag;
 mod outbox;
+mod repair;
 mod sync;
 mod waiting;
+
+pub use crate::replica::repair::Repairs;
 
 /// A node's copy of everybody's logs.
 pub struct Replica<L> {
@@ -52,6 +60,7 @@ pub struct Replica<L> {
     waiting: Waiting,
     sync: Sync,
     lags: Lags,
+    repair: Repair,
     /// Whether this value has written to the own log.
     has_written: bool,
     /// Bytes of own segments since the log was last looked through for what is obsolete.
@@ -237,6 +246,7 @@ impl<L: Log> Replica<L> {
             waiting: Waiting::default(),
             sync: Sync::new(seed),
             lags: Lags::default(),
+            repair: Repair::default(),
             has_written: false,
             unexamined_bytes: 0,
             examine_after: checkpoint::EXAMINE_BYTES_MIN,
@@ -253,7 +263,9 @@ impl<L: Log> Replica<L> {
         match event {
             Event::Local(records) => self.say(now, records, &mut actions),
             Event::Gossip { from, bytes } => self.hear(from, bytes, &mut actions),
-            Event::Request { from, id, bytes } => self.answer(from, id, &bytes, &mut actions),
+            Event::Request { from, id, bytes } => {
+                self.answer(now, from, id, &bytes, &mut actions);
+            }
             Event::Response { from, id, bytes } => {
                 self.learn(now, from, id, bytes, &mut actions);
             }
@@ -321,6 +333,7 @@ impl<L: Log> Replica<L> {
             self.flush(now, actions);
             self.compact(now, actions);
         }
+        self.repair(now, actions);
         self.start_sessions(now, actions);
         let starting = match self.phase {
             Phase::Starting { since, damaged, .. } if !damaged => {
@@ -331,7 +344,12 @@ impl<L: Log> Replica<L> {
         let flush = (self.phase == Phase::Running)
             .then(|| self.outbox.due_at())
             .flatten();
-        let next = [starting, flush, self.sync.next_wake()];
+        let next = [
+            starting,
+            flush,
+            self.sync.next_wake(),
+            self.repair.next_wake(self.sync.has_peers()),
+        ];
         let next = next.into_iter().flatten().min();
         if next.is_some() && next != self.wake {
             actions.extend(next.map(Action::Wake));

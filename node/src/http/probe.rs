@@ -10,6 +10,7 @@ use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
 
 use crate::app::App;
+use crate::metrics::MESH_NUMBERS;
 
 /// The routes, without a prefix.
 pub(crate) fn routes() -> Router<Arc<App>> {
@@ -38,7 +39,7 @@ async fn metrics(
     let sessions = i64::try_from(app.sessions.len()).unwrap_or(i64::MAX);
     app.metrics.push.sessions.set(sessions);
     let mesh = app.mesh.get();
-    let numbers = mesh.map_or_else(Default::default, |mesh| mesh.numbers());
+    let numbers = mesh.map_or([0; MESH_NUMBERS.len()], |mesh| mesh.numbers());
     app.metrics.mesh.set(numbers);
     ([(CONTENT_TYPE, CONTENT_TYPE_TEXT)], app.metrics.text())
 }

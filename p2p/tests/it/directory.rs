@@ -319,7 +319,7 @@ fn an_abandoned_checkpoint_means_nothing() {
 }
 
 #[test]
-fn a_damaged_disk_is_cut_where_it_is_damaged() {
+fn a_damaged_log_is_folded_up_to_the_damage_and_on_when_that_came_again() {
     let cluster = Cluster::new();
     let mut writer = cluster.writer(1);
     for number in 0..5 {
@@ -333,9 +333,13 @@ fn a_damaged_disk_is_cut_where_it_is_damaged() {
         };
         log.append(writer.node(), seq, bytes).unwrap();
     }
-    let directory = cluster.load(&mut log);
+    let mut directory = cluster.load(&mut log);
     assert_eq!(directory.seq(writer.node()), 3);
-    assert_eq!(log.range(writer.node()), Some((1, 3)));
+    assert_eq!(log.range(writer.node()), Some((1, 6)), "what follows stays");
+    directory.take(&writer.segments[3], &mut log).unwrap();
+    assert_eq!(directory.seq(writer.node()), 6);
+    let whole = cluster.load(&mut log);
+    assert_eq!(directory.digest(), whole.digest());
 }
 
 /// What a generated node does next.
@@ -546,6 +550,15 @@ impl Log for Forgetful {
         _: u64,
     ) -> Result<Option<bytes::Bytes>, attic_p2p::log::LogError> {
         Ok(None)
+    }
+
+    fn mend(
+        &mut self,
+        _: attic_p2p::ids::NodeId,
+        _: u64,
+        _: bytes::Bytes,
+    ) -> Result<(), attic_p2p::log::LogError> {
+        Ok(())
     }
 
     fn forget_before(

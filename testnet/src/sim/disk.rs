@@ -80,6 +80,14 @@ impl Log for Disk {
         self.log.read(node, seq)
     }
 
+    fn mend(&mut self, node: NodeId, seq: u64, bytes: Bytes) -> Result<(), LogError> {
+        if self.full.get() {
+            let source = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(LogError { node, seq, source });
+        }
+        self.log.mend(node, seq, bytes)
+    }
+
     fn forget_before(&mut self, node: NodeId, seq: u64) -> Result<(), LogError> {
         self.log.forget_before(node, seq)
     }
