@@ -57,6 +57,9 @@ pub trait Log {
     /// Numbers of the first and last segment of `node` that are kept, or of which it is known that
     /// they were.
     fn range(&self, node: NodeId) -> Option<(u64, u64)>;
+
+    /// The lowest such number that is not below `seq`.
+    fn first_from(&self, node: NodeId, seq: u64) -> Option<u64>;
 }
 
 /// A log that does not do as asked.
@@ -137,5 +140,10 @@ impl Log for MemoryLog {
         let first = of_node.next()?.0.1;
         let last = of_node.next_back().map_or(first, |(key, _)| key.1);
         Some((first, last))
+    }
+
+    fn first_from(&self, node: NodeId, seq: u64) -> Option<u64> {
+        let mut rest = self.segments.range((node, seq)..=(node, u64::MAX));
+        rest.next().map(|((_, seq), _)| *seq)
     }
 }

@@ -172,6 +172,11 @@ impl Log for LogFiles {
         let last = *entries.last_key_value()?.0;
         Some((first, last))
     }
+
+    fn first_from(&self, node: NodeId, seq: u64) -> Option<u64> {
+        let entries = &self.logs.get(&node)?.entries;
+        entries.range(seq..).next().map(|(seq, _)| *seq)
+    }
 }
 
 #[cfg(test)]

@@ -149,10 +149,10 @@ impl Directory {
         log: &mut L,
         changes: &mut Changes,
     ) -> Result<(), LogError> {
-        let Some((first, last)) = log.range(node) else {
-            return Ok(());
-        };
-        for seq in first.max(self.next_wanted(node))..=last {
+        // Numbers of which nothing is kept are passed over: an author chooses how many there are.
+        let mut next = Some(self.next_wanted(node));
+        while let Some(seq) = next.and_then(|from| log.first_from(node, from)) {
+            next = seq.checked_add(1);
             let Some(bytes) = log.read(node, seq)? else {
                 continue;
             };

@@ -106,6 +106,10 @@ impl Log for Disk {
     fn range(&self, node: NodeId) -> Option<(u64, u64)> {
         self.log.range(node)
     }
+
+    fn first_from(&self, node: NodeId, seq: u64) -> Option<u64> {
+        self.log.first_from(node, seq)
+    }
 }
 
 #[cfg(test)]
