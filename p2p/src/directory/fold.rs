@@ -516,8 +516,13 @@ impl Directory {
     }
 
     fn cache_number(&mut self, author: u16, cache: CacheId) -> Option<u16> {
+        let author = self.authors.get_mut(&author)?;
+        // Those under a seal were counted, and not every node can open them.
+        if author.sealed_caches.contains(&cache) {
+            return self.cache_numbers.give(cache);
+        }
         let known = self.cache_numbers.number(&cache);
-        let of_author = &mut self.authors.get_mut(&author)?.caches;
+        let of_author = &mut author.caches;
         if known.is_some_and(|number| of_author.contains(&number)) {
             return known;
         }
