@@ -303,6 +303,7 @@ impl Mesh {
             .iter()
             .filter_map(|peer| self.view.lag(peer.node));
         let lag = lags.map(|lag| lag.behind).max().unwrap_or(0);
+        let repairs = self.view.repairs();
         [
             status.peers.len() as u64,
             stats.logs as u64,
@@ -339,6 +340,9 @@ impl Mesh {
             flights.landed,
             flights.failed,
             flights.hedged,
+            repairs.damaged as u64,
+            repairs.mended,
+            repairs.healed,
         ]
     }
 

@@ -99,7 +99,7 @@ impl MeshMetrics {
 }
 
 /// Names of the mesh's numbers, and what they count since the mesh began.
-pub(crate) const MESH_NUMBERS: [(&str, &str); 35] = [
+pub(crate) const MESH_NUMBERS: [(&str, &str); 38] = [
     ("peers", "Connected nodes of the cluster"),
     ("members", "Nodes of the cluster"),
     (
@@ -189,6 +189,12 @@ pub(crate) const MESH_NUMBERS: [(&str, &str); 35] = [
         "NARs that could not be fetched from peers",
     ),
     ("hedged_bytes", "Bytes asked of a second peer"),
+    ("log_damaged", "Segments that decayed and are not whole yet"),
+    ("log_mended", "Segments that decayed and came again"),
+    (
+        "state_healed",
+        "Times the folded state was wrong and folded anew",
+    ),
 ];
 
 /// What kind of thing a request was for.

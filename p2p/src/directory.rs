@@ -21,13 +21,13 @@
 //! **Memory**: what grows with the number of paths is kept as an index only, 70 to 125 bytes measured
 //! for a path of ten holders; the records themselves are read back from the [`Log`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use attic_store::StorePathHash;
 
 pub use crate::directory::check::Refused;
-pub use crate::directory::digest::SHARDS;
+pub use crate::directory::digest::{SHARDS, Terms};
 pub use crate::directory::fold::Folded;
 pub use crate::directory::live::{Live, LiveRecord};
 pub use crate::directory::query::{CacheView, PinView};
@@ -80,6 +80,9 @@ pub struct Directory {
     /// Whether a log may have to be taken out since that was last looked at.
     has_new_cut: bool,
     ignored: u64,
+    /// Nodes whose logs go on beyond what could be folded of them: a segment in between is damaged,
+    /// or another log comes first.
+    unfolded: BTreeSet<NodeId>,
     verified: Mutex<Verified>,
 }
 
@@ -177,14 +180,16 @@ impl Directory {
             revocations: Sticky::default(),
             has_new_cut: false,
             ignored: 0,
+            unfolded: BTreeSet::new(),
             verified: Mutex::default(),
         }
     }
 
     /// Folds everything that `log` has.
     ///
-    /// Signatures are not verified again: what the log has was verified when it came. What a
-    /// damaged disk made unreadable is cut off, and is fetched from others like anything missing.
+    /// Signatures are not verified again: what the log has was verified when it came. A log of which
+    /// a segment cannot be read is folded up to there; what follows stays where it is, and is folded
+    /// when that segment has come from somebody else.
     ///
     /// **Errors**: the log cannot be read or cut.
     pub fn load<L: Log>(
@@ -195,6 +200,21 @@ impl Directory {
         let mut directory = Directory::new(genesis, unseal);
         directory.reload(log)?;
         Ok(directory)
+    }
+
+    /// Folds everything anew, with the keys it has. What no log carries stays known. False, and all
+    /// is as it was, if the logs cannot be folded as far as they were: there is no way back.
+    ///
+    /// **Errors**: the log cannot be read; all is as it was.
+    pub(crate) fn refold<L: Log>(&mut self, log: &mut L) -> Result<bool, LogError> {
+        let unseal = Arc::clone(&self.unseal);
+        let mut anew = Directory::load(self.genesis.clone(), unseal, log)?;
+        anew.take_uncarried(self, log)?;
+        let is_whole = anew.tips() == self.tips();
+        if is_whole {
+            *self = anew;
+        }
+        Ok(is_whole)
     }
 
     /// The cluster.

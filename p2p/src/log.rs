@@ -35,6 +35,12 @@ pub trait Log {
     /// **Errors**: it may be there but cannot be read.
     fn read(&self, node: NodeId, seq: u64) -> Result<Option<Bytes>, LogError>;
 
+    /// Puts the `seq`-th segment of `node` where one is missing or cannot be read, below others that
+    /// are kept.
+    ///
+    /// **Errors**: everything is as it was, or the segments above are lost as well.
+    fn mend(&mut self, node: NodeId, seq: u64, bytes: Bytes) -> Result<(), LogError>;
+
     /// Forgets segments of `node` below `seq`. May do so later, in part or never.
     ///
     /// **Errors**: some may be left.
@@ -48,11 +54,15 @@ pub trait Log {
     /// All nodes of which segments are kept, ascending.
     fn nodes(&self) -> Vec<NodeId>;
 
-    /// Numbers of the first and last kept segment of `node`.
+    /// Numbers of the first and last segment of `node` that are kept, or of which it is known that
+    /// they were.
     fn range(&self, node: NodeId) -> Option<(u64, u64)>;
 
     /// Bytes of the kept segments of `node`, about.
     fn len_bytes(&self, node: NodeId) -> u64;
+
+    /// The lowest such number that is not below `seq`.
+    fn first_from(&self, node: NodeId, seq: u64) -> Option<u64>;
 }
 
 /// A log that does not do as asked.
@@ -76,9 +86,19 @@ pub struct MemoryLog {
 }
 
 impl MemoryLog {
+    /// Replaces the bytes of a segment without a look at them, as a failing disk would.
+    pub fn bend(&mut self, node: NodeId, seq: u64, bytes: Bytes) {
+        self.segments.insert((node, seq), bytes);
+    }
+
     /// Bytes of all segments.
     pub fn total_len_bytes(&self) -> u64 {
         self.lens.values().sum()
+    }
+
+    fn insert(&mut self, node: NodeId, seq: u64, bytes: Bytes) {
+        *self.lens.entry(node).or_default() += bytes.len() as u64;
+        self.segments.insert((node, seq), bytes);
     }
 
     fn remove(&mut self, node: NodeId, seq: u64) {
@@ -94,13 +114,18 @@ impl Log for MemoryLog {
             let source = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(LogError { node, seq, source });
         }
-        *self.lens.entry(node).or_default() += bytes.len() as u64;
-        self.segments.insert((node, seq), bytes);
+        self.insert(node, seq, bytes);
         Ok(())
     }
 
     fn read(&self, node: NodeId, seq: u64) -> Result<Option<Bytes>, LogError> {
         Ok(self.segments.get(&(node, seq)).cloned())
+    }
+
+    fn mend(&mut self, node: NodeId, seq: u64, bytes: Bytes) -> Result<(), LogError> {
+        self.remove(node, seq);
+        self.insert(node, seq, bytes);
+        Ok(())
     }
 
     fn forget_before(&mut self, node: NodeId, seq: u64) -> Result<(), LogError> {
@@ -136,5 +161,10 @@ impl Log for MemoryLog {
 
     fn len_bytes(&self, node: NodeId) -> u64 {
         self.lens.get(&node).copied().unwrap_or(0)
+    }
+
+    fn first_from(&self, node: NodeId, seq: u64) -> Option<u64> {
+        let mut rest = self.segments.range((node, seq)..=(node, u64::MAX));
+        rest.next().map(|((_, seq), _)| *seq)
     }
 }

@@ -8,6 +8,9 @@
 //! 2. [`Ask::Tips`] for the buckets that differ: the ends of the logs in them.
 //! 3. [`Ask::Pull`] of the segments that are missing, as often as needed.
 //!
+//! Nodes at equal ends have equal logs, and should have folded equal states. Now and then they compare
+//! these as well, by [`Ask::Shards`]; what a difference leads to is said in the replica.
+//!
 //! Only the asker learns; a node that is asked hello by one that knows other things asks back.
 //! Log ends include the hash of the last segment, so that two logs of one node are noticed even
 //! when they are of one length.
@@ -54,7 +57,19 @@ pub enum Ask {
         /// In order of urgency.
         ranges: Vec<Range>,
     },
+    /// Digests of the state, [`SHARDS_PER_ASK`] at a time.
+    Shards {
+        /// Of all log ends. Where they differ there is nothing to compare.
+        summary: u64,
+        /// What else must be equal, see [`Terms`](crate::directory::Terms).
+        terms: u64,
+        /// The first shard, a multiple of [`SHARDS_PER_ASK`].
+        first: u8,
+    },
 }
+
+/// Shards of which one request asks the digests.
+pub const SHARDS_PER_ASK: u8 = 8;
 
 /// Segments of one log, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +102,9 @@ pub enum Answer {
     /// To [`Ask::Pull`]: segments in wire form. Fewer than asked for if they do not fit or are not
     /// there.
     Segments(Vec<Bytes>),
+    /// To [`Ask::Shards`]: as many as one request asks for; `None` if the two states cannot be
+    /// compared now.
+    Shards(Option<Vec<u64>>),
 }
 
 /// The end of a log, short.
@@ -198,7 +216,10 @@ impl Ask {
         let (ask, _) = postcard::take_from_bytes(versioned(bytes)?)?;
         match &ask {
             Ask::Pull { ranges } if ranges.len() > RANGES_MAX => Err(MessageError::Length),
-            Ask::Pull { .. } | Ask::Hello { .. } | Ask::Tips { .. } => Ok(ask),
+            Ask::Shards { first, .. } if first % SHARDS_PER_ASK != 0 => {
+                Err(MessageError::Malformed)
+            }
+            Ask::Pull { .. } | Ask::Hello { .. } | Ask::Tips { .. } | Ask::Shards { .. } => Ok(ask),
         }
     }
 }
@@ -216,6 +237,9 @@ enum AnswerHead {
     },
     Segments {
         lengths: Vec<u16>,
+    },
+    Shards {
+        digests: Option<Vec<u64>>,
     },
 }
 
@@ -237,6 +261,9 @@ impl Answer {
                     .iter()
                     .map(|segment| segment.len() as u16)
                     .collect(),
+            },
+            Answer::Shards(digests) => AnswerHead::Shards {
+                digests: digests.clone(),
             },
         };
         out.extend(postcard::to_stdvec(&head).expect("plain data"));
@@ -262,6 +289,12 @@ impl Answer {
                 buckets => Answer::Hello { yours, buckets },
             },
             AnswerHead::Tips { tips, left } => Answer::Tips { tips, left },
+            AnswerHead::Shards { digests } => match digests {
+                Some(digests) if digests.len() != usize::from(SHARDS_PER_ASK) => {
+                    return Err(MessageError::Malformed);
+                }
+                digests => Answer::Shards(digests),
+            },
             AnswerHead::Segments { lengths } => {
                 let at = bytes.len() - rest.len();
                 Answer::Segments(slices(bytes.slice(at..), &lengths)?)
@@ -347,6 +380,11 @@ mod tests {
                     to: u64::MAX,
                 }],
             },
+            Ask::Shards {
+                summary: 1,
+                terms: 2,
+                first: 248,
+            },
         ] {
             assert_eq!(Ask::decode(&ask.encode()), Ok(ask));
         }
@@ -364,6 +402,8 @@ mod tests {
                 left: 9,
             },
             Answer::Segments(vec![Bytes::from_static(b"abc"), Bytes::new()]),
+            Answer::Shards(None),
+            Answer::Shards(Some(vec![u64::MAX; SHARDS_PER_ASK.into()])),
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
@@ -421,7 +461,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(kind in 0u8..4, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_make_it_panic(kind in 0u8..5, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let bytes = Bytes::from([&[VERSION, kind][..], &bytes].concat());
             let _ = Ask::decode(&bytes);
             let _ = Answer::decode(&bytes);

@@ -14,8 +14,12 @@
 //!
 //! **How much one node may say.** Everybody keeps what a member says, so a member could fill
 //! everybody's disk. Of a log longer than [`Setup::log_len_max`] nothing more is taken until its author
-//! has restated it shorter; this node keeps its own below that. Who says less than others refused
-//! is not held to it: all that follows from the part that was taken still counts.
+//! has restated it shorter; this node keeps its own below that. What
+//! was taken until then counts.
+//!
+//! **Damage.** Disks and memory fail. The log is verified now and then, and what is folded is
+//! compared with what others have folded; both are mended from signed segments alone, see
+//! [`Replica::repairs`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,6 +36,7 @@ use crate::membership::genesis::Genesis;
 use crate::record::Record;
 use crate::replica::lag::Lags;
 use crate::replica::outbox::Outbox;
+use crate::replica::repair::Repair;
 use crate::replica::sync::Sync;
 use crate::replica::waiting::Waiting;
 use crate::segment::{ForkProof, Segment, SegmentKind};
@@ -43,8 +48,11 @@ pub use crate::replica::lag::Lag;
 mod checkpoint;
 mod lag;
 mod outbox;
+mod repair;
 mod sync;
 mod waiting;
+
+pub use crate::replica::repair::Repairs;
 
 /// A node's copy of everybody's logs.
 pub struct Replica<L> {
@@ -61,6 +69,7 @@ pub struct Replica<L> {
     log_len_max: u64,
     /// Of whom something was refused because the log is too long.
     too_long: BTreeSet<NodeId>,
+    repair: Repair,
     /// Whether this value has written to the own log.
     has_written: bool,
     /// Bytes of own segments since the log was last looked through for what is obsolete.
@@ -251,6 +260,7 @@ impl<L: Log> Replica<L> {
             lags: Lags::default(),
             log_len_max,
             too_long: BTreeSet::new(),
+            repair: Repair::default(),
             has_written: false,
             unexamined_bytes: 0,
             examine_after: checkpoint::EXAMINE_BYTES_MIN,
@@ -261,13 +271,16 @@ impl<L: Log> Replica<L> {
     /// Takes what happened `now` and says what to do.
     ///
     /// May block on the log. Each call does a bounded amount of work, except that a checkpoint of
-    /// the own log is written in one go.
+    /// the own log is written in one go, and that everything is folded anew, at most once an hour,
+    /// where a difference to a peer demands it.
     pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
             Event::Local(records) => self.say(now, records, &mut actions),
             Event::Gossip { from, bytes } => self.hear(from, bytes, &mut actions),
-            Event::Request { from, id, bytes } => self.answer(from, id, &bytes, &mut actions),
+            Event::Request { from, id, bytes } => {
+                self.answer(now, from, id, &bytes, &mut actions);
+            }
             Event::Response { from, id, bytes } => {
                 self.learn(now, from, id, bytes, &mut actions);
             }
@@ -345,6 +358,7 @@ impl<L: Log> Replica<L> {
             self.flush(now, actions);
             self.compact(now, actions);
         }
+        self.repair(now, actions);
         self.start_sessions(now, actions);
         let starting = match self.phase {
             Phase::Starting { since, damaged, .. } if !damaged => {
@@ -355,7 +369,12 @@ impl<L: Log> Replica<L> {
         let flush = (self.phase == Phase::Running)
             .then(|| self.outbox.due_at())
             .flatten();
-        let next = [starting, flush, self.sync.next_wake()];
+        let next = [
+            starting,
+            flush,
+            self.sync.next_wake(),
+            self.repair.next_wake(self.sync.has_peers()),
+        ];
         let next = next.into_iter().flatten().min();
         if next.is_some() && next != self.wake {
             actions.extend(next.map(Action::Wake));
@@ -367,6 +386,15 @@ impl<L: Log> Replica<L> {
     fn settle(&mut self, now: Millis) {
         if self.directory.is_quarantined(self.me) {
             self.phase = Phase::Retired;
+        }
+        let last = self.log.range(self.me).map_or(0, |(_, last)| last);
+        if self.phase == Phase::Running && last > self.directory.seq(self.me) {
+            // It decayed, and was folded anew: what would be written next has been written.
+            self.phase = Phase::Starting {
+                since: None,
+                goes_to: last,
+                damaged: true,
+            };
         }
         let Phase::Starting {
             since,

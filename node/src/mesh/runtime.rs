@@ -13,7 +13,7 @@ use attic_p2p::network::{
     GossipToken, Network, NetworkEvent, PublishError, Topic, Verdict as GossipVerdict,
 };
 use attic_p2p::record::Record;
-use attic_p2p::replica::{Action, Event, Replica, Verdict};
+use attic_p2p::replica::{Action, Event, Repairs, Replica, Verdict};
 use attic_p2p::time::Millis;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -72,6 +72,7 @@ pub(crate) struct Runtime {
     asking: JoinSet<()>,
     wake: Option<Instant>,
     was_starting: bool,
+    repairs: Repairs,
     clock: Clock,
     counters: watch::Sender<Counters>,
 }
@@ -124,6 +125,7 @@ impl Runtime {
             asking: JoinSet::new(),
             wake: None,
             was_starting: true,
+            repairs: Repairs::default(),
             clock: Clock::new(),
             counters: setup.counters,
         }
@@ -208,9 +210,11 @@ impl Runtime {
         let replica = Arc::clone(&self.replica);
         let handled = spawn_blocking(move || {
             let mut replica = lock(&replica);
-            (replica.handle(now, event), replica.is_starting())
+            let actions = replica.handle(now, event);
+            (actions, replica.is_starting(), replica.repairs())
         });
-        let (actions, is_starting) = joined(handled.await);
+        let (actions, is_starting, repairs) = joined(handled.await);
+        self.tell_repairs(repairs);
         let mut token = token;
         for action in actions {
             self.act(action, &mut token).await;
@@ -221,6 +225,26 @@ impl Runtime {
         if self.was_starting && !is_starting {
             self.was_starting = false;
             self.tell(News::Writable).await;
+        }
+    }
+
+    /// Tells people what the replica found.
+    fn tell_repairs(&mut self, repairs: Repairs) {
+        let before = std::mem::replace(&mut self.repairs, repairs);
+        if repairs.damaged > before.damaged {
+            tracing::error!(
+                segments = repairs.damaged,
+                "parts of the cluster's logs decayed"
+            );
+        }
+        if repairs.mended > before.mended {
+            tracing::warn!(left = repairs.damaged, "a decayed segment came again");
+        }
+        if repairs.healed > before.healed {
+            tracing::error!("what was folded from the logs was wrong, and was folded anew");
+        }
+        if repairs.contradicted > before.contradicted {
+            tracing::warn!("a peer's state does not follow from the logs");
         }
     }
 

@@ -229,6 +229,11 @@ impl DirectoryView {
         !directory.is_revoked(node) && may(&member.scopes, &config.genesis.name)
     }
 
+    /// What was found damaged, and mended.
+    pub(crate) fn repairs(&self) -> attic_p2p::replica::Repairs {
+        lock(&self.replica).repairs()
+    }
+
     /// Sizes of the state, segments and bytes of the logs.
     pub(crate) fn sizes(&self) -> (attic_p2p::directory::Stats, u64, u64) {
         let replica = lock(&self.replica);

@@ -136,7 +136,7 @@ pub(crate) struct Author {
     pub(crate) statements: u32,
     /// Sealed records that are kept in memory.
     pub(crate) sealed_statements: u32,
-    /// Caches it has named.
+    /// Caches it has named in the open, and under no seal before.
     pub(crate) caches: BTreeSet<u16>,
     /// Caches it has said something of under a seal, opened or not.
     pub(crate) sealed_caches: BTreeSet<CacheId>,

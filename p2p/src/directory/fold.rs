@@ -20,6 +20,8 @@ use crate::record::{CacheConfig, Grant, NarTag, PathRecord, Pin, RawRecord, Reco
 use crate::segment::{ForkProof, Segment, SegmentKind};
 use crate::signed::Signed;
 
+mod unfolded;
+
 /// What folding a segment did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Folded {
@@ -36,12 +38,16 @@ impl Directory {
     /// may lag behind the log, and is to be loaded anew.
     pub fn take<L: Log>(&mut self, segment: &Segment, log: &mut L) -> Result<Folded, Refused> {
         self.check(segment, log)?;
-        let (node, seq) = (segment.head().node, segment.head().seq);
-        self.forget_abandoned(segment, log)?;
-        log.append(node, seq, segment.bytes().clone())?;
+        let node = segment.head().node;
+        self.put(segment, log)?;
         let mut changes = Changes::default();
         let number = self.nodes.give(node).ok_or(Refused::Full)?;
         let step = self.advance(number, segment, log, &mut changes)?;
+        let step = match self.fold_unfolded(log, &mut changes)?.contains(&node) {
+            // What came into force since is looked at when the next one does.
+            true => Step::Nothing,
+            false => step,
+        };
         self.enforce(log, &mut changes)?;
         let base = self.author(node).and_then(Author::base);
         let completed = matches!(step, Step::Complete);
@@ -83,7 +89,7 @@ impl Directory {
     ///
     /// The logs it stands in are folded anew; those of which everything was opened are not looked at.
     ///
-    /// **Errors**: the log cannot be read; the directory must be loaded anew then.
+    /// **Errors**: the log cannot be read; the directory must not be used then.
     pub fn unseal_with<L: Log>(
         &mut self,
         unseal: Arc<dyn Unseal>,
@@ -97,9 +103,9 @@ impl Directory {
             self.clear(number, &mut changes);
             self.authors.remove(&number);
             self.replay(node, log, &mut changes)?;
-            let received = self.next_wanted(node) - 1;
-            if log.range(node).is_some_and(|(_, last)| last > received) {
-                log.forget_after(node, received)?;
+            let last = log.range(node).map_or(0, |(_, last)| last);
+            if self.next_wanted(node) <= last {
+                self.unfolded.insert(node);
             }
         }
         self.enforce(log, &mut changes)?;
@@ -126,8 +132,12 @@ impl Directory {
             }
         }
         for node in waiting {
-            let received = self.next_wanted(node) - 1;
-            log.forget_after(node, received)?;
+            // What does not count, however long it waits.
+            if self.forks.contains(&node) || self.cut(node).is_some() {
+                log.forget_after(node, self.next_wanted(node) - 1)?;
+            } else {
+                self.unfolded.insert(node);
+            }
         }
         self.enforce(log, &mut changes)
     }
@@ -139,10 +149,10 @@ impl Directory {
         log: &mut L,
         changes: &mut Changes,
     ) -> Result<(), LogError> {
-        let Some((first, last)) = log.range(node) else {
-            return Ok(());
-        };
-        for seq in first.max(self.next_wanted(node))..=last {
+        // Numbers of which nothing is kept are passed over: an author chooses how many there are.
+        let mut next = Some(self.next_wanted(node));
+        while let Some(seq) = next.and_then(|from| log.first_from(node, from)) {
+            next = seq.checked_add(1);
             let Some(bytes) = log.read(node, seq)? else {
                 continue;
             };
@@ -506,8 +516,13 @@ impl Directory {
     }
 
     fn cache_number(&mut self, author: u16, cache: CacheId) -> Option<u16> {
+        let author = self.authors.get_mut(&author)?;
+        // Those under a seal were counted, and not every node can open them.
+        if author.sealed_caches.contains(&cache) {
+            return self.cache_numbers.give(cache);
+        }
         let known = self.cache_numbers.number(&cache);
-        let of_author = &mut self.authors.get_mut(&author)?.caches;
+        let of_author = &mut author.caches;
         if known.is_some_and(|number| of_author.contains(&number)) {
             return known;
         }

@@ -37,6 +37,15 @@ impl Holders {
         self.rows.iter().map(pair)
     }
 
+    /// The NARs whose tags begin with this byte, with their holders, ascending.
+    pub(crate) fn beginning_with(&self, byte: u8) -> impl Iterator<Item = (NarTag, &[u16])> {
+        let tag = NarTag::from_bytes([byte, 0, 0, 0, 0, 0, 0, 0]);
+        let set = [0; 4];
+        let rows = self.rows.from(&HolderRow { tag, set });
+        let rows = rows.take_while(move |row| row.tag.as_bytes()[0] == byte);
+        rows.map(|row| (row.tag, self.sets.members(row.id())))
+    }
+
     /// Says that `node` holds it; false if that was known.
     pub(crate) fn insert(&mut self, tag: NarTag, node: u16) -> bool {
         let mut members = self.of(tag).to_vec();

@@ -1,6 +1,7 @@
 //! What of a node's own log is still worth saying: the contents of its next checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use crate::directory::Directory;
 use crate::directory::author::Spot;
@@ -83,7 +84,8 @@ impl Directory {
     ///
     /// Reads the whole log.
     ///
-    /// **Errors**: the log cannot be read.
+    /// **Errors**: the log cannot be read, or a segment of it is damaged: a checkpoint without its
+    /// records would take them back.
     pub fn live_records<L: Log>(&self, node: NodeId, log: &L) -> Result<Live, LogError> {
         let mut walk = Walk {
             live: Live::default(),
@@ -101,7 +103,8 @@ impl Directory {
         for seq in self.first_needed(node)..=self.seq(node) {
             let bytes = log.read(node, seq)?;
             let Some(Ok(segment)) = bytes.map(Segment::decode) else {
-                continue;
+                let source = io::ErrorKind::InvalidData.into();
+                return Err(LogError { node, seq, source });
             };
             walk.live.log_bytes += segment.bytes().len();
             for entry in segment.entries() {

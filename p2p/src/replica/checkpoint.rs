@@ -20,6 +20,7 @@ impl<L: Log> Replica<L> {
         let live = match self.directory.live_records(self.me, &self.log) {
             Ok(live) => live,
             Err(error) => {
+                self.repair.suspect(error.node, error.seq);
                 actions.push(Action::LogFailed(error));
                 return;
             }

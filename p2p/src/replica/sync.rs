@@ -19,7 +19,7 @@ pub(super) struct Sync {
     due: BTreeMap<NodeId, bool>,
     /// When peers are asked again whose answer did not come.
     retries: BTreeMap<NodeId, Millis>,
-    sessions: BTreeMap<NodeId, Session>,
+    pub(super) sessions: BTreeMap<NodeId, Session>,
     next_id: u64,
     /// When a random peer is asked; `None` before the first event.
     next_round: Option<Millis>,
@@ -29,18 +29,31 @@ pub(super) struct Sync {
 
 /// A conversation with one peer, from hello to the last segment.
 #[derive(Debug)]
-struct Session {
+pub(super) struct Session {
     /// Of the request that is not answered yet.
     id: u64,
     deadline: Millis,
-    step: Step,
+    pub(super) step: Step,
     /// What the peer has and this node has not: for each log the last segment.
     wants: Vec<Want>,
     learned: bool,
 }
 
+impl Session {
+    /// One that has not asked anything yet.
+    pub(super) fn begin(step: Step) -> Session {
+        Session {
+            id: 0,
+            deadline: Millis(0),
+            step,
+            wants: Vec::new(),
+            learned: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     Hello,
     Tips {
         /// The buckets that were asked for.
@@ -50,6 +63,13 @@ enum Step {
         /// The number that must rise for the session to go on with its first want.
         first_next: u64,
     },
+    /// Digests of these shards, at this summary of log ends.
+    Shards {
+        summary: u64,
+        first: u8,
+    },
+    /// Segments that are damaged here.
+    Mend,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +143,15 @@ impl Sync {
         self.sessions.len()
     }
 
+    /// A peer that no session is held with.
+    pub(super) fn free_peer(&mut self) -> Option<NodeId> {
+        let free = self.peers.iter();
+        let free = free.filter(|peer| !self.sessions.contains_key(peer));
+        let free: Vec<NodeId> = free.copied().collect();
+        let number = self.random().checked_rem(free.len() as u64)?;
+        free.get(number as usize).copied()
+    }
+
     pub(super) fn next_wake(&self) -> Option<Millis> {
         let deadlines = self.sessions.values().map(|session| session.deadline);
         let retries = self.retries.values().copied();
@@ -190,6 +219,7 @@ impl<L: Log> Replica<L> {
     /// Starts conversations that are due, as many as there may be at a time.
     pub(super) fn start_sessions(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.sync.tick(now);
+        self.start_mending(now, actions);
         while self.sync.sessions.len() < SESSIONS_MAX {
             let sessions = &self.sync.sessions;
             let free = self
@@ -202,19 +232,13 @@ impl<L: Log> Replica<L> {
             };
             let ask_back = self.sync.due.remove(&peer).unwrap_or(false);
             let summary = Summary::of(&self.directory.tips()).all;
-            let session = Session {
-                id: 0,
-                deadline: now,
-                step: Step::Hello,
-                wants: Vec::new(),
-                learned: false,
-            };
+            let session = Session::begin(Step::Hello);
             let ask = Ask::Hello { summary, ask_back };
             self.ask(now, peer, session, ask, actions);
         }
     }
 
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         now: Millis,
         to: NodeId,
@@ -234,6 +258,7 @@ impl<L: Log> Replica<L> {
     /// Answers a peer.
     pub(super) fn answer(
         &mut self,
+        now: Millis,
         from: NodeId,
         id: u64,
         bytes: &[u8],
@@ -252,6 +277,11 @@ impl<L: Log> Replica<L> {
                 }
                 answer
             }
+            Ok(Ask::Shards {
+                summary,
+                terms,
+                first,
+            }) => self.answer_shards(now, (summary, terms), first),
             Err(error) => {
                 let why = format!("request: {error}");
                 actions.push(Action::Misbehaved { node: from, why });
@@ -279,7 +309,7 @@ impl<L: Log> Replica<L> {
         }
     }
 
-    fn answer_pull(&self, ranges: &[Range], actions: &mut Vec<Action>) -> Answer {
+    fn answer_pull(&mut self, ranges: &[Range], actions: &mut Vec<Action>) -> Answer {
         let mut segments = Vec::new();
         let mut room = ANSWER_LEN_MAX - ANSWER_HEAD_MAX;
         for range in ranges {
@@ -288,8 +318,12 @@ impl<L: Log> Replica<L> {
             for seq in from..=to {
                 let bytes = match self.log.read(range.node, seq) {
                     Ok(Some(bytes)) => bytes,
-                    Ok(None) => break,
+                    Ok(None) => {
+                        self.repair.suspect(range.node, seq);
+                        break;
+                    }
                     Err(error) => {
+                        self.repair.suspect(range.node, seq);
                         actions.push(Action::LogFailed(error));
                         break;
                     }
@@ -337,6 +371,13 @@ impl<L: Log> Replica<L> {
             (Step::Pull { first_next }, Ok(Answer::Segments(segments))) => {
                 self.learn_segments(now, from, session, (first_next, segments), actions);
             }
+            (Step::Shards { summary, first }, Ok(Answer::Shards(theirs))) => {
+                let step = (summary, first);
+                self.learn_shards(now, from, session, step, theirs, actions);
+            }
+            (Step::Mend, Ok(Answer::Segments(segments))) => {
+                self.learn_mended(from, segments, actions);
+            }
             (_, Ok(_)) => {
                 let why = "answer to another question".to_owned();
                 actions.push(Action::Misbehaved { node: from, why });
@@ -360,6 +401,7 @@ impl<L: Log> Replica<L> {
         self.sync.has_asked = true;
         self.lags.compared(from);
         let Some(theirs) = buckets else {
+            self.compare_on(now, from, session, actions);
             return;
         };
         let mine = Summary::of(&self.directory.tips());

@@ -1,5 +1,7 @@
 //! The fold: the same logs make the same state, and only what may count does.
 
+use std::time::{Duration, Instant};
+
 use attic_p2p::directory::{Change, Directory, Refused};
 use attic_p2p::ids::Dot;
 use attic_p2p::log::{Log, MemoryLog};
@@ -319,7 +321,7 @@ fn an_abandoned_checkpoint_means_nothing() {
 }
 
 #[test]
-fn a_damaged_disk_is_cut_where_it_is_damaged() {
+fn a_damaged_log_is_folded_up_to_the_damage_and_on_when_that_came_again() {
     let cluster = Cluster::new();
     let mut writer = cluster.writer(1);
     for number in 0..5 {
@@ -333,9 +335,35 @@ fn a_damaged_disk_is_cut_where_it_is_damaged() {
         };
         log.append(writer.node(), seq, bytes).unwrap();
     }
-    let directory = cluster.load(&mut log);
+    let mut directory = cluster.load(&mut log);
     assert_eq!(directory.seq(writer.node()), 3);
-    assert_eq!(log.range(writer.node()), Some((1, 3)));
+    assert_eq!(log.range(writer.node()), Some((1, 6)), "what follows stays");
+    directory.take(&writer.segments[3], &mut log).unwrap();
+    assert_eq!(directory.seq(writer.node()), 6);
+    let whole = cluster.load(&mut log);
+    assert_eq!(directory.digest(), whole.digest());
+}
+
+/// An author chooses the number of a checkpoint; looking for what lies below must not take for ever.
+#[test]
+fn a_log_with_a_gap_of_billions_is_loaded_at_once() {
+    let cluster = Cluster::new();
+    let mut writer = cluster.writer(1);
+    writer.append(&[Record::Hold(vec![tag(1)])]);
+    writer.place.seq = u64::from(u32::MAX);
+    let certificate = Record::Member(cluster.certificate(1, Scopes::all()));
+    writer.checkpoint(&[(0, 0, certificate)]);
+    let mut log = MemoryLog::default();
+    let mut directory = cluster.directory();
+    for segment in &writer.segments {
+        directory.take(segment, &mut log).unwrap();
+    }
+    let range = log.range(writer.node());
+    assert_eq!(range, Some((1, u64::from(u32::MAX))));
+    let start = Instant::now();
+    let loaded = cluster.load(&mut log);
+    assert_eq!(loaded.digest(), directory.digest());
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 /// What a generated node does next.
@@ -548,6 +576,15 @@ impl Log for Forgetful {
         Ok(None)
     }
 
+    fn mend(
+        &mut self,
+        _: attic_p2p::ids::NodeId,
+        _: u64,
+        _: bytes::Bytes,
+    ) -> Result<(), attic_p2p::log::LogError> {
+        Ok(())
+    }
+
     fn forget_before(
         &mut self,
         _: attic_p2p::ids::NodeId,
@@ -574,5 +611,9 @@ impl Log for Forgetful {
 
     fn len_bytes(&self, _: attic_p2p::ids::NodeId) -> u64 {
         0
+    }
+
+    fn first_from(&self, _: attic_p2p::ids::NodeId, _: u64) -> Option<u64> {
+        None
     }
 }

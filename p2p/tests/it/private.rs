@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use attic_p2p::directory::{Change, Directory, NoKeys};
-use attic_p2p::ids::{Dot, NodeId};
+use attic_p2p::ids::{CacheId, Dot, NodeId};
 use attic_p2p::log::{Log, MemoryLog};
 use attic_p2p::membership::scopes::Scopes;
 use attic_p2p::membership::sealing::OpeningKey;
-use attic_p2p::private::{Keyring, open_read_grant};
-use attic_p2p::record::{NarTag, Pin, Record, Right};
+use attic_p2p::private::{EpochKey, Keyring, open_read_grant};
+use attic_p2p::record::{NarTag, PathRecord, Pin, Record, Right};
 use attic_p2p::segment::Segment;
 use attic_store::StorePathHash;
 use proptest::prelude::*;
@@ -123,6 +123,32 @@ fn c10_readers_see_a_private_cache_and_others_see_none() {
     assert!(outsider.directory.holders(tag(7)).is_empty());
     assert!(outsider.directory.pins(cluster.cache()).is_empty());
     // Which does not keep the two from agreeing on everything else.
+    assert_eq!(outsider.directory.digest(), reader.directory.digest());
+}
+
+/// An author may name so many caches under a seal; that must not cost it, where these can be opened,
+/// what it says in the open, or nodes with and without keys would take each other for liars.
+#[test]
+fn c10_many_private_caches_leave_what_is_open_alike_for_all() {
+    let cluster = Cluster::new();
+    let mut keyring = Keyring::new(cluster.genesis.cluster_id());
+    let mut writer = cluster.writer(1);
+    for number in 0..Keyring::CACHES_MAX as u128 {
+        let cache = CacheId::from_bytes(number.to_be_bytes());
+        assert!(keyring.insert(cache, EpochKey::derive(&[204; 32], 1).unwrap()));
+        let path = PathRecord {
+            cache,
+            ..cluster.path(7)
+        };
+        writer.append_sealed(&keyring, cache, &[Record::Path(path)]);
+    }
+    writer.append(&[cluster.config(1), Record::Path(cluster.path(7))]);
+    let mut reader = Node::new(&cluster);
+    reader.get_keys(keyring);
+    let reader = reader.take_all(&[&writer]);
+    let outsider = Node::new(&cluster).take_all(&[&writer]);
+    assert!(outsider.has(&cluster, 7));
+    assert!(reader.has(&cluster, 7));
     assert_eq!(outsider.directory.digest(), reader.directory.digest());
 }
 

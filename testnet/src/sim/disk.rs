@@ -80,6 +80,14 @@ impl Log for Disk {
         self.log.read(node, seq)
     }
 
+    fn mend(&mut self, node: NodeId, seq: u64, bytes: Bytes) -> Result<(), LogError> {
+        if self.full.get() {
+            let source = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(LogError { node, seq, source });
+        }
+        self.log.mend(node, seq, bytes)
+    }
+
     fn forget_before(&mut self, node: NodeId, seq: u64) -> Result<(), LogError> {
         self.log.forget_before(node, seq)
     }
@@ -101,6 +109,10 @@ impl Log for Disk {
 
     fn len_bytes(&self, node: NodeId) -> u64 {
         self.log.len_bytes(node)
+    }
+
+    fn first_from(&self, node: NodeId, seq: u64) -> Option<u64> {
+        self.log.first_from(node, seq)
     }
 }
 

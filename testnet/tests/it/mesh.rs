@@ -1,6 +1,7 @@
 //! Clusters of real nodes, each on a host of its own, and real Nix beside them.
 
 mod crowd;
+mod damage;
 mod discovery;
 mod join;
 mod keys;
