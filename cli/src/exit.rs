@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::client::{ClientError, EndpointError, TokenError};
 use crate::nix::NixError;
 use crate::push::PushError;
+use crate::ui::count;
 
 /// What the shell is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,16 @@ pub enum CliError {
     /// Part of the work was not done; each part has been reported already.
     #[error("{0}")]
     Incomplete(String),
+    /// Paths were not pushed; each has been named with its reason.
+    #[error("{failed} of {} not pushed", count(*wanted, "path"))]
+    NotPushed {
+        /// How many.
+        failed: u64,
+        /// How many were to be pushed.
+        wanted: u64,
+        /// Whether some of them are not valid in the local store.
+        invalid: bool,
+    },
     /// A destructive command was not confirmed.
     #[error("not confirmed; nothing was changed")]
     NotConfirmed {
@@ -149,6 +160,7 @@ impl CliError {
             | CliError::Damaged { .. }
             | CliError::NotInCache { .. }
             | CliError::Incomplete(_)
+            | CliError::NotPushed { .. }
             | CliError::NotConfirmed { .. }
             | CliError::WhichPeer { .. }
             | CliError::Ticket(_)
@@ -174,6 +186,7 @@ impl CliError {
             CliError::Push(PushError::Chunker { .. }) => {
                 Some("use the same version of attic-node on both sides".into())
             }
+            CliError::NotPushed { invalid, .. } => invalid.then(|| BUILD_HINT.to_owned()),
             CliError::NotConfirmed { flag } => {
                 Some(format!("pass {flag} where nobody can be asked"))
             }

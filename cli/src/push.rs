@@ -115,6 +115,13 @@ pub enum Event<'a> {
         reason: &'a str,
     },
     /// Something small that goes along with the paths could not be sent. No path fails for it.
+    /// An argument names no valid path of the local store.
+    Unusable {
+        /// The path meant, or the argument as it was given.
+        argument: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
     ObjectFailed {
         /// Its name in the cache, as `log/<derivation>`.
         object: &'a str,

@@ -67,6 +67,7 @@ impl Paths {
         Closure {
             store_dir: StoreDir::default(),
             paths: self.paths.clone(),
+            invalid: BTreeSet::new(),
         }
     }
 
@@ -112,7 +113,7 @@ impl Observer for Ends {
                 path, sent_bytes, ..
             } => (path, Ok(sent_bytes)),
             Event::Failed { path, reason } => (path, Err(reason.to_owned())),
-            Event::Started { .. } | Event::Advanced { .. } => return,
+            Event::Started { .. } | Event::Advanced { .. } | Event::Unusable { .. } => return,
             Event::ObjectFailed { object, reason } => {
                 self.1.lock().unwrap().push(format!("{object}: {reason}"));
                 return;
