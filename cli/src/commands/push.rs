@@ -17,7 +17,7 @@ use crate::client::{Client, Endpoint};
 use crate::commands::signals::Signals;
 use crate::context::Context;
 use crate::exit::CliError;
-use crate::nix::{Closure, Extent, LocalPath, LocalStore};
+use crate::nix::{Closure, Extent, LocalStore};
 use crate::push::plan::{Planned, Tally, Verdict};
 use crate::push::{Event, Held, Observer, Options, Plan, Upstream};
 use crate::ui::progress::{Bars, JsonLines};
@@ -282,24 +282,33 @@ fn describe(verdict: &Verdict, cache: &CacheName) -> (&'static str, String) {
                 bytes(*nar_size_max)
             ),
         ),
+        Verdict::NoRoom { room } => (
+            "skip",
+            format!(
+                "larger than the {} that fit below the size cap of the node",
+                bytes(*room)
+            ),
+        ),
     }
 }
 
+/// The paths that the node does not take, and why not.
 fn too_large(plan: &[Planned]) -> Vec<(StorePath, String)> {
-    let too_large = plan
-        .iter()
-        .filter_map(|Planned { path, verdict }| match verdict {
-            Verdict::TooLarge { nar_size_max } => Some((path, nar_size_max)),
-            Verdict::Send { .. } | Verdict::Cached | Verdict::Upstream { .. } => None,
-        });
-    let reason = |(path, max): (&LocalPath, &u64)| {
-        let size = bytes(path.info.nar_size);
-        (
-            path.info.path.clone(),
-            format!("NAR of {size}; the node takes at most {}", bytes(*max)),
-        )
+    let judge = |Planned { path, verdict }: &Planned| {
+        let most = match verdict {
+            Verdict::TooLarge { nar_size_max } => {
+                format!("the node takes at most {}", bytes(*nar_size_max))
+            }
+            Verdict::NoRoom { room } => format!(
+                "at most {} fit below the size cap of the node (store.size-cap)",
+                bytes(*room)
+            ),
+            Verdict::Send { .. } | Verdict::Cached | Verdict::Upstream { .. } => return None,
+        };
+        let reason = format!("NAR of {}; {most}", bytes(path.info.nar_size));
+        Some((path.info.path.clone(), reason))
     };
-    too_large.map(reason).collect()
+    plan.iter().filter_map(judge).collect()
 }
 
 fn conclude(
