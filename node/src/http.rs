@@ -21,7 +21,8 @@ use std::task::{Context, Poll};
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue,
+    TRANSFER_ENCODING,
 };
 use hyper::service::Service;
 use hyper::{Method, Request, Response, Version};
@@ -295,7 +296,11 @@ async fn drain_small(request: Request<Incoming>) {
 
 const DRAINED_LEN_MAX: u64 = 1 << 20;
 
-/// The one answer for everything that is not there, or not for the caller.
+/// The one answer for everything that is not there, or not for the caller. Nobody keeps it: what is
+/// not there may be pushed the next moment.
 pub(crate) fn not_found() -> Response<Body> {
-    Failure::new(Kind::NotFound, "not found").into_text()
+    let mut response = Failure::new(Kind::NotFound, "not found").into_text();
+    let unkept = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, unkept);
+    response
 }
