@@ -2,7 +2,7 @@
 //!
 //! A request passes, in this order: the limits of its connection ([`serve`], [`connection`]); the
 //! check that it addresses this node ([`host`]); then, by its path, the routes for people and
-//! programs (`/_node/`, `/healthz` …) or the objects of a cache, which Nix asks for.
+//! programs (`/`, `/_node/`, `/healthz` …) or the objects of a cache, which Nix asks for.
 //!
 //! What Nix depends on, and what is therefore kept here:
 //!
@@ -187,7 +187,7 @@ async fn dispatch(door: Door, request: Request<Incoming>) -> (Route, Response<Bo
             Route::Admin
         })
     } else {
-        matches!(path, "/healthz" | "/readyz" | "/metrics").then_some(Route::Probe)
+        matches!(path, "/" | "/healthz" | "/readyz" | "/metrics").then_some(Route::Probe)
     };
     match routed {
         Some(route) => {

@@ -473,7 +473,7 @@ async fn s1_misses_are_404() {
         "/main/nar/x".to_owned(),
         "/main/x".to_owned(),
         "/x".to_owned(),
-        "/".to_owned(),
+        "//".to_owned(),
     ] {
         let reply = node.get(&target).await;
         assert_eq!(
