@@ -119,10 +119,7 @@ pub enum CliError {
     },
     /// A destructive command was not confirmed.
     #[error("not confirmed; nothing was changed")]
-    NotConfirmed {
-        /// The flag that confirms.
-        flag: &'static str,
-    },
+    NotConfirmed,
     /// What should be a ticket is none.
     #[error("{0}")]
     Ticket(String),
@@ -161,7 +158,7 @@ impl CliError {
             | CliError::NotInCache { .. }
             | CliError::Incomplete(_)
             | CliError::NotPushed { .. }
-            | CliError::NotConfirmed { .. }
+            | CliError::NotConfirmed
             | CliError::WhichPeer { .. }
             | CliError::Ticket(_)
             | CliError::Output(_) => Exit::Failed,
@@ -187,9 +184,7 @@ impl CliError {
                 Some("use the same version of attic-node on both sides".into())
             }
             CliError::NotPushed { invalid, .. } => invalid.then(|| BUILD_HINT.to_owned()),
-            CliError::NotConfirmed { flag } => {
-                Some(format!("pass {flag} where nobody can be asked"))
-            }
+            CliError::NotConfirmed => Some(CONFIRM_HINT.to_owned()),
             CliError::WhichPeer { .. } => Some(PEERS_HINT.to_owned()),
             CliError::Ticket(_) => Some(COPY_HINT.to_owned()),
             CliError::Interrupted => {
@@ -302,5 +297,6 @@ const REACH_HINT: &str =
 const CLUSTER_HINT: &str =
     "make one with: attic-node cluster init; join one with: attic-node join TICKET";
 const COPY_HINT: &str = "copy the whole ticket, it is one long word";
+const CONFIRM_HINT: &str = "pass --no-confirm where nobody can be asked";
 const PEERS_HINT: &str = "see them with: attic-node peers";
 const BUILD_HINT: &str = "build or fetch it first, for example with: nix-store --realise PATH";

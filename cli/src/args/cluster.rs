@@ -3,7 +3,7 @@
 use attic_node_core::api::Role;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Expiry, JsonArgs};
+use super::{ConfirmArgs, Expiry, JsonArgs};
 
 /// Verbs of `cluster`.
 #[derive(Debug, Subcommand)]
@@ -77,7 +77,17 @@ pub struct JoinArgs {
 /// Options of `leave`.
 #[derive(Args, Debug)]
 pub struct LeaveArgs {
-    /// Do not ask
-    #[arg(long)]
-    pub yes: bool,
+    /// Whether to ask.
+    #[command(flatten)]
+    pub confirm: ConfirmArgs,
+}
+
+/// Options of `revoke`.
+#[derive(Args, Debug)]
+pub struct RevokeArgs {
+    /// Its id or name, as `peers` shows them; the beginning of an id will do
+    pub peer: String,
+    /// Whether to ask.
+    #[command(flatten)]
+    pub confirm: ConfirmArgs,
 }

@@ -73,7 +73,7 @@ async fn info_shows_the_cluster_or_that_there_is_none() {
         "cluster info",
         "cluster info --json",
         "peers",
-        "leave --yes",
+        "leave --no-confirm",
     ] {
         assert_eq!(world.check(line, 1, &["NoCluster", hint]).await, "");
     }
@@ -189,7 +189,7 @@ async fn join_says_what_is_wrong_with_a_ticket() {
 async fn leave_asks_first() {
     let world = World::new(Cluster::of_three()).await;
     world
-        .check("leave", 1, &["not confirmed", "hint: pass --yes"])
+        .check("leave", 1, &["not confirmed", "hint: pass --no-confirm"])
         .await;
     assert!(world.node.state().cluster.name.is_some());
     let said = ["Left cluster \"office\" (2 NARs handed over"];
@@ -234,7 +234,12 @@ async fn revoke_takes_an_id_a_name_or_the_beginning_of_an_id() {
         (NODES[0], NODES[0]),
     ] {
         let said = format!("Revoked {node}");
-        world.check(&format!("revoke {named}"), 0, &[&said]).await;
+        let line = format!("revoke {named}");
+        let hint = "hint: pass --no-confirm";
+        world.check(&line, 1, &["not confirmed", hint]).await;
+        assert!(world.node.state().cluster.revoked.is_empty());
+        let line = format!("{line} --no-confirm");
+        world.check(&line, 0, &[&said]).await;
         let revoked = world.node.state().cluster.revoked.pop();
         assert_eq!(revoked.map(|node| node.to_string()).as_deref(), Some(node));
     }
