@@ -16,6 +16,9 @@ pub enum ClusterVerb {
         /// What people call it [default: the name of this host]
         #[arg(long)]
         name: Option<String>,
+        /// How to print
+        #[command(flatten)]
+        json: JsonArgs,
     },
     /// Show the cluster this node is in
     Info(JsonArgs),
@@ -72,6 +75,9 @@ impl From<InviteRole> for Role {
 pub struct JoinArgs {
     /// The ticket that `invite` printed; `-` reads it from standard input
     pub ticket: String,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Options of `leave`.
@@ -80,6 +86,9 @@ pub struct LeaveArgs {
     /// Whether to ask.
     #[command(flatten)]
     pub confirm: ConfirmArgs,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Options of `revoke`.
@@ -90,4 +99,7 @@ pub struct RevokeArgs {
     /// Whether to ask.
     #[command(flatten)]
     pub confirm: ConfirmArgs,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
 }

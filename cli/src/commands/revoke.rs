@@ -1,6 +1,7 @@
 //! `revoke`
 
 use attic_node_core::api::{NodeId, PeerView};
+use serde_json::json;
 
 use crate::args::RevokeArgs;
 use crate::client::Client;
@@ -14,6 +15,9 @@ pub(super) async fn run(context: &Context, args: &RevokeArgs) -> Result<(), CliE
     let question = format_args!("Shut {node} out of the cluster? It can never come back.");
     context.ui.confirm(args.confirm, question)?;
     client.revoke(&node).await?;
+    if args.json.json {
+        return context.ui.json(&json!({ "node": node.to_string() }));
+    }
     context.ui.say(format_args!(
         "✅ Revoked {node}; no node of the cluster talks to it any more"
     ));
