@@ -9,7 +9,7 @@ use attic_store::store_path::StoreDir;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub use self::cluster::{ClusterVerb, InviteArgs, InviteRole, JoinArgs, LeaveArgs};
+pub use self::cluster::{ClusterVerb, InviteArgs, InviteRole, JoinArgs, LeaveArgs, RevokeArgs};
 pub use self::names::{Expiry, PathName, PinName};
 
 mod cluster;
@@ -118,10 +118,7 @@ pub enum Verb {
     /// Shut a node out of the cluster for good
     ///
     /// Needs the cluster key, which lies on the node that made the cluster.
-    Revoke {
-        /// Its id or name, as `peers` shows them; the beginning of an id will do
-        peer: String,
-    },
+    Revoke(RevokeArgs),
     /// Show, import and rotate the signing keys of caches
     #[command(subcommand)]
     Key(KeyVerb),
@@ -233,9 +230,9 @@ pub enum CacheVerb {
     Destroy {
         /// Which cache
         cache: CacheName,
-        /// Do not ask
-        #[arg(long)]
-        no_confirm: bool,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
 }
 
@@ -441,9 +438,9 @@ pub enum KeyVerb {
         /// How long the old key stays good, with the signatures made with it [default: for ever]
         #[arg(long, value_name = "TIME")]
         keep_old: Option<Expiry>,
-        /// Do not ask
-        #[arg(long)]
-        no_confirm: bool,
+        /// Whether to ask.
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
 }
 
@@ -466,6 +463,14 @@ pub struct JsonArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Whether to ask before what cannot be undone.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ConfirmArgs {
+    /// Do not ask
+    #[arg(long, alias = "yes")]
+    pub no_confirm: bool,
 }
 
 /// A key, or the empty argument that empties a list of keys.

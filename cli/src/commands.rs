@@ -50,7 +50,7 @@ pub(crate) async fn run(context: Context, verb: Verb) -> Result<(), CliError> {
         Verb::Join(args) => join::run(&context, &args).await,
         Verb::Leave(args) => leave::run(&context, &args).await,
         Verb::Peers(args) => peers::run(&context, args).await,
-        Verb::Revoke { peer } => revoke::run(&context, &peer).await,
+        Verb::Revoke(args) => revoke::run(&context, &args).await,
         Verb::Key(verb) => key::run(&context, verb).await,
         Verb::Config(verb) => config::run(&context, &verb),
         Verb::Completions { shell } => completions::run(&context, shell),

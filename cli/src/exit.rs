@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::client::{ClientError, EndpointError, TokenError};
 use crate::nix::NixError;
 use crate::push::PushError;
+use crate::ui::count;
 
 /// What the shell is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,12 +107,19 @@ pub enum CliError {
     /// Part of the work was not done; each part has been reported already.
     #[error("{0}")]
     Incomplete(String),
+    /// Paths were not pushed; each has been named with its reason.
+    #[error("{failed} of {} not pushed", count(*wanted, "path"))]
+    NotPushed {
+        /// How many.
+        failed: u64,
+        /// How many were to be pushed.
+        wanted: u64,
+        /// Whether some of them are not valid in the local store.
+        invalid: bool,
+    },
     /// A destructive command was not confirmed.
     #[error("not confirmed; nothing was changed")]
-    NotConfirmed {
-        /// The flag that confirms.
-        flag: &'static str,
-    },
+    NotConfirmed,
     /// What should be a ticket is none.
     #[error("{0}")]
     Ticket(String),
@@ -149,7 +157,8 @@ impl CliError {
             | CliError::Damaged { .. }
             | CliError::NotInCache { .. }
             | CliError::Incomplete(_)
-            | CliError::NotConfirmed { .. }
+            | CliError::NotPushed { .. }
+            | CliError::NotConfirmed
             | CliError::WhichPeer { .. }
             | CliError::Ticket(_)
             | CliError::Output(_) => Exit::Failed,
@@ -174,9 +183,8 @@ impl CliError {
             CliError::Push(PushError::Chunker { .. }) => {
                 Some("use the same version of attic-node on both sides".into())
             }
-            CliError::NotConfirmed { flag } => {
-                Some(format!("pass {flag} where nobody can be asked"))
-            }
+            CliError::NotPushed { invalid, .. } => invalid.then(|| BUILD_HINT.to_owned()),
+            CliError::NotConfirmed => Some(CONFIRM_HINT.to_owned()),
             CliError::WhichPeer { .. } => Some(PEERS_HINT.to_owned()),
             CliError::Ticket(_) => Some(COPY_HINT.to_owned()),
             CliError::Interrupted => {
@@ -289,5 +297,6 @@ const REACH_HINT: &str =
 const CLUSTER_HINT: &str =
     "make one with: attic-node cluster init; join one with: attic-node join TICKET";
 const COPY_HINT: &str = "copy the whole ticket, it is one long word";
+const CONFIRM_HINT: &str = "pass --no-confirm where nobody can be asked";
 const PEERS_HINT: &str = "see them with: attic-node peers";
 const BUILD_HINT: &str = "build or fetch it first, for example with: nix-store --realise PATH";

@@ -1,7 +1,7 @@
 //! What the local Nix knows: which store path an argument means, and the closure of some paths.
 //!
 //! Nix is asked through its command line, the one interface that has stayed since 2.8. Nothing is
-//! fetched or built: a path that is not valid in the local store is an error.
+//! fetched or built: a path that is not valid in the local store is told apart from the others.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -35,6 +35,8 @@ pub struct Closure {
     pub store_dir: StoreDir,
     /// Ordered by path, each once.
     pub paths: Vec<LocalPath>,
+    /// Paths that were asked for and are not valid in the local store.
+    pub invalid: BTreeSet<StorePath>,
 }
 
 /// The local store.
@@ -75,7 +77,7 @@ pub enum NixError {
         /// What is wrong with its name, when it is in the store's directory.
         source: Option<StorePathError>,
     },
-    /// Nix does not know these paths.
+    /// Nix does not know these paths, which it knew a moment ago.
     #[error("path {} is not valid in the local store", .0.join(", "))]
     Invalid(Vec<String>),
     /// `nix` cannot be started.
@@ -150,10 +152,33 @@ impl LocalStore {
         })
     }
 
-    /// Asks Nix about `paths`, which must all be valid. Blocks until it answers.
+    /// Asks Nix about `paths`. Those that are not valid are set apart and cost the others nothing.
+    /// Blocks until it answers.
     ///
     /// **Errors**: all of [`NixError`] but `Read` and `NotInStore`.
     pub fn query(&self, paths: &BTreeSet<StorePath>, extent: Extent) -> Result<Closure, NixError> {
+        let refusal = match self.query_valid(paths, extent) {
+            Err(refusal @ (NixError::Invalid(_) | NixError::Failed(_))) => refusal,
+            answer => return answer,
+        };
+        // A refusal names one of the invalid paths at most.
+        let invalid = self.invalid(paths).unwrap_or_default();
+        if invalid.is_empty() {
+            return Err(refusal);
+        }
+        let valid = paths - &invalid;
+        Ok(Closure {
+            invalid,
+            ..self.query_valid(&valid, extent)?
+        })
+    }
+
+    /// Asks about `paths`, which must all be valid.
+    fn query_valid(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        extent: Extent,
+    ) -> Result<Closure, NixError> {
         let mut infos = Vec::new();
         let mut invalid = Vec::new();
         let mut store_dir = None;
@@ -176,7 +201,29 @@ impl LocalStore {
         Ok(Closure {
             paths: infos.into_iter().map(local).collect(),
             store_dir,
+            invalid: BTreeSet::new(),
         })
+    }
+
+    /// Those of `paths` that are not valid; `None` when Nix cannot say.
+    fn invalid(&self, paths: &BTreeSet<StorePath>) -> Option<BTreeSet<StorePath>> {
+        let paths: Vec<_> = paths.iter().collect();
+        let mut invalid = BTreeSet::new();
+        for group in paths.chunks(ARGUMENTS_MAX) {
+            let output = Command::new("nix-store")
+                .args(["--check-validity", "--print-invalid"])
+                .args(self.store_option())
+                .args(group.iter().map(|path| path.full(&self.store_dir)))
+                .stdin(Stdio::null())
+                .output()
+                .ok()
+                .filter(|output| output.status.success())?;
+            let printed = String::from_utf8_lossy(&output.stdout);
+            let printed: BTreeSet<&str> = printed.lines().collect();
+            let is_printed = |path: &&&StorePath| printed.contains(&*path.full(&self.store_dir));
+            invalid.extend(group.iter().filter(is_printed).copied().cloned());
+        }
+        Some(invalid)
     }
 
     /// Command lines of bounded length, derivations apart: without `--derivation` older Nix takes
@@ -221,9 +268,7 @@ impl LocalStore {
         command
             .args(["--option", "substitute", "false"])
             .args(format);
-        if let Some(root) = &self.root {
-            command.args([OsString::from("--store"), root.into()]);
-        }
+        command.args(self.store_option());
         if kind == Kind::Derivation {
             command.arg("--derivation");
         }
@@ -239,6 +284,14 @@ impl LocalStore {
             return Ok(path_info::parse(&output.stdout)?);
         }
         Err(NixError::Failed(complaint(&output.stderr, output.status)))
+    }
+
+    /// What tells a program of Nix which store is meant.
+    fn store_option(&self) -> Vec<OsString> {
+        match &self.root {
+            Some(root) => vec!["--store".into(), root.into()],
+            None => Vec::new(),
+        }
     }
 
     /// The first component below the store directory, if `path` is there.

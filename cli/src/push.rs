@@ -16,6 +16,7 @@
 //! | `board` | what the workers know of each other |
 //! | `objects` | build logs, and where debug information is (found by `debug_info`) |
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +112,13 @@ pub enum Event<'a> {
     Failed {
         /// Which.
         path: &'a StorePath,
+        /// Why.
+        reason: &'a str,
+    },
+    /// An argument names no valid path of the local store.
+    Unusable {
+        /// The path meant, or the argument as it was given.
+        argument: &'a str,
         /// Why.
         reason: &'a str,
     },
@@ -233,9 +241,16 @@ impl Plan {
         options: &Options,
         observer: Arc<dyn Observer>,
     ) -> Result<Vec<(StorePath, String)>, PushError> {
-        let to_send = |planned: &Planned| matches!(planned.verdict, Verdict::Send { .. });
-        let planned = self.paths.into_iter().filter(to_send);
-        let paths: Vec<_> = planned.map(|planned| Arc::new(planned.path)).collect();
+        let (mut paths, mut lacking) = (Vec::new(), BTreeSet::new());
+        for Planned { path, verdict } in self.paths {
+            match verdict {
+                Verdict::Send { .. } => paths.push(Arc::new(path)),
+                Verdict::TooLarge { .. } | Verdict::NoRoom { .. } => {
+                    lacking.insert(path.info.path);
+                }
+                Verdict::Cached | Verdict::Upstream { .. } => {}
+            }
+        }
         let Some(grant) = &self.terms.session else {
             return Ok(Vec::new());
         };
@@ -265,12 +280,12 @@ impl Plan {
             encoders: Encoders::new(options.compress_threads.map_or_else(cores, usize::from)),
             requests: Semaphore::new((self.terms.requests_max as usize).clamp(1, JOBS_MAX)),
             observer,
-            board: Board::default(),
+            board: Board::without(lacking),
         });
         let failed = upload.run(jobs).await;
-        if failed.is_empty() {
-            // After a failure the session is left to end by itself: until then it keeps what was
-            // sent for the paths that are still to come.
+        // After a failure the session is left to end by itself: until then it keeps what was sent
+        // for the paths that are still to come. On a full node that would only take space.
+        if failed.is_empty() || upload.board.starved() {
             let _ = upload.sessions.end().await;
         }
         Ok(failed)
@@ -306,6 +321,7 @@ async fn ask(client: &Client, plan: &PushPlan) -> Result<PushSession, ClientErro
         let more = client.plan(&recheck(next)).await?;
         terms.session = more.session.or(terms.session);
         terms.missing.extend(more.missing);
+        terms.room = terms.room.into_iter().chain(more.room).min();
     }
     Ok(terms)
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use crate::args::ConfirmArgs;
 use crate::exit::CliError;
 
 pub mod progress;
@@ -140,8 +141,18 @@ impl Ui {
         }
     }
 
-    /// Asks a question that only `yes` answers well. Without a terminal nobody can.
-    pub fn confirm(&self, question: impl Display) -> bool {
+    /// Asks a question that only `yes` answers well, unless `args` say not to.
+    ///
+    /// **Errors**: [`CliError::NotConfirmed`], also when there is nobody to ask.
+    pub fn confirm(&self, args: ConfirmArgs, question: impl Display) -> Result<(), CliError> {
+        match args.no_confirm || self.ask(question) {
+            true => Ok(()),
+            false => Err(CliError::NotConfirmed),
+        }
+    }
+
+    /// Whether the answer is `yes`. Without a terminal nobody can give it.
+    fn ask(&self, question: impl Display) -> bool {
         if !self.terminal || !io::stdin().is_terminal() {
             return false;
         }

@@ -464,6 +464,10 @@ pub struct PushSession {
     pub requests_max: u32,
     /// Largest NAR the server takes, in bytes.
     pub nar_size_max: u64,
+    /// Largest NAR in bytes that fits below the size cap, whatever is evicted for it. Absent when no
+    /// missing path is larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<u64>,
 }
 
 /// An open push session. It ends by `DELETE`, or when unused for `push.session-idle`.
@@ -486,7 +490,8 @@ pub struct ChunksReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommitRequest {
-    /// At most [`COMMIT_PATHS_MAX`]. A path's references may come later in the list.
+    /// At most [`COMMIT_PATHS_MAX`]. A path's references may come later in the list; one that comes
+    /// before it and is refused takes the path with it.
     pub paths: Vec<CommitPath>,
 }
 

@@ -6,6 +6,7 @@
 //! lock                held while a process uses the directory
 //! address             text: the TCP address of the running node
 //! node.sock           unix socket
+//! served              empty: a node has served on this directory
 //! caches/<name>.toml  settings of a cache
 //! keys/<name>.key     its secret signing key in Nix's text form, 0600
 //! store/              packs and index
@@ -112,6 +113,11 @@ impl DataDir {
     /// File that names the running node's TCP address.
     pub fn address(&self) -> PathBuf {
         self.root.join("address")
+    }
+
+    /// File that is there once a node has served.
+    pub fn served(&self) -> PathBuf {
+        self.root.join("served")
     }
 
     /// The unix socket, unless the configuration names another.

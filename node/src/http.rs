@@ -2,7 +2,7 @@
 //!
 //! A request passes, in this order: the limits of its connection ([`serve`], [`connection`]); the
 //! check that it addresses this node ([`host`]); then, by its path, the routes for people and
-//! programs (`/_node/`, `/healthz` …) or the objects of a cache, which Nix asks for.
+//! programs (`/`, `/_node/`, `/healthz` …) or the objects of a cache, which Nix asks for.
 //!
 //! What Nix depends on, and what is therefore kept here:
 //!
@@ -21,7 +21,8 @@ use std::task::{Context, Poll};
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue,
+    TRANSFER_ENCODING,
 };
 use hyper::service::Service;
 use hyper::{Method, Request, Response, Version};
@@ -186,7 +187,7 @@ async fn dispatch(door: Door, request: Request<Incoming>) -> (Route, Response<Bo
             Route::Admin
         })
     } else {
-        matches!(path, "/healthz" | "/readyz" | "/metrics").then_some(Route::Probe)
+        matches!(path, "/" | "/healthz" | "/readyz" | "/metrics").then_some(Route::Probe)
     };
     match routed {
         Some(route) => {
@@ -295,7 +296,11 @@ async fn drain_small(request: Request<Incoming>) {
 
 const DRAINED_LEN_MAX: u64 = 1 << 20;
 
-/// The one answer for everything that is not there, or not for the caller.
+/// The one answer for everything that is not there, or not for the caller. Nobody keeps it: what is
+/// not there may be pushed the next moment.
 pub(crate) fn not_found() -> Response<Body> {
-    Failure::new(Kind::NotFound, "not found").into_text()
+    let mut response = Failure::new(Kind::NotFound, "not found").into_text();
+    let unkept = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, unkept);
+    response
 }

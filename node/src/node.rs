@@ -62,10 +62,10 @@ impl Drop for MeshGuard {
     }
 }
 
-/// What a first start made.
+/// What the first start that serves has to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstStart {
-    /// The cache that was made.
+    /// The cache that was made, now or by a start that ended before it served.
     pub cache: CacheName,
     /// The public half of its key, for `trusted-public-keys`.
     pub public_key: String,
@@ -122,6 +122,7 @@ impl Node {
         node.serve(tcp, unix.map(|(_, listener)| listener), &http);
         node.work();
         cluster::resume(&node.app).await?;
+        node.note_served();
         Ok(node)
     }
 
@@ -144,7 +145,7 @@ impl Node {
         self.tcp
     }
 
-    /// What this start made, if it was the first.
+    /// What the first start made, if none has served before this one.
     pub fn first_start(&self) -> Option<&FirstStart> {
         self.first_start.as_ref()
     }
@@ -218,6 +219,19 @@ impl Node {
             .spawn(SessionReaper::new(Arc::clone(&self.app)));
     }
 
+    /// Notes for later starts that one has served.
+    fn note_served(&self) {
+        if self.data.served().exists() {
+            return;
+        }
+        if let Err(error) = replace_file(&self.data.served(), "", Secrecy::Public) {
+            tracing::warn!(
+                cause = chain(&error),
+                "the next start will pass for the first"
+            );
+        }
+    }
+
     /// Tells programs on this machine where to find the node.
     fn write_address(&self) -> Result<(), FileError> {
         let (path, text) = (self.data.address(), format!("{}\n", self.tcp));
@@ -239,14 +253,16 @@ fn prepare(config: Config) -> Result<Prepared, StartError> {
     let data = DataDir::new(&config.data_dir);
     data.create()?;
     let lock = data.lock()?;
-    let is_first = !data.identity().exists();
+    let is_new = !data.identity().exists();
     let token = AdminToken::load_or_create(&data.admin_token())?;
     let caches = Caches::load(data.clone())?;
     let store = Store::open(&data.store(), store_options(&config.store))?;
-    let first_start = if is_first {
-        first_cache(&caches)?
-    } else {
-        None
+    if is_new {
+        make_first_cache(&caches)?;
+    }
+    let first_start = match data.served().exists() {
+        true => None,
+        false => first_cache(&caches),
     };
     // Last: when it exists, everything a first start makes exists.
     let identity = Identity::load_or_create(&data.identity())?;
@@ -269,16 +285,21 @@ fn prepare(config: Config) -> Result<Prepared, StartError> {
 }
 
 /// Makes the cache `main`, unless an interrupted first start or the owner made one.
-fn first_cache(caches: &Caches) -> Result<Option<FirstStart>, CacheError> {
-    if !caches.snapshot().is_empty() {
-        return Ok(None);
+fn make_first_cache(caches: &Caches) -> Result<(), CacheError> {
+    if caches.snapshot().is_empty() {
+        let name: CacheName = FIRST_CACHE.parse().expect("the name is well-formed");
+        caches.create(&name, &CachePatch::default(), None)?;
     }
-    let name: CacheName = FIRST_CACHE.parse().expect("the name is well-formed");
-    let cache = caches.create(&name, &CachePatch::default(), None)?;
-    Ok(Some(FirstStart {
-        cache: name,
+    Ok(())
+}
+
+/// The cache `main`, if it is there.
+fn first_cache(caches: &Caches) -> Option<FirstStart> {
+    let cache = caches.find(FIRST_CACHE)?;
+    Some(FirstStart {
+        cache: cache.name.clone(),
         public_key: cache.view().public_key,
-    }))
+    })
 }
 
 pub(crate) fn store_options(config: &StoreConfig) -> Options {

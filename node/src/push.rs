@@ -4,7 +4,8 @@
 //! says which chunks the client has shown in full. For every other chunk of a path the client must
 //! prove that it has the bytes: the challenge keys that proof.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -20,15 +21,7 @@ use crate::auth::random;
 pub(crate) struct Sessions {
     max: usize,
     idle: Duration,
-    table: Mutex<Table>,
-}
-
-#[derive(Default)]
-struct Table {
-    open: BTreeMap<Box<str>, Arc<Session>>,
-    /// The last sessions that ended for want of space, the latest at the back. Their clients may
-    /// have more requests under way, and are to learn the reason from each of them.
-    starved: VecDeque<Box<str>>,
+    open: Mutex<BTreeMap<Box<str>, Arc<Session>>>,
 }
 
 /// One client's push.
@@ -39,6 +32,8 @@ pub(crate) struct Session {
     uploads: Mutex<Uploads>,
     lists: Mutex<Lists>,
     used_at: Mutex<Instant>,
+    /// There was no space for what it was sent: it commits what had come, and gives way to others.
+    starved: AtomicBool,
 }
 
 /// Chunk ids of paths to be committed that were sent ahead, since one body may not hold them all.
@@ -63,7 +58,7 @@ impl Sessions {
         Sessions {
             max,
             idle,
-            table: Mutex::default(),
+            open: Mutex::default(),
         }
     }
 
@@ -84,8 +79,9 @@ impl Sessions {
             uploads: Mutex::default(),
             lists: Mutex::default(),
             used_at: Mutex::new(now),
+            starved: AtomicBool::new(false),
         });
-        let open = &mut self.lock().open;
+        let mut open = self.lock();
         if open.len() >= self.max {
             let abandoned = |session: &Session| {
                 now.saturating_duration_since(session.used_at()) >= ABANDONED_AFTER
@@ -102,18 +98,9 @@ impl Sessions {
     }
 
     /// The session called `id`, which counts as used now.
-    ///
-    /// **Errors**: [`SessionError::Starved`] if it ended for want of space, [`SessionError::Unknown`]
-    /// for every other that is not open.
     pub(crate) fn find(&self, id: &str, now: Instant) -> Result<Arc<Session>, SessionError> {
-        let table = self.lock();
-        let Some(session) = table.open.get(id) else {
-            let starved = table.starved.iter().any(|starved| **starved == *id);
-            return Err(match starved {
-                true => SessionError::Starved,
-                false => SessionError::Unknown,
-            });
-        };
+        let open = self.lock();
+        let session = open.get(id).ok_or(SessionError::Unknown)?;
         session.used(now);
         Ok(Arc::clone(session))
     }
@@ -121,52 +108,50 @@ impl Sessions {
     /// Ends a session. Requests that use it now keep it alive until they are done.
     pub(crate) fn close(&self, id: &str) -> Result<(), SessionError> {
         self.lock()
-            .open
             .remove(id)
             .map(drop)
             .ok_or(SessionError::Unknown)
     }
 
-    /// Ends a session for which there was no space, as [`Sessions::find`] tells from then on. One
-    /// that has ended stays as it is.
-    pub(crate) fn starve(&self, id: &str) {
-        let Table { open, starved } = &mut *self.lock();
-        if let Some((id, _)) = open.remove_entry(id) {
-            if starved.len() == STARVED_MAX {
-                starved.pop_front();
-            }
-            starved.push_back(id);
-        }
-    }
-
     /// Ends sessions that were not used for too long; returns how many.
     pub(crate) fn expire(&self, now: Instant) -> usize {
-        self.expire_after(self.idle, now)
+        self.end_idle(|_| self.idle, now)
     }
 
-    /// Ends sessions whose clients seem gone, for want of space; returns how many.
+    /// Ends sessions whose clients seem gone, because space is short; returns how many.
     pub(crate) fn expire_abandoned(&self, now: Instant) -> usize {
-        self.expire_after(self.idle.min(ABANDONED_AFTER), now)
+        self.end_idle(|_| self.idle.min(ABANDONED_AFTER), now)
     }
 
-    fn expire_after(&self, idle: Duration, now: Instant) -> usize {
-        let open = &mut self.lock().open;
+    /// Ends these and those that found no space themselves, for somebody who finds none; returns how
+    /// many.
+    pub(crate) fn make_way(&self, now: Instant) -> usize {
+        let patience = |session: &Session| match session.starved.load(Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => self.idle.min(ABANDONED_AFTER),
+        };
+        self.end_idle(patience, now)
+    }
+
+    /// Ends the sessions that no request uses and none has used for as long as `patience` says.
+    fn end_idle(&self, patience: impl Fn(&Session) -> Duration, now: Instant) -> usize {
+        let mut open = self.lock();
         let before = open.len();
         // A session in use by a request has a second owner.
         open.retain(|_, session| {
             Arc::strong_count(session) > 1
-                || now.saturating_duration_since(session.used_at()) < idle
+                || now.saturating_duration_since(session.used_at()) < patience(session)
         });
         before - open.len()
     }
 
     /// How many are open.
     pub(crate) fn len(&self) -> usize {
-        self.lock().open.len()
+        self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().expect("no panic under this lock")
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Arc<Session>>> {
+        self.open.lock().expect("no panic under this lock")
     }
 }
 
@@ -231,6 +216,11 @@ impl Session {
         self.lists.lock().expect("no panic under this lock")
     }
 
+    /// Notes that there was no space for what it was sent.
+    pub(crate) fn starve(&self) {
+        self.starved.store(true, Ordering::Relaxed);
+    }
+
     /// Notes that the session is in use.
     pub(crate) fn used(&self, now: Instant) {
         *self.used_at.lock().expect("no panic under this lock") = now;
@@ -255,18 +245,12 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 /// Most chunks one session may upload: 160 MB of memory for half a terabyte of NAR.
 const UPLOADS_MAX: usize = 1 << 22;
 
-/// Ended sessions whose reason is remembered: 64 bytes each.
-const STARVED_MAX: usize = 256;
-
 /// A session cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum SessionError {
     /// There is none of this name.
     #[error("the push session does not exist or has ended")]
     Unknown,
-    /// It ended because the disk was full.
-    #[error("the node had no space left for the push session")]
-    Starved,
     /// As many are open as may be, and all are in use.
     #[error("{0} push sessions are open; try again later")]
     Busy(usize),
@@ -352,26 +336,18 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_ended_for_want_of_space_says_so_and_others_do_not() {
+    fn a_session_without_space_gives_way_when_nobody_uses_it() {
         let fixture = Fixture::new();
         let sessions = Sessions::new(2, Duration::from_secs(60));
-        let (first, second) = (fixture.open(&sessions, 0), fixture.open(&sessions, 0));
-        let error = |id: &str| sessions.find(id, fixture.at(1)).err();
-        sessions.starve(&first);
-        sessions.close(&second).unwrap();
-        sessions.starve(&second);
-        assert_eq!(error(&first), Some(SessionError::Starved));
-        assert_eq!(error(&second), Some(SessionError::Unknown));
-        for _ in 0..STARVED_MAX {
-            let later = fixture.open(&sessions, 1);
-            sessions.starve(&later);
-            assert_eq!(error(&later), Some(SessionError::Starved));
-        }
-        assert_eq!(
-            error(&first),
-            Some(SessionError::Unknown),
-            "memory is bounded"
-        );
+        let (starved, fed) = (fixture.open(&sessions, 0), fixture.open(&sessions, 0));
+        let held = sessions.find(&starved, fixture.at(1)).unwrap();
+        held.starve();
+        assert_eq!(sessions.make_way(fixture.at(1)), 0, "it may be committing");
+        drop(held);
+        assert_eq!(sessions.expire(fixture.at(1)), 0, "nobody needs its space");
+        assert_eq!(sessions.make_way(fixture.at(1)), 1);
+        assert!(sessions.find(&starved, fixture.at(1)).is_err());
+        assert!(sessions.find(&fed, fixture.at(1)).is_ok());
     }
 
     #[test]

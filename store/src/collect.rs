@@ -258,12 +258,13 @@ impl Inner {
         Ok(count)
     }
 
-    /// The least recently used paths whose files add up to `excess` bytes.
+    /// The least recently used paths whose files add up to `excess` bytes. Those whose NAR a lease
+    /// holds stay: a push under way has just published them, and nothing would be freed.
     fn eviction_plan(&self, excess: u64) -> Result<Doomed, StoreError> {
         let mut sum = 0;
         let mut doomed = HashSet::new();
         let mut counted = HashSet::new();
-        for (cache, hash, nar) in self.eviction_order()? {
+        for (cache, hash, nar) in self.eviction_order(|nar| self.leases.holds(nar))? {
             if sum >= excess {
                 break;
             }
@@ -275,10 +276,15 @@ impl Inner {
         Ok(doomed)
     }
 
-    /// All evictable paths of all caches, least recently used first.
-    fn eviction_order(&self) -> Result<Vec<(CacheName, StorePathHash, NarHash)>, StoreError> {
+    /// All evictable paths of all caches, least recently used first. A path whose NAR is `held` stays
+    /// like a pinned one, with all it refers to.
+    fn eviction_order(
+        &self,
+        held: impl Fn(&NarHash) -> bool,
+    ) -> Result<Vec<(CacheName, StorePathHash, NarHash)>, StoreError> {
         let mut caches: BTreeMap<CacheName, Candidates> = BTreeMap::new();
         let mut nars = BTreeMap::new();
+        let mut held_paths: BTreeMap<CacheName, Vec<StorePathHash>> = BTreeMap::new();
         for row in self.index.all_paths() {
             let row = row?;
             let candidate = Candidate {
@@ -292,6 +298,9 @@ impl Inner {
             };
             let hash = *row.info.path.hash();
             nars.insert((row.cache.clone(), hash), row.info.nar_hash);
+            if held(&row.info.nar_hash) {
+                held_paths.entry(row.cache.clone()).or_default().push(hash);
+            }
             caches.entry(row.cache).or_default().insert(hash, candidate);
         }
         let mut all = Vec::new();
@@ -301,7 +310,8 @@ impl Inner {
                 .pins(cache)?
                 .into_iter()
                 .map(|pin| *pin.path.hash());
-            for (hash, time) in eviction_order(candidates, pinned) {
+            let held = held_paths.get(cache).into_iter().flatten().copied();
+            for (hash, time) in eviction_order(candidates, pinned.chain(held)) {
                 all.push((time, cache.clone(), hash));
             }
         }
@@ -316,7 +326,7 @@ impl Inner {
 
     /// Bytes of the NARs that pins keep from eviction.
     pub(crate) fn pinned_bytes(&self) -> Result<u64, StoreError> {
-        let evictable = self.eviction_order()?.into_iter();
+        let evictable = self.eviction_order(|_| false)?.into_iter();
         let evictable: Doomed = evictable.map(|(cache, hash, _)| (cache, hash)).collect();
         let mut pinned = BTreeSet::new();
         for row in self.index.all_paths() {

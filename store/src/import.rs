@@ -228,7 +228,7 @@ impl Whole {
     fn finish(self, store: &Inner, lease: &Lease) -> Result<Imported, ImportError> {
         let listing = self.parser.finish()?;
         let listing = match listing.json() {
-            Some(json) => store.store_small(lease, json.as_bytes())?,
+            Some(json) => store.store_listing(lease, json.as_bytes())?,
             None => Vec::new(),
         };
         let nar_hash = NarHash::from_bytes(self.nar_hash.finalize().into());
@@ -564,11 +564,34 @@ impl Inner {
         Ok(None)
     }
 
-    /// Stores bytes that belong to no NAR (a listing, a log) as chunks.
+    /// Stores bytes that belong to no NAR (a log) as chunks.
     pub(crate) fn store_small(
         &self,
         lease: &Lease,
         bytes: &[u8],
+    ) -> Result<Vec<ManifestEntry>, StoreError> {
+        self.store_cut(bytes, |appender, id, raw_len, frame| {
+            appender.chunk(lease, id, raw_len, frame)
+        })
+    }
+
+    /// Stores the listing of a NAR that is here, as chunks, also when there is no room for another NAR.
+    fn store_listing(&self, lease: &Lease, bytes: &[u8]) -> Result<Vec<ManifestEntry>, StoreError> {
+        self.store_cut(bytes, |appender, id, raw_len, frame| {
+            appender.last_chunk(lease, id, raw_len, frame)
+        })
+    }
+
+    /// Cuts bytes into chunks, and has `put` store each.
+    fn store_cut(
+        &self,
+        bytes: &[u8],
+        mut put: impl FnMut(
+            &mut Appender<'_>,
+            ChunkId,
+            u32,
+            &[u8],
+        ) -> Result<(Location, Stored), StoreError>,
     ) -> Result<Vec<ManifestEntry>, StoreError> {
         let mut encoder = frame::FrameEncoder::new();
         let mut appender = Appender::new(self);
@@ -579,7 +602,7 @@ impl Inner {
             let frame = encoder
                 .encode(chunk)
                 .expect("the chunker keeps to the length of a chunk");
-            let stored = appender.chunk(lease, id, raw_len, &frame);
+            let stored = put(&mut appender, id, raw_len, &frame);
             let (frame_len, frame_check) = (frame.len() as u32, frame::check(&frame));
             entries.push(ManifestEntry {
                 id,

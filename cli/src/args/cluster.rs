@@ -3,7 +3,7 @@
 use attic_node_core::api::Role;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Expiry, JsonArgs};
+use super::{ConfirmArgs, Expiry, JsonArgs};
 
 /// Verbs of `cluster`.
 #[derive(Debug, Subcommand)]
@@ -16,6 +16,9 @@ pub enum ClusterVerb {
         /// What people call it [default: the name of this host]
         #[arg(long)]
         name: Option<String>,
+        /// How to print
+        #[command(flatten)]
+        json: JsonArgs,
     },
     /// Show the cluster this node is in
     Info(JsonArgs),
@@ -72,12 +75,31 @@ impl From<InviteRole> for Role {
 pub struct JoinArgs {
     /// The ticket that `invite` printed; `-` reads it from standard input
     pub ticket: String,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Options of `leave`.
 #[derive(Args, Debug)]
 pub struct LeaveArgs {
-    /// Do not ask
-    #[arg(long)]
-    pub yes: bool,
+    /// Whether to ask.
+    #[command(flatten)]
+    pub confirm: ConfirmArgs,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// Options of `revoke`.
+#[derive(Args, Debug)]
+pub struct RevokeArgs {
+    /// Its id or name, as `peers` shows them; the beginning of an id will do
+    pub peer: String,
+    /// Whether to ask.
+    #[command(flatten)]
+    pub confirm: ConfirmArgs,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
 }

@@ -6,7 +6,8 @@ use attic_node_core::api::{CacheCreate, CachePatch, CacheView};
 use attic_store::cache_name::CacheName;
 
 use crate::args::{
-    CacheConfigureArgs, CacheCreateArgs, CacheSettings, CacheVerb, JsonArgs, OptionalKey,
+    CacheConfigureArgs, CacheCreateArgs, CacheSettings, CacheVerb, ConfirmArgs, JsonArgs,
+    OptionalKey,
 };
 use crate::commands::key::read_secret_key;
 use crate::context::Context;
@@ -20,7 +21,7 @@ pub(super) async fn run(context: &Context, verb: CacheVerb) -> Result<(), CliErr
         CacheVerb::List(json) => list(context, json).await,
         CacheVerb::Info { cache, json } => info(context, &cache, json).await,
         CacheVerb::Configure(args) => configure(context, &args).await,
-        CacheVerb::Destroy { cache, no_confirm } => destroy(context, &cache, no_confirm).await,
+        CacheVerb::Destroy { cache, confirm } => destroy(context, &cache, confirm).await,
     }
 }
 
@@ -92,15 +93,15 @@ async fn configure(context: &Context, args: &CacheConfigureArgs) -> Result<(), C
     show(&context.ui, &view)
 }
 
-async fn destroy(context: &Context, cache: &CacheName, no_confirm: bool) -> Result<(), CliError> {
+async fn destroy(
+    context: &Context,
+    cache: &CacheName,
+    confirm: ConfirmArgs,
+) -> Result<(), CliError> {
     let client = context.client()?;
     client.cache(cache).await?;
     let question = format_args!("Destroy cache \"{cache}\" with all its paths and its key?");
-    if !no_confirm && !context.ui.confirm(question) {
-        return Err(CliError::NotConfirmed {
-            flag: "--no-confirm",
-        });
-    }
+    context.ui.confirm(confirm, question)?;
     client.destroy_cache(cache).await?;
     context
         .ui

@@ -10,16 +10,19 @@ use crate::ui::{Ui, bytes, count, validity};
 /// Runs a verb on the cluster.
 pub(super) async fn run(context: &Context, verb: ClusterVerb) -> Result<(), CliError> {
     match verb {
-        ClusterVerb::Init { name } => init(context, name).await,
+        ClusterVerb::Init { name, json } => init(context, name, json).await,
         ClusterVerb::Info(json) => info(context, json).await,
     }
 }
 
-async fn init(context: &Context, name: Option<String>) -> Result<(), CliError> {
+async fn init(context: &Context, name: Option<String>, args: JsonArgs) -> Result<(), CliError> {
     let made = context
         .client()?
         .init_cluster(&ClusterInit { name })
         .await?;
+    if args.json {
+        return context.ui.json(&made);
+    }
     context
         .ui
         .say(format_args!("✅ Made cluster \"{}\"", made.name));

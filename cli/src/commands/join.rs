@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use attic_node_core::api::{JoinReply, JoinRequest, PeerState, PeerView, check_ticket};
 use tokio::time::sleep;
 
-use crate::args::JoinArgs;
+use crate::args::{JoinArgs, JsonArgs};
 use crate::client::{Client, ClientError};
 use crate::commands::up::Up;
 use crate::context::Context;
@@ -23,9 +23,9 @@ pub(super) async fn run(context: &Context, args: &JoinArgs) -> Result<(), CliErr
     let client = context.client()?;
     match client.join(&request).await {
         Err(ClientError::NotRunning(_)) if !context.names_endpoint() => {
-            start_and_join(context, &request).await
+            start_and_join(context, &request, args.json).await
         }
-        joined => show(&context.ui, &client, &joined?).await,
+        joined => show(&context.ui, &client, &joined?, args.json).await,
     }
 }
 
@@ -42,7 +42,11 @@ fn read_ticket(given: &str) -> Result<String, CliError> {
     Ok(text.trim().to_owned())
 }
 
-async fn start_and_join(context: &Context, request: &JoinRequest) -> Result<(), CliError> {
+async fn start_and_join(
+    context: &Context,
+    request: &JoinRequest,
+    json: JsonArgs,
+) -> Result<(), CliError> {
     let ui = &context.ui;
     // Not for the sake of a slip of the hand.
     check_ticket(&request.ticket).map_err(CliError::Ticket)?;
@@ -54,7 +58,7 @@ async fn start_and_join(context: &Context, request: &JoinRequest) -> Result<(), 
     };
     let shown = match joined {
         Ok(reply) => tokio::select! {
-            shown = show(ui, &client, &reply) => shown,
+            shown = show(ui, &client, &reply, json) => shown,
             // It is a member, and a node like any other that is told to stop.
             () = up.signalled() => return up.stop_as_told(ui).await,
         },
@@ -71,8 +75,12 @@ async fn start_and_join(context: &Context, request: &JoinRequest) -> Result<(), 
     }
 }
 
-/// Says what joining brought, and watches the other nodes come up for a moment.
-async fn show(ui: &Ui, client: &Client, reply: &JoinReply) -> Result<(), CliError> {
+/// Says what joining brought, and watches the other nodes come up for a moment; a program is only
+/// told what joining brought.
+async fn show(ui: &Ui, client: &Client, reply: &JoinReply, args: JsonArgs) -> Result<(), CliError> {
+    if args.json {
+        return ui.json(reply);
+    }
     ui.say(format_args!(
         "✅ Joined cluster \"{}\", admitted by {}",
         reply.name, reply.admitted_by

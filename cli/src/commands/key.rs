@@ -31,16 +31,12 @@ pub(super) async fn run(context: &Context, verb: KeyVerb) -> Result<(), CliError
         KeyVerb::Rotate {
             cache,
             keep_old,
-            no_confirm,
+            confirm,
         } => {
             client.cache(cache).await?;
             let question =
                 format_args!("Sign \"{cache}\" with a new key, which its users must trust?");
-            if !no_confirm && !context.ui.confirm(question) {
-                return Err(CliError::NotConfirmed {
-                    flag: "--no-confirm",
-                });
-            }
+            context.ui.confirm(*confirm, question)?;
             let rotate = KeyRotate {
                 keep_old_seconds: keep_old.map(Expiry::seconds),
             };

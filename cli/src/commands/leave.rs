@@ -10,10 +10,11 @@ pub(super) async fn run(context: &Context, args: &LeaveArgs) -> Result<(), CliEr
     let client = context.client()?;
     let name = client.cluster().await?.name;
     let question = format_args!("Leave cluster \"{name}\"? Coming back takes a new ticket.");
-    if !args.yes && !context.ui.confirm(question) {
-        return Err(CliError::NotConfirmed { flag: "--yes" });
-    }
+    context.ui.confirm(args.confirm, question)?;
     let reply = client.leave().await?;
+    if args.json.json {
+        return context.ui.json(&reply);
+    }
     context.ui.say(format_args!(
         "✅ Left cluster \"{name}\" ({} handed over to other nodes)",
         count(reply.handed_off, "NAR")

@@ -1,6 +1,6 @@
 //! `push`
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, BufRead};
 use std::os::unix::ffi::OsStringExt;
@@ -13,15 +13,15 @@ use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use crate::args::PushArgs;
-use crate::client::Endpoint;
+use crate::client::{Client, Endpoint};
 use crate::commands::signals::Signals;
 use crate::context::Context;
 use crate::exit::CliError;
-use crate::nix::{Closure, Extent, LocalPath, LocalStore, NixError};
+use crate::nix::{Closure, Extent, LocalStore};
 use crate::push::plan::{Planned, Tally, Verdict};
 use crate::push::{Event, Held, Observer, Options, Plan, Upstream};
 use crate::ui::progress::{Bars, JsonLines};
-use crate::ui::{Ui, bytes, count};
+use crate::ui::{Ui, bytes, chain, count};
 
 /// Pushes, unless a signal comes first.
 pub(super) async fn run(context: &Context, args: PushArgs) -> Result<(), CliError> {
@@ -40,10 +40,54 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
         None => LocalStore::system(),
     };
     let logs = (!args.no_logs).then(|| store.build_logs());
-    let closure = read_closure(&args, store).await?;
-    if closure.paths.is_empty() {
+    let Selection { closure, unusable } = select(&args, store).await?;
+    if closure.paths.is_empty() && unusable.reasons.is_empty() {
         ui.say("🤷 Nothing selected.");
         return Ok(());
+    }
+    let plan = plan(&client, &args, closure).await?;
+    let planned = plan.as_ref().map_or(&[][..], Plan::paths);
+    let tally = Tally::of(planned);
+    if args.dry_run {
+        explain(ui, &args, planned, &unusable)?;
+        if let Some(plan) = plan {
+            plan.abandon().await?;
+        }
+        return unusable.check();
+    }
+    announce(ui, &args, client.endpoint(), tally)?;
+    let too_large = too_large(planned);
+    let observer: Arc<dyn Observer> = match args.json {
+        true => Arc::new(JsonLines(ui.clone())),
+        false => Arc::new(Bars::new(ui.clone())),
+    };
+    for (argument, reason) in &unusable.reasons {
+        observer.event(&Event::Unusable { argument, reason });
+    }
+    for (path, reason) in &too_large {
+        observer.event(&Event::Failed { path, reason });
+    }
+    let options = Options {
+        jobs: args.jobs,
+        compress_threads: args.compress_threads,
+        logs,
+    };
+    let mut failed = match plan {
+        Some(plan) => plan.push(&options, observer).await?,
+        None => Vec::new(),
+    };
+    failed.extend(too_large);
+    conclude(ui, &args, tally, &failed, &unusable)
+}
+
+/// What the node wants of `closure`; `None` when there is nothing to ask about.
+async fn plan(
+    client: &Client,
+    args: &PushArgs,
+    closure: Closure,
+) -> Result<Option<Plan>, CliError> {
+    if closure.paths.is_empty() {
+        return Ok(None);
     }
     let upstream = if args.ignore_upstream_cache_filter {
         Upstream::Send
@@ -55,33 +99,39 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
     } else {
         Held::Trust
     };
-    let plan = Plan::make(&client, &args.cache, closure, upstream, held).await?;
-    let tally = plan.tally();
-    if args.dry_run {
-        explain(ui, &args, &plan)?;
-        return Ok(plan.abandon().await?);
-    }
-    announce(ui, &args, client.endpoint(), tally)?;
-    let too_large = too_large(plan.paths());
-    let observer: Arc<dyn Observer> = match args.json {
-        true => Arc::new(JsonLines(ui.clone())),
-        false => Arc::new(Bars::new(ui.clone())),
-    };
-    for (path, reason) in &too_large {
-        observer.event(&Event::Failed { path, reason });
-    }
-    let options = Options {
-        jobs: args.jobs,
-        compress_threads: args.compress_threads,
-        logs,
-    };
-    let mut failed = plan.push(&options, observer).await?;
-    failed.extend(too_large);
-    conclude(ui, &args, tally, &failed)
+    let plan = Plan::make(client, &args.cache, closure, upstream, held);
+    Ok(Some(plan.await?))
 }
 
-/// The paths that are named, with what they refer to unless that is not wanted.
-async fn read_closure(args: &PushArgs, store: LocalStore) -> Result<Closure, CliError> {
+/// What the arguments name.
+struct Selection {
+    /// The valid paths, with what they refer to unless that is not wanted.
+    closure: Closure,
+    unusable: Unusable,
+}
+
+/// Arguments that name no valid path of the local store.
+struct Unusable {
+    /// Each with the reason.
+    reasons: BTreeMap<String, String>,
+    /// Whether some of them are store paths.
+    invalid: bool,
+}
+
+impl Unusable {
+    /// **Errors**: [`CliError::Incomplete`] when there are some.
+    fn check(&self) -> Result<(), CliError> {
+        match self.reasons.len() as u64 {
+            0 => Ok(()),
+            len => Err(CliError::Incomplete(format!(
+                "{} cannot be pushed",
+                count(len, "path")
+            ))),
+        }
+    }
+}
+
+async fn select(args: &PushArgs, store: LocalStore) -> Result<Selection, CliError> {
     let arguments = args.paths.clone();
     let from_stdin = args.stdin;
     let extent = if args.no_closure {
@@ -95,12 +145,23 @@ async fn read_closure(args: &PushArgs, store: LocalStore) -> Result<Closure, Cli
         } else {
             Vec::new()
         };
-        let named = arguments
-            .iter()
-            .chain(&lines)
-            .map(|argument| store.resolve(argument));
-        let named = named.collect::<Result<BTreeSet<_>, NixError>>()?;
-        Ok(store.query(&named, extent)?)
+        let (mut named, mut reasons) = (BTreeSet::new(), BTreeMap::new());
+        for argument in arguments.iter().chain(&lines) {
+            match store.resolve(argument) {
+                Ok(path) => drop(named.insert(path)),
+                Err(error) => {
+                    reasons.insert(argument.display().to_string(), chain(&error));
+                }
+            }
+        }
+        let closure = store.query(&named, extent)?;
+        let invalid = closure.invalid.iter();
+        reasons.extend(invalid.map(|path| (path.to_string(), INVALID.to_owned())));
+        let unusable = Unusable {
+            reasons,
+            invalid: !closure.invalid.is_empty(),
+        };
+        Ok(Selection { closure, unusable })
     });
     read.await.map_err(|_| CliError::Interrupted)?
 }
@@ -154,11 +215,26 @@ fn plan_event(cache: &CacheName, tally: Tally) -> serde_json::Value {
 }
 
 /// What `--dry-run` says about every path.
-fn explain(ui: &Ui, args: &PushArgs, plan: &Plan) -> Result<(), CliError> {
+fn explain(
+    ui: &Ui,
+    args: &PushArgs,
+    plan: &[Planned],
+    unusable: &Unusable,
+) -> Result<(), CliError> {
+    let tally = Tally::of(plan);
     if args.json {
-        ui.json(&plan_event(&args.cache, plan.tally()))?;
+        ui.json(&plan_event(&args.cache, tally))?;
     }
-    for Planned { path, verdict } in plan.paths() {
+    for (argument, reason) in &unusable.reasons {
+        if args.json {
+            ui.json(&json!({
+                "event": "path", "path": argument, "status": "fail", "reason": reason,
+            }))?;
+        } else {
+            ui.data(format_args!("fail {argument}: {reason}"))?;
+        }
+    }
+    for Planned { path, verdict } in plan {
         let (word, reason) = describe(verdict, &args.cache);
         let info = &path.info;
         if args.json {
@@ -179,7 +255,7 @@ fn explain(ui: &Ui, args: &PushArgs, plan: &Plan) -> Result<(), CliError> {
         cached,
         upstream,
         too_large,
-    } = plan.tally();
+    } = tally;
     let skipped = cached + upstream + too_large;
     ui.say(format_args!(
         "{} to push, {skipped} to skip; nothing was pushed",
@@ -206,24 +282,33 @@ fn describe(verdict: &Verdict, cache: &CacheName) -> (&'static str, String) {
                 bytes(*nar_size_max)
             ),
         ),
+        Verdict::NoRoom { room } => (
+            "skip",
+            format!(
+                "larger than the {} that fit below the size cap of the node",
+                bytes(*room)
+            ),
+        ),
     }
 }
 
+/// The paths that the node does not take, and why not.
 fn too_large(plan: &[Planned]) -> Vec<(StorePath, String)> {
-    let too_large = plan
-        .iter()
-        .filter_map(|Planned { path, verdict }| match verdict {
-            Verdict::TooLarge { nar_size_max } => Some((path, nar_size_max)),
-            Verdict::Send { .. } | Verdict::Cached | Verdict::Upstream { .. } => None,
-        });
-    let reason = |(path, max): (&LocalPath, &u64)| {
-        let size = bytes(path.info.nar_size);
-        (
-            path.info.path.clone(),
-            format!("NAR of {size}; the node takes at most {}", bytes(*max)),
-        )
+    let judge = |Planned { path, verdict }: &Planned| {
+        let most = match verdict {
+            Verdict::TooLarge { nar_size_max } => {
+                format!("the node takes at most {}", bytes(*nar_size_max))
+            }
+            Verdict::NoRoom { room } => format!(
+                "at most {} fit below the size cap of the node (store.size-cap)",
+                bytes(*room)
+            ),
+            Verdict::Send { .. } | Verdict::Cached | Verdict::Upstream { .. } => return None,
+        };
+        let reason = format!("NAR of {}; {most}", bytes(path.info.nar_size));
+        Some((path.info.path.clone(), reason))
     };
-    too_large.map(reason).collect()
+    plan.iter().filter_map(judge).collect()
 }
 
 fn conclude(
@@ -231,6 +316,7 @@ fn conclude(
     args: &PushArgs,
     tally: Tally,
     failed: &[(StorePath, String)],
+    unusable: &Unusable,
 ) -> Result<(), CliError> {
     let Tally {
         send,
@@ -238,14 +324,15 @@ fn conclude(
         upstream,
         too_large,
     } = tally;
-    let wanted = send + too_large;
+    let wanted = send + too_large + unusable.reasons.len() as u64;
+    let missed = (failed.len() + unusable.reasons.len()) as u64;
     if args.json {
         ui.json(&json!({
-            "event": "done", "pushed": wanted - failed.len() as u64, "failed": failed.len(),
+            "event": "done", "pushed": wanted - missed, "failed": missed,
             "cached": cached, "upstream": upstream,
         }))?;
     }
-    if failed.is_empty() {
+    if missed == 0 {
         if !args.json {
             ui.say(format_args!(
                 "✅ All done! ({cached} already cached, {upstream} in upstream)"
@@ -253,11 +340,18 @@ fn conclude(
         }
         return Ok(());
     }
+    for (argument, reason) in &unusable.reasons {
+        ui.say(format_args!("not pushed: {argument}: {reason}"));
+    }
     for (path, reason) in failed {
         ui.say(format_args!("not pushed: {path}: {reason}"));
     }
-    let (failed, wanted) = (failed.len(), count(wanted, "path"));
-    Err(CliError::Incomplete(format!(
-        "{failed} of {wanted} not pushed"
-    )))
+    Err(CliError::NotPushed {
+        failed: missed,
+        wanted,
+        invalid: unusable.invalid,
+    })
 }
+
+/// Why a store path is no path of the local store.
+const INVALID: &str = "not valid in the local store";

@@ -1,16 +1,23 @@
 //! `revoke`
 
 use attic_node_core::api::{NodeId, PeerView};
+use serde_json::json;
 
+use crate::args::RevokeArgs;
 use crate::client::Client;
 use crate::context::Context;
 use crate::exit::CliError;
 
-/// Shuts a node out of the cluster.
-pub(super) async fn run(context: &Context, peer: &str) -> Result<(), CliError> {
+/// Shuts a node out of the cluster, after asking.
+pub(super) async fn run(context: &Context, args: &RevokeArgs) -> Result<(), CliError> {
     let client = context.client()?;
-    let node = find(&client, peer).await?;
+    let node = find(&client, &args.peer).await?;
+    let question = format_args!("Shut {node} out of the cluster? It can never come back.");
+    context.ui.confirm(args.confirm, question)?;
     client.revoke(&node).await?;
+    if args.json.json {
+        return context.ui.json(&json!({ "node": node.to_string() }));
+    }
     context.ui.say(format_args!(
         "✅ Revoked {node}; no node of the cluster talks to it any more"
     ));

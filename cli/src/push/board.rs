@@ -22,9 +22,17 @@ struct BoardState {
     failed: Vec<(StorePath, String)>,
     failed_names: BTreeSet<StorePath>,
     stopped: Option<String>,
+    starved: bool,
 }
 
 impl Board {
+    /// A board on which `lacking` have failed already: they are not pushed, and nobody asks why.
+    pub(super) fn without(lacking: BTreeSet<StorePath>) -> Board {
+        let board = Board::default();
+        board.lock().failed_names = lacking;
+        board
+    }
+
     /// The next batch of `count` to take on. A batch waits for earlier ones only, and those have
     /// been taken on by then, so the first of them never waits.
     pub(super) fn next(&self, count: usize) -> Option<usize> {
@@ -65,6 +73,18 @@ impl Board {
     /// Ends the push; the first reason stands.
     pub(super) fn stop(&self, reason: String) {
         self.lock().stopped.get_or_insert(reason);
+    }
+
+    /// Ends the push because the node has no space left, except for committing what has arrived.
+    pub(super) fn starve(&self, reason: String) {
+        let mut state = self.lock();
+        state.stopped.get_or_insert(reason);
+        state.starved = true;
+    }
+
+    /// Whether the node has no space left.
+    pub(super) fn starved(&self) -> bool {
+        self.lock().starved
     }
 
     pub(super) fn stopped(&self) -> Option<String> {

@@ -40,6 +40,11 @@ pub enum Verdict {
         /// The largest it takes, in bytes.
         nar_size_max: u64,
     },
+    /// A NAR of this size does not fit below the size cap of the node.
+    NoRoom {
+        /// The largest that does, in bytes.
+        room: u64,
+    },
 }
 
 /// Which of the missing paths the cache does not want.
@@ -109,7 +114,7 @@ pub fn decide(
     filter: &Filter,
 ) -> Vec<Planned> {
     let missing: BTreeSet<_> = session.missing.iter().collect();
-    let nar_size_max = session.nar_size_max;
+    let (nar_size_max, room) = (session.nar_size_max, session.room.unwrap_or(u64::MAX));
     let judge = |path: &LocalPath| {
         if !missing.contains(path.info.path.hash()) {
             return Verdict::Cached;
@@ -118,6 +123,7 @@ pub fn decide(
             Verdict::Send { .. } if path.info.nar_size > nar_size_max => {
                 Verdict::TooLarge { nar_size_max }
             }
+            Verdict::Send { .. } if path.info.nar_size > room => Verdict::NoRoom { room },
             verdict => verdict,
         }
     };
@@ -151,7 +157,7 @@ impl Tally {
                 Verdict::Send { .. } => &mut tally.send,
                 Verdict::Cached => &mut tally.cached,
                 Verdict::Upstream { .. } => &mut tally.upstream,
-                Verdict::TooLarge { .. } => &mut tally.too_large,
+                Verdict::TooLarge { .. } | Verdict::NoRoom { .. } => &mut tally.too_large,
             } += 1;
         }
         tally

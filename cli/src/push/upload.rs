@@ -3,8 +3,12 @@
 //! A batch is sent in rounds. A round that fails for a passing reason – the session is lost, the node
 //! lost chunks, a chunk that another batch was sending did not arrive – is followed by another
 //! one, which reads the NARs again and sends only what is not there yet.
+//!
+//! A node that has no space left ends the push, but not before the paths are committed that have
+//! wholly arrived, in this batch and in the others under way.
 
 use std::collections::{BTreeSet, HashSet};
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +17,7 @@ use attic_node_core::api::{CommitOutcome, CommitPath, CommitRequest};
 use attic_store::chunker::ChunkerParams;
 use attic_store::hash::ChunkId;
 use attic_store::store_path::StorePath;
+use reqwest::StatusCode;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -83,6 +88,7 @@ impl Upload {
                     match reach(&error) {
                         Reach::Round => {}
                         Reach::Batch => rounds = ROUNDS_MAX,
+                        Reach::Push if is_full(&error) => self.board.starve(chain(&error)),
                         Reach::Push => self.board.stop(chain(&error)),
                     }
                     chain(&error)
@@ -122,14 +128,19 @@ impl Upload {
         batch: &Batch,
         todo: &mut Vec<usize>,
     ) -> Result<(), Trouble> {
-        let mut drafts = self.transfer(session, todo).await?;
+        let mut drafts = todo.iter().map(|_| Draft::new()).collect();
+        self.leave_out_dangling(todo, &mut drafts);
+        let transferred = self.transfer(session, todo, &mut drafts).await;
+        if let Err(trouble) = transferred {
+            self.salvage(trouble, session, todo, &mut drafts).await?;
+        }
         self.board.wait_for(&batch.after).await;
         self.leave_out_dangling(todo, &mut drafts);
         if drafts.is_empty() {
             return Ok(());
         }
         let outcomes = self.commit(session, todo, &drafts).await?;
-        let sent = std::mem::take(todo);
+        let sent = mem::take(todo);
         for ((at, draft), outcome) in sent.into_iter().zip(&drafts).zip(outcomes) {
             match outcome {
                 CommitOutcome::Ok { .. } => {
@@ -153,10 +164,18 @@ impl Upload {
         self: &Arc<Self>,
         session: &Arc<Session>,
         todo: &[usize],
-    ) -> Result<Vec<Draft>, Trouble> {
+        drafts: &mut [Draft],
+    ) -> Result<(), Trouble> {
         let mut sending = JoinSet::new();
-        match self.transfer_by(&mut sending, session, todo).await {
+        let transferred = self.transfer_by(&mut sending, session, todo, drafts).await;
+        match transferred {
             Err(Trouble::SessionLost) => Err(cause_of_loss(sending).await),
+            Err(Trouble::Client(error)) if is_full(&error) => {
+                self.board.starve(chain(&error));
+                // What is on its way may still find space.
+                sending.join_all().await;
+                Err(Trouble::Client(error))
+            }
             transferred => transferred,
         }
     }
@@ -167,15 +186,15 @@ impl Upload {
         sending: &mut JoinSet<Result<(), Trouble>>,
         session: &Arc<Session>,
         todo: &[usize],
-    ) -> Result<Vec<Draft>, Trouble> {
+        drafts: &mut [Draft],
+    ) -> Result<(), Trouble> {
         let paths: Vec<_> = todo.iter().map(|&at| Arc::clone(&self.paths[at])).collect();
-        let mut drafts: Vec<_> = paths.iter().map(|_| Draft::new()).collect();
         let mut windows = read(paths, self.params, Arc::clone(&self.windows));
         let mut leaning = HashSet::new();
         while let Some(window) = windows.recv().await {
             let window = Arc::new(window?);
             let (fates, claims) = self.decide(session, &window).await?;
-            self.enter(session, todo, &window, &fates, &mut drafts, &mut leaning);
+            self.enter(session, todo, &window, &fates, drafts, &mut leaning);
             if sending.len() == SENDING_MAX {
                 join(sending).await?;
             }
@@ -193,11 +212,41 @@ impl Upload {
         drafts
             .iter_mut()
             .for_each(|draft| draft.took = draft.begun.elapsed());
-        if session.ledger.landed(&leaning).await {
-            Ok(drafts)
-        } else {
-            Err(Trouble::Stale)
+        match session.ledger.landed(&leaning).await {
+            true => Ok(()),
+            false => Err(Trouble::Stale),
         }
+    }
+
+    /// After `trouble` with a node that has no space left, fails the paths that have not wholly
+    /// arrived, so that the others can be committed.
+    ///
+    /// **Errors**: the trouble, when it has another cause.
+    async fn salvage(
+        &self,
+        trouble: Trouble,
+        session: &Session,
+        todo: &mut Vec<usize>,
+        drafts: &mut Vec<Draft>,
+    ) -> Result<(), Trouble> {
+        let no_space =
+            self.board.starved() && matches!(trouble, Trouble::Client(_) | Trouble::Stale);
+        let Some(reason) = self.board.stopped().filter(|_| no_space) else {
+            return Err(trouble);
+        };
+        let mut kept = Vec::new();
+        for (at, mut draft) in mem::take(todo).into_iter().zip(mem::take(drafts)) {
+            let chunks = draft.chunks.iter().copied().collect();
+            let whole = draft.read_bytes == self.paths[at].info.nar_size;
+            if whole && session.ledger.landed(&chunks).await {
+                draft.took = draft.begun.elapsed();
+                kept.push((at, draft));
+            } else {
+                self.fail(at, &reason);
+            }
+        }
+        (*todo, *drafts) = kept.into_iter().unzip();
+        Ok(())
     }
 
     /// Asks the node about the chunks nothing is known of, and decides about all.
@@ -334,7 +383,7 @@ impl Upload {
     /// Fails the paths that would refer to one that failed.
     fn leave_out_dangling(&self, todo: &mut Vec<usize>, drafts: &mut Vec<Draft>) {
         let mut kept = Vec::new();
-        for (at, draft) in std::mem::take(todo).into_iter().zip(std::mem::take(drafts)) {
+        for (at, draft) in mem::take(todo).into_iter().zip(mem::take(drafts)) {
             match self.board.first_failed(&self.paths[at].info.references) {
                 Some(reference) => {
                     self.fail(
@@ -491,6 +540,11 @@ fn reach(error: &ClientError) -> Reach {
             _ => Reach::Batch,
         },
     }
+}
+
+/// Whether the node has no space left.
+fn is_full(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { status, .. } if *status == StatusCode::INSUFFICIENT_STORAGE)
 }
 
 /// Chunks of a path that a commit names itself: 128 KiB, about half a GiB of NAR.

@@ -80,6 +80,9 @@ impl Observer for Bars {
                 self.end(path, &pushed_line(path, nar_size, sent_bytes, elapsed));
             }
             Event::Failed { path, reason } => self.end(path, &format!("❌ {path}: {reason}")),
+            Event::Unusable { argument, reason } => {
+                self.ui.say(format_args!("❌ {argument}: {reason}"));
+            }
             Event::ObjectFailed { object, reason } => {
                 self.ui.warn(format_args!("not pushed: {object}: {reason}"));
             }
@@ -107,6 +110,9 @@ impl Observer for JsonLines {
             }),
             Event::Failed { path, reason } => json!({
                 "event": "path", "path": path, "status": "failed", "reason": reason,
+            }),
+            Event::Unusable { argument, reason } => json!({
+                "event": "path", "path": argument, "status": "failed", "reason": reason,
             }),
             Event::ObjectFailed { object, reason } => json!({
                 "event": "object", "object": object, "status": "failed", "reason": reason,

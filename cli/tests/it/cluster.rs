@@ -48,6 +48,12 @@ impl World {
         }
         String::from_utf8(stdout).unwrap()
     }
+
+    /// Runs with `--json`, and reads what is printed.
+    async fn json(&self, line: &str) -> Value {
+        let printed = self.check(&format!("{line} --json"), 0, &[]).await;
+        serde_json::from_str(&printed).unwrap()
+    }
 }
 
 #[tokio::test]
@@ -63,6 +69,10 @@ async fn init_names_a_cluster_once() {
     assert_eq!(made.trim(), "0f".repeat(16));
     let hint = "hint: see it with: attic-node cluster info";
     world.check("cluster init", 1, &["InCluster", hint]).await;
+    world.node.state().cluster = Cluster::default();
+    let made = world.json("cluster init --name office").await;
+    let wanted = json!({ "cluster": "0f".repeat(16), "name": "office" });
+    assert_eq!(made, wanted);
 }
 
 #[tokio::test]
@@ -73,7 +83,7 @@ async fn info_shows_the_cluster_or_that_there_is_none() {
         "cluster info",
         "cluster info --json",
         "peers",
-        "leave --yes",
+        "leave --no-confirm",
     ] {
         assert_eq!(world.check(line, 1, &["NoCluster", hint]).await, "");
     }
@@ -150,6 +160,10 @@ async fn join_shows_the_mesh_forming() {
         "extra-substituters = http://127.0.0.1:7745/main http://127.0.0.1:7745/tools\n\
          extra-trusted-public-keys = main:AAAA tools:AAAA\n"
     );
+    world.node.state().cluster = Cluster::default();
+    let joined = world.json("join attic1good").await;
+    assert_eq!(joined["admitted_by"], NODES[1]);
+    assert_eq!(joined["caches"][1]["public_key"], "tools:AAAA");
 }
 
 /// Each way a ticket fails has its own message, from the node, and its own way on.
@@ -189,12 +203,15 @@ async fn join_says_what_is_wrong_with_a_ticket() {
 async fn leave_asks_first() {
     let world = World::new(Cluster::of_three()).await;
     world
-        .check("leave", 1, &["not confirmed", "hint: pass --yes"])
+        .check("leave", 1, &["not confirmed", "hint: pass --no-confirm"])
         .await;
     assert!(world.node.state().cluster.name.is_some());
     let said = ["Left cluster \"office\" (2 NARs handed over"];
     world.check("leave --yes", 0, &said).await;
     assert!(world.node.state().cluster.name.is_none());
+    world.node.state().cluster = Cluster::of_three();
+    let left = world.json("leave --no-confirm").await;
+    assert_eq!(left, json!({ "handed_off": 2 }));
 }
 
 #[tokio::test]
@@ -234,9 +251,17 @@ async fn revoke_takes_an_id_a_name_or_the_beginning_of_an_id() {
         (NODES[0], NODES[0]),
     ] {
         let said = format!("Revoked {node}");
-        world.check(&format!("revoke {named}"), 0, &[&said]).await;
+        let line = format!("revoke {named}");
+        let hint = "hint: pass --no-confirm";
+        world.check(&line, 1, &["not confirmed", hint]).await;
+        assert!(world.node.state().cluster.revoked.is_empty());
+        let line = format!("{line} --no-confirm");
+        world.check(&line, 0, &[&said]).await;
         let revoked = world.node.state().cluster.revoked.pop();
         assert_eq!(revoked.map(|node| node.to_string()).as_deref(), Some(node));
+        let told = world.json(&line).await;
+        assert_eq!(told, json!({ "node": node }));
+        world.node.state().cluster.revoked.clear();
     }
     let mut cluster = Cluster::of_three();
     cluster.peers[1].name = Some("desk".into());

@@ -36,7 +36,7 @@ pub(crate) struct MemoryNode {
 pub(crate) struct State {
     pub(crate) chunks: HashMap<ChunkId, Vec<u8>>,
     pub(crate) paths: BTreeMap<StorePathHash, NarHash>,
-    sessions: HashMap<String, Session>,
+    pub(crate) sessions: HashMap<String, Session>,
     sessions_opened: u64,
     /// Told of each request whose session is gone.
     session_missed: Arc<Notify>,
@@ -58,7 +58,7 @@ pub(crate) struct State {
 }
 
 #[derive(Default)]
-struct Session {
+pub(crate) struct Session {
     uploaded: HashSet<ChunkId>,
     lists: HashMap<StorePathHash, Vec<ChunkId>>,
 }
@@ -79,6 +79,8 @@ pub(crate) struct Faults {
     /// No chunks are taken: their session ends, and the answer that says why comes only after
     /// another request found it gone.
     pub(crate) no_space: bool,
+    /// Plain bytes of chunks after which no more are taken; sessions go on.
+    pub(crate) room: Option<u64>,
     /// No object beside paths is taken.
     pub(crate) refuse_objects: bool,
 }
@@ -184,6 +186,7 @@ async fn converse(stream: TcpStream, state: Arc<Mutex<State>>) {
         };
         if let Err((507, _)) = answer
             && request.path.ends_with("/chunks")
+            && state.lock().unwrap().faults.no_space
         {
             let missed = Arc::clone(&state.lock().unwrap().session_missed);
             missed.notified().await;
@@ -334,6 +337,7 @@ impl State {
             body_max: self.faults.body_max.unwrap_or(32 << 20),
             requests_max: 16,
             nar_size_max: 1 << 40,
+            room: None,
         })
     }
 
@@ -348,6 +352,10 @@ impl State {
             };
             let plain = decoder.decode(frame, header.raw_len as usize).unwrap();
             assert_eq!(ChunkId::of(&plain), header.id);
+            let room = self.faults.room.unwrap_or(u64::MAX);
+            if self.plain_bytes + plain.len() as u64 > room {
+                return Err((507, "DiskFull"));
+            }
             self.plain_bytes += plain.len() as u64;
             self.frame_bytes += frame.len() as u64;
             *self.arrivals.entry(header.id).or_default() += 1;

@@ -146,19 +146,25 @@ fn what_is_not_a_store_path_is_refused() {
     ));
 }
 
+/// P5: what Nix does not know is named, not fetched, and keeps nothing else from being known.
 #[test]
-fn a_path_that_is_not_valid_is_an_error_and_is_not_fetched() {
+fn p5_paths_that_are_not_valid_are_set_apart() {
     let fixture = Fixture::new();
-    let absent: StorePath = "00000000000000000000000000000000-x".parse().unwrap();
+    let absent = ["x", "x.drv"].map(|name| {
+        let path = format!("00000000000000000000000000000000-{name}");
+        path.parse::<StorePath>().unwrap()
+    });
     for extent in [Extent::Paths, Extent::Closure] {
-        let both = BTreeSet::from([fixture.path.clone(), absent.clone()]);
-        let error = fixture
-            .store()
-            .query(&both, extent)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains(&absent.to_string()), "{error}");
-        assert!(error.contains("is not valid"), "{error}");
+        let mut asked = BTreeSet::from(absent.clone());
+        let none = fixture.store().query(&asked, extent).unwrap();
+        assert_eq!((none.paths.len(), &none.invalid), (0, &asked));
+        asked.insert(fixture.path.clone());
+        let closure = fixture.store().query(&asked, extent).unwrap();
+        assert_eq!(closure.invalid, BTreeSet::from(absent.clone()));
+        let [path] = &closure.paths[..] else {
+            panic!("one path: {closure:?}")
+        };
+        assert_eq!(path.info.path, fixture.path);
     }
 }
 

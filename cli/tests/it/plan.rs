@@ -51,6 +51,7 @@ fn session(missing: &[u8], skip_signed_by: &[&SecretKey]) -> PushSession {
         body_max: 1 << 20,
         requests_max: 1,
         nar_size_max: 1100,
+        room: None,
     }
 }
 
@@ -152,4 +153,21 @@ fn every_path_gets_a_verdict_and_is_counted() {
     };
     assert_eq!(Tally::of(&plan), wanted);
     assert_eq!(plan[3].verdict, Verdict::TooLarge { nar_size_max: 1100 });
+}
+
+#[test]
+fn a_nar_that_does_not_fit_below_the_size_cap_is_not_sent() {
+    let session = PushSession {
+        room: Some(1050),
+        ..session(&[50, 51, 101], &[])
+    };
+    let filter = Filter::new(&session, Upstream::Skip);
+    let wanted = [
+        SEND,
+        Verdict::NoRoom { room: 1050 },
+        Verdict::TooLarge { nar_size_max: 1100 },
+        Verdict::Cached,
+    ];
+    let paths = [50, 51, 101, 99].map(path).to_vec();
+    assert_eq!(verdicts(paths, &session, &filter), wanted);
 }

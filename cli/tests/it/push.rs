@@ -67,6 +67,7 @@ impl Paths {
         Closure {
             store_dir: StoreDir::default(),
             paths: self.paths.clone(),
+            invalid: BTreeSet::new(),
         }
     }
 
@@ -112,7 +113,7 @@ impl Observer for Ends {
                 path, sent_bytes, ..
             } => (path, Ok(sent_bytes)),
             Event::Failed { path, reason } => (path, Err(reason.to_owned())),
-            Event::Started { .. } | Event::Advanced { .. } => return,
+            Event::Started { .. } | Event::Advanced { .. } | Event::Unusable { .. } => return,
             Event::ObjectFailed { object, reason } => {
                 self.1.lock().unwrap().push(format!("{object}: {reason}"));
                 return;
@@ -137,11 +138,15 @@ async fn plan(node: &MemoryNode, paths: &Paths) -> Plan {
 
 /// Pushes, and gives the failures; every path of the plan must have ended exactly once.
 async fn push(node: &MemoryNode, paths: &Paths) -> Vec<(StorePath, String)> {
+    push_at_once(node, paths, 5).await
+}
+
+async fn push_at_once(node: &MemoryNode, paths: &Paths, jobs: usize) -> Vec<(StorePath, String)> {
     let plan = plan(node, paths).await;
     let send = plan.tally().send;
     let ends = Arc::new(Ends::default());
     let options = Options {
-        jobs: NonZeroUsize::new(5).unwrap(),
+        jobs: NonZeroUsize::new(jobs).unwrap(),
         compress_threads: None,
         logs: None,
     };
@@ -220,6 +225,40 @@ async fn a_full_node_is_the_reason_even_when_its_session_is_found_gone_before() 
         1,
         "no other session is opened"
     );
+}
+
+/// P5: what has wholly arrived when the node has no space left is committed, references first, and
+/// the session is ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_what_arrived_before_the_node_was_full_is_committed() {
+    for jobs in [1, 5] {
+        let mut paths = Paths::new();
+        for n in 0..120 {
+            let references = if n % 3 == 0 { vec![] } else { vec![n - 1] };
+            paths.add_file(&references, &noise(n as u64, 300_000));
+        }
+        let node = MemoryNode::start(Faults {
+            room: Some(21 << 20),
+            ..Faults::default()
+        });
+        let node = node.await;
+        let failed = push_at_once(&node, &paths, jobs).await;
+        let state = node.state();
+        assert_eq!(state.paths.len() + failed.len(), 120, "{jobs} jobs");
+        // All but the paths whose chunks lie in bodies that were refused.
+        assert!(state.paths.len() >= 30, "{} paths", state.paths.len());
+        assert_eq!(state.dangling, []);
+        for (path, reason) in &failed {
+            let known = reason.ends_with("DiskFull") || reason.contains("which was not pushed");
+            assert!(known, "{path}: {reason}");
+            assert!(!state.paths.contains_key(path.hash()), "{path}");
+        }
+        assert_eq!(
+            state.sessions.len(),
+            0,
+            "the session holds nothing any more"
+        );
+    }
 }
 
 /// P4: what shrinks travels compressed, on one thread if so wished.

@@ -167,6 +167,12 @@ impl Failure {
         }
     }
 
+    /// What the client is told; the cause goes to the log.
+    pub(crate) fn into_message(self) -> String {
+        self.log();
+        self.message
+    }
+
     /// One line of text, which is what Nix shows to its user.
     pub(crate) fn into_text(self) -> Response<Body> {
         self.log();
@@ -326,7 +332,6 @@ impl From<SessionError> for Failure {
     fn from(error: SessionError) -> Failure {
         match error {
             SessionError::Unknown => Failure::new(Kind::NotFound, error),
-            SessionError::Starved => Failure::new(Kind::DiskFull, error),
             SessionError::Busy(_) => Failure::new(Kind::Busy, error),
             SessionError::Full | SessionError::FullOfIds => Failure::new(Kind::TooLarge, error),
             SessionError::Gap(_) => Failure::new(Kind::Conflict, error),

@@ -19,7 +19,7 @@ use crate::caches::Cache;
 use crate::clock::unix_now;
 use crate::http::body::Body;
 use crate::http::ingest::joined;
-use crate::http::object::{is_known, short_lived};
+use crate::http::object::{is_known, revalidated};
 use crate::http::target::{Object, Target};
 use crate::http::{Wall, check_request, not_found};
 use crate::metrics::{Route, Source};
@@ -184,7 +184,7 @@ fn answered(
     };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/x-nix-narinfo"));
-    headers.insert(CACHE_CONTROL, short_lived(cache));
+    headers.insert(CACHE_CONTROL, revalidated(cache));
     headers.insert(ETAG, rendered.etag.clone());
     response
 }

@@ -97,7 +97,7 @@ fn small(cache: &Cache, bytes: Bytes, content_type: &'static str, head: &Parts) 
     };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, short_lived(cache));
+    headers.insert(CACHE_CONTROL, revalidated(cache));
     headers.insert(ETAG, etag);
     response
 }
@@ -109,11 +109,12 @@ pub(crate) fn is_known(headers: &HeaderMap, etag: &[u8]) -> bool {
         .is_some_and(|known| none_match(known.as_bytes(), etag))
 }
 
-/// Freshness of what may change: a proxy in between should ask again after an hour.
-pub(crate) fn short_lived(cache: &Cache) -> HeaderValue {
+/// Freshness of what may change or go: whoever keeps it asks each time whether it still holds, so that
+/// a removal or another push is seen at once. That costs a round trip without a body.
+pub(crate) fn revalidated(cache: &Cache) -> HeaderValue {
     HeaderValue::from_static(match cache.settings.public {
-        true => "public, max-age=3600",
-        false => "private, max-age=3600",
+        true => "public, no-cache",
+        false => "private, no-cache",
     })
 }
 

@@ -1,5 +1,5 @@
-//! `/healthz`, `/readyz`, `/metrics`: for whoever watches the node. They need no token and say
-//! nothing about contents.
+//! `/healthz`, `/readyz`, `/metrics`: for whoever watches the node; and `/`, for whoever wonders what
+//! it is. They need no token and say nothing about contents, nor which caches there are.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use crate::metrics::MESH_NUMBERS;
 /// The routes, without a prefix.
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
+        .route("/", get(ABOUT))
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -44,6 +45,12 @@ async fn metrics(
     ([(CONTENT_TYPE, CONTENT_TYPE_TEXT)], app.metrics.text())
 }
 
+const ABOUT: &str = "\
+This is attic-node, a binary cache for Nix.
+
+Have the Nix of this machine substitute from one of its caches:  attic-node use CACHE
+Push a path to one, with all that it refers to:                  attic-node push CACHE PATH
+";
 const CONTENT_TYPE_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[cfg(test)]

@@ -64,10 +64,10 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
     let for_lookup = Arc::clone(&app);
     let look_up = move || {
         let absent = absent_paths(&for_lookup, &plan)?;
-        check_fits(&for_lookup, &plan, &absent)?;
-        Ok(absent)
+        let room = room(&for_lookup, &plan, &absent)?;
+        Ok((absent, room))
     };
-    let missing = blocking(look_up).await?;
+    let (missing, room) = blocking(look_up).await?;
     let session = match missing.is_empty() {
         true => None,
         false => Some(grant(&app, &cache, opened.as_deref())?),
@@ -84,6 +84,7 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
         body_max: app.config.push.body_max,
         requests_max: u32::try_from(app.config.push.uploads_max).unwrap_or(u32::MAX),
         nar_size_max: app.config.store.nar_size_max,
+        room,
     }))
 }
 
@@ -102,12 +103,18 @@ fn absent_paths(app: &App, plan: &PushPlan) -> Result<Vec<StorePathHash>, StoreE
     Ok(absent)
 }
 
-/// Refuses a plan with a path that cannot fit, whatever is evicted for it.
-fn check_fits(app: &App, plan: &PushPlan, absent: &[StorePathHash]) -> Result<(), StoreError> {
+/// The length of NAR that fits, if a path of the plan is longer, whatever is evicted for it. Refuses a
+/// plan of which nothing fits.
+fn room(app: &App, plan: &PushPlan, absent: &[StorePathHash]) -> Result<Option<u64>, StoreError> {
     let absent: BTreeSet<_> = absent.iter().collect();
     let sizes = plan.paths.iter().filter(|path| absent.contains(&path.hash));
-    let largest = sizes.filter_map(|path| path.nar_size).max();
-    largest.map_or(Ok(()), |len| app.store.check_fits(len))
+    let sizes: BTreeSet<u64> = sizes.filter_map(|path| path.nar_size).collect();
+    let (Some(smallest), Some(largest)) = (sizes.first(), sizes.last()) else {
+        return Ok(None);
+    };
+    app.store.check_fits(*smallest)?;
+    let room = app.store.room_for(*largest)?;
+    Ok((room < *largest).then_some(room))
 }
 
 /// The session called `opened`, if it is one of this cache and has not ended; a new one otherwise.
@@ -199,10 +206,10 @@ async fn chunks(
         .acquire()
         .await
         .expect("the semaphore stays open");
-    let for_storing = Arc::clone(&app);
-    let work = move |body: &mut BodyReader| store_chunks(&for_storing, &session, body);
+    let (for_storing, filled) = (Arc::clone(&app), Arc::clone(&session));
+    let work = move |body: &mut BodyReader| store_chunks(&for_storing, &filled, body);
     let stored = ingest::<Body, _>(body, limits, work).await?;
-    let chunks = stored.inspect_err(|failure| end_if_full(&app, &id, failure))?;
+    let chunks = stored.inspect_err(|failure| starve_if_full(&session, failure))?;
     app.metrics.push.chunks.inc_by(u64::from(chunks));
     Ok(Json(ChunksReply { chunks }))
 }
@@ -259,9 +266,9 @@ impl Batch {
             rest = after;
         }
         match app.store.put_frames(&session.lease, &records) {
-            // Sessions whose clients are gone hold space.
+            // Sessions whose clients are gone or found no space themselves hold some.
             Err(ImportError::Store(StoreError::NoSpace { .. }))
-                if app.sessions.expire_abandoned(Instant::now()) > 0 =>
+                if app.sessions.make_way(Instant::now()) > 0 =>
             {
                 app.store.put_frames(&session.lease, &records)?;
             }
@@ -307,22 +314,22 @@ async fn commit(
     let results = blocking(move || {
         let results = commit_all(&for_commit, &session, &cache, commit.paths, &chunk_lists);
         session.used(Instant::now());
-        results
+        results.inspect_err(|failure| starve_if_full(&session, failure))
     });
-    let results = results.await;
     Ok(Json(CommitReply {
-        results: results.inspect_err(|failure| end_if_full(&app, &id, failure))?,
+        results: results.await?,
     }))
 }
 
-/// Ends a session for which there was no space: what it holds is the space of others.
-fn end_if_full(app: &App, id: &str, failure: &Failure) {
+/// Has a session for which there was no space give way: what it holds is the space of others.
+fn starve_if_full(session: &Session, failure: &Failure) {
     if failure.is_disk_full() {
-        app.sessions.starve(id);
+        session.starve();
     }
 }
 
-/// Assembles every path, then publishes those that hold in one commit.
+/// Assembles every path, then publishes those that hold in one commit. A path for which there is no
+/// space costs those that refer to it, and not those before it.
 fn commit_all(
     app: &App,
     session: &Session,
@@ -332,11 +339,16 @@ fn commit_all(
 ) -> Result<Vec<CommitResult>, Failure> {
     let mut results = Vec::with_capacity(paths.len());
     let (mut infos, mut places) = (Vec::new(), Vec::new());
+    let mut refused = BTreeSet::new();
     for (path, chunks) in paths.into_iter().zip(chunk_lists) {
-        let outcome = match with_listed(session, &path, chunks) {
-            Some(chunks) => assemble(app, session, &path, &chunks)?,
-            None => rejected(format!("{} chunks of it were not listed", path.listed)),
+        let mut references = path.info.references.iter();
+        let outcome = match references.find(|reference| refused.contains(*reference)) {
+            Some(reference) => rejected(format!("it refers to {reference}, which was not taken")),
+            None => judge(app, session, &path, chunks)?,
         };
+        if is_rejected(&outcome) {
+            refused.insert(path.info.path.clone());
+        }
         if let CommitOutcome::Ok { .. } = outcome {
             places.push(results.len());
             infos.push(path.info.clone());
@@ -370,6 +382,28 @@ fn commit_all(
         .count();
     app.metrics.push.paths_refused.inc_by(refused as u64);
     Ok(results)
+}
+
+/// What becomes of one path, as far as its NAR decides that.
+///
+/// **Errors**: the store's, except for want of space.
+fn judge(
+    app: &App,
+    session: &Session,
+    path: &CommitPath,
+    chunks: &[ChunkId],
+) -> Result<CommitOutcome, Failure> {
+    let Some(chunks) = with_listed(session, path, chunks) else {
+        let reason = format!("{} chunks of it were not listed", path.listed);
+        return Ok(rejected(reason));
+    };
+    match assemble(app, session, path, &chunks) {
+        Err(failure) if failure.is_disk_full() => {
+            session.starve();
+            Ok(rejected(failure.into_message()))
+        }
+        outcome => outcome,
+    }
 }
 
 /// All chunks of a path: the listed ones, then those of the commit. `None` if too few are listed.

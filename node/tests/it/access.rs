@@ -64,7 +64,7 @@ async fn p12_denials_are_identical() {
     for _ in 0..2 {
         let reply = node.request(Method::GET, &narinfo).admin().send().await;
         assert_eq!(reply.status, 200);
-        assert_eq!(reply.header("cache-control"), "private, max-age=3600");
+        assert_eq!(reply.header("cache-control"), "private, no-cache");
         assert_eq!(node.get(&narinfo).await.status, 404);
     }
 }
@@ -253,6 +253,24 @@ async fn the_admin_api_is_closed_to_strangers() {
         .send()
         .await;
     assert_eq!(status.status, 200);
+}
+
+/// Who looks at the root learns what this is, and nothing about what is in it.
+#[tokio::test]
+async fn the_root_says_what_the_node_is_and_names_no_cache() {
+    let node = node_with_private(&Sample::file("sample", b"contents")).await;
+    let reply = node.get("/").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.header("content-type"), "text/plain; charset=utf-8");
+    let text = reply.text();
+    assert!(text.contains("attic-node use CACHE"), "{text}");
+    assert!(
+        !text.contains("main") && !text.contains("private"),
+        "{text}"
+    );
+    let head = node.head("/").await;
+    assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
+    assert_eq!(node.request(Method::PUT, "/").send().await.status, 405);
 }
 
 #[tokio::test]

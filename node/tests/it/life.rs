@@ -80,6 +80,26 @@ async fn a_taken_port_is_named() {
     assert_eq!(error.to_string(), format!("listen on {address}"));
 }
 
+/// P13: the first start is the first that serves: one that found its port taken had made the cache,
+/// and no later one told of it.
+#[tokio::test]
+async fn p13_a_start_that_never_served_is_not_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = TestNode::start().await.config();
+    config.data_dir = dir.path().join("data");
+    config.http.listen = taken.local_addr().unwrap();
+    let failed = Node::start(config.clone()).await.err().unwrap();
+    assert!(matches!(failed, StartError::Listen { .. }), "{failed}");
+    drop(taken);
+    for is_first in [true, false] {
+        let node = Node::start(config.clone()).await.unwrap();
+        let told = node.first_start().map(|first| first.cache.as_str());
+        assert_eq!(told, is_first.then_some("main"));
+        node.shutdown().await.unwrap();
+    }
+}
+
 /// Nothing that was accepted is cut off by a stop.
 #[tokio::test]
 async fn a_shutdown_finishes_downloads_and_closes_idle_connections() {

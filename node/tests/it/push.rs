@@ -646,6 +646,65 @@ async fn p5_one_bad_path_does_not_spoil_the_others() {
     assert!(!visible(&node, &lying).await && !visible(&node, &absent).await);
 }
 
+/// P5: no path becomes visible whose reference the same commit refuses.
+#[tokio::test]
+async fn p5_a_refused_path_takes_along_what_refers_to_it() {
+    let node = TestNode::start().await;
+    let lying = Sample::noise("lying", 300_000);
+    let referrer = Sample::file("referrer", b"1").referring_to(&[&lying]);
+    let root = Sample::file("root", b"2").referring_to(&[&referrer]);
+    let other = Sample::file("other", b"3");
+    let samples = [&lying, &referrer, &root, &other];
+    let push = Push::begin(&node, &samples).await;
+    let mut cuts = samples.map(|sample| chunks(&sample.nar));
+    cuts[0] = chunks(&Sample::noise("x", 300_000).nar);
+    let mut paths = Vec::new();
+    for (sample, cut) in samples.into_iter().zip(&cuts) {
+        assert_eq!(push.send(cut).await.status, 200);
+        paths.push((sample, cut.as_slice(), None));
+    }
+    let outcomes = push.commit(&paths).await;
+    assert!(is_rejected(&outcomes[0], "NarHash"), "{outcomes:?}");
+    let refers_to = |sample: &Sample| format!("refers to {}, which", sample.path);
+    assert!(
+        is_rejected(&outcomes[1], &refers_to(&lying)),
+        "{outcomes:?}"
+    );
+    assert!(
+        is_rejected(&outcomes[2], &refers_to(&referrer)),
+        "{outcomes:?}"
+    );
+    for (sample, is_visible) in samples.into_iter().zip([false, false, false, true]) {
+        assert_eq!(visible(&node, sample).await, is_visible, "{}", sample.path);
+    }
+}
+
+/// P5: what was sent before the size cap was reached can be committed after that.
+#[tokio::test]
+async fn p5_a_session_without_space_commits_what_it_has() {
+    let node = TestNode::with(&[("store.size-cap", "16 MiB")]).await;
+    let small = Sample::noise("small", 300_000);
+    let large = Sample::noise("large", 30_000_000);
+    let push = Push::begin(&node, &[&small, &large]).await;
+    let small_cut = chunks(&small.nar);
+    assert_eq!(push.send(&small_cut).await.status, 200);
+    let mut refusal = None;
+    for part in chunks(&large.nar).chunks(8) {
+        let reply = push.send(part).await;
+        if reply.status != 200 {
+            refusal = Some(reply);
+            break;
+        }
+    }
+    let refusal = refusal.expect("30 MB do not fit");
+    assert_eq!(refusal.status, 507);
+    assert!(refusal.text().contains("CapReached"), "{}", refusal.text());
+    let outcome = &push.commit(&[(&small, &small_cut, None)]).await[0];
+    assert!(matches!(outcome, CommitOutcome::Ok { .. }), "{outcome:?}");
+    assert!(visible(&node, &small).await);
+    assert_eq!(push.call(Method::DELETE, "").send().await.status, 204);
+}
+
 #[tokio::test]
 async fn lying_records_are_refused() {
     let node = TestNode::start().await;

@@ -239,7 +239,7 @@ async fn s4_bytes_and_tag_survive_a_restart() {
     assert_eq!(after.header("etag"), before.header("etag"));
 }
 
-/// S14: NARs are immutable for a year, narinfos are revalidated.
+/// S14: NARs are immutable for a year, everything else is revalidated, and misses are not kept.
 #[tokio::test]
 async fn s14_cache_headers_and_revalidation() {
     let sample = Sample::file("sample", b"contents");
@@ -247,9 +247,10 @@ async fn s14_cache_headers_and_revalidation() {
     let narinfo = format!("/main/{}", sample.narinfo_name());
     let nar = format!("/main/nar/{}.nar.zst", sample.nar_hash().nix32());
     let rows = [
-        (narinfo, "public, max-age=3600"),
+        (narinfo, "public, no-cache"),
         (nar, "public, max-age=31536000, immutable"),
-        ("/main/nix-cache-info".to_owned(), "public, max-age=3600"),
+        (format!("/main/{}.ls", sample.hash()), "public, no-cache"),
+        ("/main/nix-cache-info".to_owned(), "public, no-cache"),
     ];
     for (target, freshness) in rows {
         // Twice: the second narinfo comes from memory.
@@ -272,7 +273,18 @@ async fn s14_cache_headers_and_revalidation() {
                 .request(Method::GET, &target)
                 .header("if-none-match", "\"x\"");
             assert_eq!(other.send().await.status, 200, "{target}");
+            assert_eq!(known.header("cache-control"), freshness, "{target}");
         }
+    }
+    let absent = store_path("absent");
+    for target in [
+        format!("/main/{}.narinfo", absent.hash()),
+        format!("/main/nar/{}.nar.zst", "0".repeat(52)),
+        "/absent/nix-cache-info".to_owned(),
+    ] {
+        let reply = node.get(&target).await;
+        let freshness = reply.header("cache-control");
+        assert_eq!((reply.status.as_u16(), freshness), (404, "no-store"));
     }
 }
 
@@ -461,7 +473,7 @@ async fn s1_misses_are_404() {
         "/main/nar/x".to_owned(),
         "/main/x".to_owned(),
         "/x".to_owned(),
-        "/".to_owned(),
+        "//".to_owned(),
     ] {
         let reply = node.get(&target).await;
         assert_eq!(

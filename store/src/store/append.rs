@@ -43,6 +43,23 @@ impl<'a> Appender<'a> {
             .map(|at| (at, Stored::Now))
     }
 
+    /// As [`Appender::chunk`], whatever the size cap: a chunk without which others that are here would
+    /// be worth nothing.
+    pub(crate) fn last_chunk(
+        &mut self,
+        lease: &Lease,
+        id: ChunkId,
+        raw_len: u32,
+        frame: &[u8],
+    ) -> Result<(Location, Stored), StoreError> {
+        match self.store.locate(lease, &id)? {
+            Some(at) => Ok((at, Stored::Before)),
+            None => self
+                .chunk_copy(Some(lease), id, raw_len, frame)
+                .map(|at| (at, Stored::Now)),
+        }
+    }
+
     /// Stores a frame even if there is a copy elsewhere, and whatever the size cap: collection
     /// copies before it deletes.
     pub(crate) fn chunk_copy(

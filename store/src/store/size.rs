@@ -43,15 +43,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSpace`]; [`StoreError`] if the index cannot be read.
     pub fn check_fits(&self, len: u64) -> Result<(), StoreError> {
-        let Some(pressure) = self.inner.pressure() else {
-            return Ok(());
-        };
-        let derived = self.inner.size.derived.load(Ordering::Relaxed);
-        let mut room = pressure.start.saturating_sub(derived);
-        // Only what is large is worth a look at all pins.
-        if len > room / 8 {
-            room = room.saturating_sub(self.inner.pinned_bytes()?);
-        }
+        let room = self.room_for(len)?;
         if len <= room {
             return Ok(());
         }
@@ -61,6 +53,23 @@ impl Store {
             cap: self.inner.options.size_cap,
             source: None,
         })
+    }
+
+    /// Bytes that fit under the cap when all is evicted that may be: less than `len` only if `len`
+    /// bytes cannot fit, as only what is large is worth a look at all pins.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the index cannot be read.
+    pub fn room_for(&self, len: u64) -> Result<u64, StoreError> {
+        let Some(pressure) = self.inner.pressure() else {
+            return Ok(u64::MAX);
+        };
+        let derived = self.inner.size.derived.load(Ordering::Relaxed);
+        let room = pressure.start.saturating_sub(derived);
+        match len > room / 8 {
+            true => Ok(room.saturating_sub(self.inner.pinned_bytes()?)),
+            false => Ok(room),
+        }
     }
 
     /// What the store holds. Cheap.

@@ -275,7 +275,7 @@ fn g7_the_size_cap_is_never_exceeded_by_more_than_one_percent() {
 }
 
 /// A path larger than the cap is refused and costs nobody else anything; one that says so only by
-/// its bytes ends its session, and with it what it held.
+/// its bytes has its session give way, and with it what it held.
 #[test]
 fn g7_a_path_larger_than_the_cap_leaves_the_cache_as_it_was() {
     const CAP: u64 = 40 << 20;
@@ -312,7 +312,7 @@ fn g7_a_path_larger_than_the_cap_leaves_the_cache_as_it_was() {
         node.disk_bytes()
     );
     let last = Upload::random(&mut seed, "last", 4 << 20);
-    native::push(address, token, &last).expect("the session gave its space back");
+    native::push(address, token, &last).expect("the session gives its space back");
     assert!(
         node.disk_bytes() <= CAP + CAP / 100,
         "{}",

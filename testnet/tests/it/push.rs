@@ -2,6 +2,7 @@
 
 mod economy;
 mod faults;
+mod full;
 mod logs;
 mod policy;
 mod possession;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use attic_store::record::Pin;
-use attic_store::{CollectOptions, StoreError};
+use attic_store::{CollectOptions, ImportError, StoreError};
 use proptest::prelude::*;
 
 use super::*;
@@ -289,13 +289,42 @@ fn a_full_store_refuses_and_goes_on_serving() {
     let outcome = fixture
         .store()
         .import(&lease, &mut &nar_of(&noise(81, 6_000_000))[..]);
-    let refused = matches!(
-        outcome,
-        Err(attic_store::ImportError::Store(StoreError::NoSpace { .. }))
-    );
+    let refused = matches!(outcome, Err(ImportError::Store(StoreError::NoSpace { .. })));
     assert!(refused, "{outcome:?}");
     drop(lease);
     fixture.assert_reads_back(&nar);
+}
+
+/// G7: what a push under way has published stays while its lease holds the bytes: evicting it would
+/// free nothing.
+#[test]
+fn g7_what_a_push_under_way_has_published_is_not_evicted() {
+    let fixture = Fixture::with(Options {
+        pack_len_target: 256 << 10,
+        size_cap: Some((6 << 20) + derived_allowance()),
+        ..Options::default()
+    });
+    let lease = fixture.store().lease();
+    let mut published = Vec::new();
+    for index in 0..40u8 {
+        let nar = nar_of(&noise(300 + u64::from(index), 300_000));
+        match fixture.store().import(&lease, &mut &nar[..]) {
+            Ok(imported) => {
+                let row = path_row(index, &imported, &[], 0);
+                fixture.store().publish(vec![row]).expect("publishes");
+                published.push(index);
+            }
+            Err(ImportError::Store(StoreError::NoSpace { .. })) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!((15..40).contains(&published.len()), "{published:?}");
+    for index in published {
+        let row = fixture.store().path(&cache(), path(index).hash());
+        assert!(row.expect("reads").is_some(), "{index} was evicted");
+    }
+    drop(lease);
+    fixture.publish(50, &nar_of(&noise(350, 300_000)), &[]);
 }
 
 #[derive(Clone, Debug)]

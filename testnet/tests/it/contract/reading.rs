@@ -74,6 +74,16 @@ fn s14_nars_are_immutable_and_narinfos_are_revalidated() {
         "{cache_control}"
     );
     assert!(cache_control.contains("immutable"), "{cache_control}");
+    let absent = format!("/main/{}.narinfo", "0".repeat(32));
+    for (target, freshness) in [
+        (filled.upload.narinfo_target("main"), "public, no-cache"),
+        ("/main/nix-cache-info".to_owned(), "public, no-cache"),
+        (absent, "no-store"),
+        (format!("/main/nar/{}.nar.zst", "0".repeat(52)), "no-store"),
+    ] {
+        let head = filled.head(&target);
+        assert_eq!(head.header("cache-control"), Some(freshness), "{target}");
+    }
     for target in [filled.nar_target(), filled.upload.narinfo_target("main")] {
         let etag = filled
             .head(&target)

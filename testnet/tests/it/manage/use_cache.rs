@@ -1,8 +1,10 @@
 //! Row P13: two words, and Nix substitutes from the node.
 
 use std::fs;
+use std::net::TcpListener;
 use std::time::Duration;
 
+use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use testnet::cli::Cli;
 use testnet::nix::NixClient;
@@ -100,6 +102,30 @@ fn p13_the_first_start_says_what_nix_conf_needs() {
         log.contains(&format!("trusted-public-keys = {key}")),
         "{log}"
     );
+}
+
+/// So does the first that serves, when one before it found its port taken.
+#[test]
+fn p13_the_first_start_that_serves_says_what_nix_conf_needs() {
+    let node = TestNode::start();
+    let cli = node.another_user();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("bind a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let data_dir = cli.home().join("data").display().to_string();
+    let up = ["up", "--listen", &address, "--data-dir", &data_dir];
+    let failed = cli.run(&up).exits_with(1);
+    assert!(!failed.stdout.contains("substituters"), "{failed}");
+    drop(taken);
+    for is_told in [true, false] {
+        let up = cli.start(&up);
+        up.wait_until_it_says("Serving on", SAID_MAX);
+        kill_process(up.pid(), Signal::TERM).expect("signal the node");
+        let served = up.wait().succeeds();
+        let url = format!("extra-substituters = http://{address}/main\n");
+        assert_eq!(served.stdout.contains(&url), is_told, "{served}");
+        let key = "extra-trusted-public-keys = main-";
+        assert_eq!(served.stdout.contains(key), is_told, "{served}");
+    }
 }
 
 /// The module that `--nixos` prints is a Nix expression with the same two settings.

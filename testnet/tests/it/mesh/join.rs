@@ -122,7 +122,7 @@ fn c1_a_node_that_leaves_keeps_what_it_has() {
     let pushed = (Instant::now(), VISIBLE_MAX);
     all_answer(&cluster, &[2], &had, 200, pushed);
     realise(&cluster, 2, &[&had]);
-    cluster[2].cli().run(&["leave", "--yes"]).succeeds();
+    cluster[2].cli().run(&["leave", "--no-confirm"]).succeeds();
     cluster.wait_connected(&[0, 1]);
     let left = cluster[2].cli().run(&["cluster", "info"]);
     left.exits_with(1).says("hint: make one with");

@@ -219,7 +219,8 @@ fn c10_a_former_reader_opens_nothing_that_is_said_later() {
     wait_own_status(&cluster, 2, &before, 200);
 
     let id = cluster[2].id();
-    cluster[0].cli().run(&["revoke", &id]).succeeds();
+    let revoke = ["revoke", &id, "--no-confirm"];
+    cluster[0].cli().run(&revoke).succeeds();
     push(&cluster[0], &after);
     wait_own_status(&cluster, 1, &after, 200);
     realise(&cluster, 1, &after);

@@ -27,7 +27,8 @@ fn a_revoked_node_gets_nothing_and_is_not_heard() {
     realise(&cluster, 3, &[&had]);
 
     let id = cluster[3].id();
-    cluster[0].cli().run(&["revoke", &id]).succeeds().says(&id);
+    let revoke = ["revoke", &id, "--no-confirm"];
+    cluster[0].cli().run(&revoke).succeeds().says(&id);
     cluster.wait_connected(&[0, 1, 2]);
     cluster.wait_connected(&[3]);
     assert!(
@@ -55,7 +56,7 @@ fn a_revoked_node_gets_nothing_and_is_not_heard() {
     cluster[3].kill();
     cluster[3].start_again();
     all_answer(&cluster, &[3], &had, 200, (Instant::now(), HEALED_MAX));
-    cluster[3].cli().run(&["leave", "--yes"]).succeeds();
+    cluster[3].cli().run(&["leave", "--no-confirm"]).succeeds();
     cluster.join(3, &ticket).exits_with(1).says("revoked");
     assert_eq!(status(&cluster[3], &later), 404);
     cluster.wait_connected(&[0, 1, 2]);
@@ -68,7 +69,8 @@ fn a_member_cannot_revoke() {
         return;
     }
     let cluster = Cluster::joined(3);
-    let revoked = cluster[1].cli().run(&["revoke", &cluster[2].id()]);
+    let revoke = ["revoke", &cluster[2].id(), "--no-confirm"];
+    let revoked = cluster[1].cli().run(&revoke);
     revoked
         .exits_with(1)
         .says("hint: only the node that made the cluster can");

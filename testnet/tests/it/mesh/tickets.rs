@@ -47,7 +47,7 @@ fn c1_each_kind_of_bad_ticket_has_its_own_message() {
     // Of a cluster that the node it leads to has left for another.
     cluster[3].cli().run(&["cluster", "init"]).succeeds();
     let foreign = cluster.invite(3, &[]);
-    cluster[3].cli().run(&["leave", "--yes"]).succeeds();
+    cluster[3].cli().run(&["leave", "--no-confirm"]).succeeds();
     cluster[3].cli().run(&["cluster", "init"]).succeeds();
     said.insert(refused(&cluster, &foreign, new));
 
@@ -75,7 +75,7 @@ fn c1_a_ticket_is_not_used_up_by_the_same_node_twice() {
     let cluster = Cluster::new(2);
     let ticket = cluster.invite(0, &["--uses", "1"]);
     cluster.join(1, &ticket).succeeds();
-    cluster[1].cli().run(&["leave", "--yes"]).succeeds();
+    cluster[1].cli().run(&["leave", "--no-confirm"]).succeeds();
     cluster.join(1, &ticket).succeeds();
     cluster.wait_connected(&[0, 1]);
 }

@@ -1,11 +1,14 @@
 //! Row P5: a push finishes over a bad network, and says what it could not do. Row P11: what it
 //! says is done can be read.
 
+use std::fs;
+use std::io::{Seek, Write};
+
 use serde_json::{Value, json};
 use testnet::corpus::Closure;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
-use testnet::program::is_root;
+use testnet::program::{self, is_root};
 use testnet::proxy::{Fault, FaultProxy};
 use testnet::seed::Seed;
 use testnet::served::Served;
@@ -102,6 +105,113 @@ fn p5_exit_codes_say_all_some_or_misuse() {
     cli.run(&["push"]).exits_with(2);
     cli.run(&["push", "main", "--no-such-flag"]).exits_with(2);
     cli.run(&["push", "no such cache!", &small]).exits_with(2);
+}
+
+/// What Nix does not know, or what is no store path at all, is named with the reason and costs the
+/// others nothing.
+#[test]
+fn p5_arguments_that_mean_nothing_do_not_keep_the_others_from_being_pushed() {
+    if !is_root("p5 arguments") {
+        return;
+    }
+    let node = TestNode::start();
+    let root = root_and_leaf("p5-known").0;
+    let absent = "00000000000000000000000000000000-p5-absent";
+    let absent_path = format!("/nix/store/{absent}");
+    let arguments = [root.as_str(), &absent_path, "/dev/null"];
+    let unusable = [
+        ("/dev/null", "/dev/null is not in /nix/store"),
+        (absent, "not valid in the local store"),
+    ];
+    let push = |options: &[&str]| {
+        let words = ["push", "main"].iter().chain(options).chain(&arguments);
+        let words: Vec<&str> = words.copied().collect();
+        node.cli().run(&words).exits_with(1)
+    };
+
+    let dry = push(&["--dry-run"]).says("2 paths to push, 0 to skip; nothing was pushed");
+    let listed: Vec<&str> = dry.lines().take(2).collect();
+    let wanted = unusable.map(|(name, reason)| format!("fail {name}: {reason}"));
+    assert_eq!(listed, wanted, "{dry}");
+    dry.says("error: 2 paths cannot be pushed");
+    let none = node.push(&arguments[1..]).exits_with(1);
+    none.says("error: 2 of 2 paths not pushed")
+        .says("hint: build or fetch it first");
+    assert_eq!(node.usage().caches[0].paths, 0);
+
+    let mut listing = tempfile::tempfile().expect("make a file");
+    listing
+        .write_all(arguments.join("\n").as_bytes())
+        .and_then(|()| listing.rewind())
+        .expect("write a list");
+    let mut command = node.cli().command(&["push", "--stdin", "main"]);
+    let pushed = program::start_reading(&mut command, listing.into()).wait();
+    let pushed = pushed.exits_with(1).says("error: 2 of 4 paths not pushed");
+    for (name, reason) in unusable {
+        let listed = format!("not pushed: {name}: {reason}\n");
+        assert!(pushed.stderr.contains(&listed), "{pushed}");
+    }
+    assert!(matches!(node.read(&root), Served::Whole(_)));
+    assert_eq!(node.usage().caches[0].paths, 2);
+
+    let again = push(&["--json"]);
+    let events: Vec<Value> = again
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let failed = unusable.map(|(name, reason)| {
+        json!({ "event": "path", "path": name, "status": "failed", "reason": reason })
+    });
+    assert_eq!(events[1..3], failed, "{again}");
+    let done = json!({ "event": "done", "pushed": 0, "failed": 2, "cached": 2, "upstream": 0 });
+    assert_eq!(events[3..], [done], "{again}");
+}
+
+/// A path whose files are gone, though Nix believes in it, costs what refers to it and nothing else.
+#[test]
+fn p5_a_closure_with_a_hole_costs_only_its_root() {
+    if !is_root("p5 hole") {
+        return;
+    }
+    let node = TestNode::start();
+    let host = NixClient::host();
+    let (root, leaf) = root_and_leaf("p5-hole");
+    let other = host.add_file("p5-hole-other", b"other");
+    let holed = NixClient::empty();
+    let store = holed.physical("/").display().to_string();
+    let to = format!("local?root={store}");
+    host.run(
+        "nix",
+        &["copy", "--no-check-sigs", "--to", &to, &root, &other],
+    )
+    .succeeds();
+    fs::remove_file(holed.physical(&leaf)).expect("remove a path's file");
+    let pushed = node
+        .cli()
+        .run(&["push", "main", "--store", &store, &root, &other])
+        .exits_with(1);
+    let [root_name, leaf_name] = [&root, &leaf].map(|path| path.trim_start_matches("/nix/store/"));
+    pushed
+        .says(&format!("not pushed: {leaf_name}: read "))
+        .says(&format!(
+            "not pushed: {root_name}: it refers to {leaf_name}, which was not pushed"
+        ))
+        .says("error: 2 of 3 paths not pushed");
+    assert!(matches!(node.read(&other), Served::Whole(_)));
+    assert_eq!(node.usage().caches[0].paths, 1);
+}
+
+/// A path in the machine's store, and the only one that it refers to.
+fn root_and_leaf(name: &str) -> (String, String) {
+    let host = NixClient::host();
+    let expression = format!(
+        "let leaf = run \"{name}-leaf\" ''echo x > $out''; in \
+         run \"{name}-root\" ''echo ${{leaf}} > $out''"
+    );
+    let root = host.build(&expression).remove(0);
+    let references = host.run("nix-store", &["--query", "--references", &root]);
+    let leaf = references.succeeds().stdout.trim().to_owned();
+    (root, leaf)
 }
 
 /// One path that cannot be pushed does not keep the others from being pushed.

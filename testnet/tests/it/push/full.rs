@@ -1,0 +1,105 @@
+//! Row P5: a push that meets a full disk or the size cap keeps what had arrived by then.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use testnet::mount::Tmpfs;
+use testnet::nix::NixClient;
+use testnet::node::TestNode;
+use testnet::program::is_root;
+use testnet::seed::Seed;
+use testnet::served::Served;
+
+/// Paths of one MiB each that share nothing, the same each time.
+fn paths() -> Vec<String> {
+    let files: Vec<(String, Vec<u8>)> = (0..120)
+        .map(|n| (format!("p5-full-{n}"), Seed::new(5000 + n).bytes(1 << 20)))
+        .collect();
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, contents)| (name.as_str(), contents.as_slice()))
+        .collect();
+    NixClient::host().add_files(&files)
+}
+
+/// Pushes more than fits: every path is either pushed, or listed with `reason` and absent. Gives how
+/// many were pushed, and how many of them are still there.
+fn push_too_much(node: &TestNode, reason: &str) -> (usize, usize) {
+    let paths = paths();
+    let mut command = node.cli().push_command(&paths);
+    let outcome = testnet::program::run(command.arg("--json")).exits_with(1);
+    let events: Vec<Value> = outcome
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let of_status = |status: &str| -> BTreeSet<&str> {
+        let events = events.iter().filter(|event| event["status"] == status);
+        events.filter_map(|event| event["path"].as_str()).collect()
+    };
+    let (pushed, failed) = (of_status("pushed"), of_status("failed"));
+    assert_eq!(pushed.len() + failed.len(), paths.len(), "{outcome}");
+    let mut kept = 0;
+    for path in &paths {
+        match node.read(path) {
+            Served::Whole(_) => kept += 1,
+            other => assert_eq!(other, Served::Absent, "{path}"),
+        }
+    }
+    let is_there = |name: &&&str| node.read(&format!("/nix/store/{name}")) != Served::Absent;
+    assert_eq!(failed.iter().filter(is_there).count(), 0, "{outcome}");
+    let listed: Vec<&str> = outcome
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("not pushed: "))
+        .collect();
+    assert_eq!(listed.len(), failed.len(), "{outcome}");
+    assert!(listed.iter().all(|line| line.contains(reason)), "{outcome}");
+    assert_eq!(node.metric("attic_node_push_sessions"), Some(0.0));
+    (pushed.len(), kept)
+}
+
+#[test]
+fn p5_a_push_that_meets_the_size_cap_keeps_what_arrived() {
+    if !is_root("p5 size cap") {
+        return;
+    }
+    let node = TestNode::with_config("[store]\nsize-cap = \"64 MiB\"\npack-size = \"4 MiB\"\n");
+    // What was pushed can be evicted from then on, like anything that is not pinned.
+    let (_, kept) = push_too_much(&node, "size cap of 67108864 bytes");
+    assert!(kept >= 32, "{kept}");
+    let more = NixClient::host().add_file("p5-full-more", &Seed::new(5999).bytes(16 << 20));
+    node.push(&[&more]).succeeds();
+    assert!(matches!(node.read(&more), Served::Whole(_)));
+}
+
+#[test]
+fn p5_a_push_that_meets_a_full_disk_keeps_what_arrived() {
+    if !is_root("p5 full disk") {
+        return;
+    }
+    let disk = Tmpfs::new(96 << 20);
+    let config = "[store]\npack-size = \"8 MiB\"\n";
+    let node = TestNode::at(&disk.path().join("data"), config);
+    let (pushed, kept) = push_too_much(&node, "the node has no space left");
+    assert!(pushed >= 48 && kept == pushed, "{kept} of {pushed}");
+}
+
+/// One path that can never fit costs the others nothing.
+#[test]
+fn p5_a_path_larger_than_the_cap_fails_alone() {
+    if !is_root("p5 larger than the cap") {
+        return;
+    }
+    let node = TestNode::with_config("[store]\nsize-cap = \"40 MiB\"\n");
+    let host = NixClient::host();
+    let small = host.add_file("p5-cap-small", b"small");
+    let large = host.add_file("p5-cap-large", &Seed::new(5998).bytes(48 << 20));
+    let pushed = node.push(&[&small, &large]).exits_with(1);
+    pushed
+        .says("-p5-cap-large: NAR of 48.00 MiB; at most ")
+        .says(" fit below the size cap of the node (store.size-cap)")
+        .says("error: 1 of 2 paths not pushed");
+    assert!(matches!(node.read(&small), Served::Whole(_)));
+    assert_eq!(node.read(&large), Served::Absent);
+    node.push(&[&large]).exits_with(1).says("size cap");
+}
