@@ -404,7 +404,7 @@ impl Layers {
             mdns: self.parse("mesh.mdns", value::switch)?,
             deadline: self.timeout("mesh.deadline")?,
             replicas: self.count("mesh.replicas", 1, 64)?,
-            log_max: self.size_between("mesh.log-max", 16 << 20, 1 << 40)?,
+            log_max: self.size_between("mesh.log-max", 2 << 20, 1 << 40)?,
             upload_rate_max: self.optional("mesh.upload-rate-max", value::size)?,
         })
     }
