@@ -40,7 +40,7 @@ impl LogFiles {
             let node = path.file_name().and_then(|name| name.to_str());
             let node = node.and_then(|name| name.strip_suffix(".log")?.parse().ok());
             if let Some(node) = node {
-                logs.insert(node, LogFile::open(&path)?);
+                logs.insert(node, LogFile::open(&path, node)?);
             }
         }
         Ok(LogFiles {
@@ -63,7 +63,7 @@ impl LogFiles {
     /// The log of `node`, made durable as a file when it is this node's.
     fn of(&mut self, node: NodeId) -> io::Result<&mut LogFile> {
         if !self.logs.contains_key(&node) {
-            let log = LogFile::open(&self.path(&node))?;
+            let log = LogFile::open(&self.path(&node), node)?;
             if node == self.own {
                 File::open(&self.dir)?.sync_all()?;
             }

@@ -6,6 +6,9 @@
 //! **Damage**: an end that was torn off while it was written is cut off when the file is opened.
 //! An entry that decayed stays, unreadable, and so does all that follows it: for a node's own log
 //! that is the only witness of how far it went. Mending puts the segment back in its place.
+//!
+//! Where the next entry begins after one whose length decayed has to be searched for, among bytes
+//! that their author chose. What is found counts only if it is a segment that the author signed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -14,10 +17,13 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use attic_p2p::ids::NodeId;
+use attic_p2p::segment::Segment;
 use bytes::Bytes;
 
 /// The log of one node.
 pub(super) struct LogFile {
+    author: NodeId,
     pub(super) path: PathBuf,
     pub(super) file: File,
     /// Where the entries lie, by number, decayed ones included. Numbers ascend; those of a compacted
@@ -46,7 +52,7 @@ impl Entry {
 }
 
 impl LogFile {
-    pub(super) fn open(path: &Path) -> io::Result<LogFile> {
+    pub(super) fn open(path: &Path, author: NodeId) -> io::Result<LogFile> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -55,6 +61,7 @@ impl LogFile {
             .mode(0o600)
             .open(path)?;
         let mut log = LogFile {
+            author,
             path: path.to_owned(),
             entries: BTreeMap::new(),
             len: 0,
@@ -69,7 +76,7 @@ impl LogFile {
         let end = self.file.metadata()?.len();
         while self.len < end {
             let at = self.len;
-            if let Some((seq, entry)) = self.whole_at(at, end)? {
+            if let Some((seq, entry, _)) = self.whole_at(at, end)? {
                 self.len = entry.end();
                 self.entries.insert(seq, entry);
                 continue;
@@ -91,7 +98,7 @@ impl LogFile {
     }
 
     /// The entry at `offset`, if it is one that can follow and is what was written.
-    fn whole_at(&self, offset: u64, end: u64) -> io::Result<Option<(u64, Entry)>> {
+    fn whole_at(&self, offset: u64, end: u64) -> io::Result<Option<(u64, Entry, Bytes)>> {
         let Some(head) = self.head_at(offset, end)? else {
             return Ok(None);
         };
@@ -101,13 +108,15 @@ impl LogFile {
             len,
         };
         let follows = len <= SEGMENT_LEN_MAX && entry.end() <= end && self.last() < seq;
-        if !follows || read_entry(&self.file, seq, entry)?.is_none() {
+        if !follows {
             return Ok(None);
         }
-        Ok(Some((seq, entry)))
+        let segment = read_entry(&self.file, seq, entry)?;
+        Ok(segment.map(|segment| (seq, entry, segment)))
     }
 
-    /// Offset and number of the first whole entry at or after `from`.
+    /// Offset and number of the first whole entry at or after `from`: one with a segment that was
+    /// signed.
     fn find_whole(&self, mut from: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
         let mut window = vec![0; SEARCH_LEN];
         while from + HEAD_LEN as u64 <= end {
@@ -117,7 +126,12 @@ impl LogFile {
                 let (len, seq, _) = split(head.first_chunk().expect("that long"));
                 // Cheap, and right for one in 10^9 places only.
                 let may_be = len <= SEGMENT_LEN_MAX && self.last() < seq && seq <= SEQ_MAX;
-                if may_be && self.whole_at(at, end)?.is_some() {
+                if !may_be {
+                    continue;
+                }
+                if let Some((_, _, segment)) = self.whole_at(at, end)?
+                    && self.is_signed(seq, segment)
+                {
                     return Ok(Some((at, seq)));
                 }
             }
@@ -126,19 +140,38 @@ impl LogFile {
         Ok(None)
     }
 
+    /// Whether this is the `seq`-th segment of this log, or of one that its author forked.
+    fn is_signed(&self, seq: u64, segment: Bytes) -> bool {
+        Segment::decode(segment).is_ok_and(|segment| {
+            let head = segment.head();
+            (head.node, head.seq) == (self.author, seq) && segment.verify().is_ok()
+        })
+    }
+
     /// Whether what begins at `at` and ends the file is an entry that was being written.
     fn is_torn(&self, at: u64, end: u64) -> io::Result<bool> {
         let Some(head) = self.head_at(at, end)? else {
             return Ok(true);
         };
         let (len, seq, written_check) = split(&head);
-        let mut rest = vec![0; (end - at) as usize - HEAD_LEN];
+        let left = end - at - HEAD_LEN as u64;
+        let reaches_end = len <= SEGMENT_LEN_MAX && u64::from(len) >= left;
+        if reaches_end || head == [0; HEAD_LEN] {
+            // A page that the system gave and never filled.
+            let page = at.max((end - 1) / PAGE_LEN * PAGE_LEN);
+            let mut last = vec![0; (end - page) as usize];
+            self.file.read_exact_at(&mut last, page)?;
+            if last.iter().all(|byte| *byte == 0) {
+                return Ok(true);
+            }
+        }
+        if !reaches_end || u64::from(len) == left {
+            return Ok(false);
+        }
+        let mut rest = vec![0; left as usize];
         self.file.read_exact_at(&mut rest, at + HEAD_LEN as u64)?;
-        // Room that the system gave and never filled.
-        let blank = head.iter().chain(&rest).all(|byte| *byte == 0);
-        let short = len <= SEGMENT_LEN_MAX && u64::from(len) > rest.len() as u64;
         // A whole segment whose length decayed ends where the file does.
-        Ok(blank || (short && check(seq, &rest) != written_check))
+        Ok(check(seq, &rest) != written_check)
     }
 
     /// Takes note of entries that cannot be read, from `at` up to the whole one of number `seq` at
@@ -209,7 +242,7 @@ impl LogFile {
     ) -> io::Result<LogFile> {
         let draft = self.path.with_extension("tmp");
         let _ = fs::remove_file(&draft);
-        let mut log = LogFile::open(&draft)?;
+        let mut log = LogFile::open(&draft, self.author)?;
         let seqs: BTreeSet<u64> = (self.entries.range(first..))
             .map(|(seq, _)| *seq)
             .chain(instead.map(|(seq, _)| seq))
@@ -301,7 +334,7 @@ impl LogFile {
 }
 
 /// Head and segment, as they lie in the file. `segment` is not too long.
-fn entry_bytes(seq: u64, segment: &[u8], check: [u8; 8]) -> Vec<u8> {
+pub(super) fn entry_bytes(seq: u64, segment: &[u8], check: [u8; 8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD_LEN + segment.len());
     bytes.extend_from_slice(&(segment.len() as u32).to_be_bytes());
     bytes.extend_from_slice(&seq.to_be_bytes());
@@ -335,7 +368,7 @@ fn split(head: &[u8; HEAD_LEN]) -> (u32, u64, [u8; 8]) {
     )
 }
 
-fn check(seq: u64, segment: &[u8]) -> [u8; 8] {
+pub(super) fn check(seq: u64, segment: &[u8]) -> [u8; 8] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seq.to_be_bytes()).update(segment);
     let mut check = [0; 8];
@@ -348,6 +381,8 @@ pub(super) const HEAD_LEN: usize = 20;
 const SEGMENT_LEN_MAX: u32 = 1 << 20;
 /// A higher number is a damaged one: places of records have 32 bits.
 const SEQ_MAX: u64 = u32::MAX as u64;
+/// What the system writes as one.
+const PAGE_LEN: u64 = 4096;
 /// Bytes that are searched for an entry at a time.
 const SEARCH_LEN: usize = 64 << 10;
 /// Of an entry that could not be read when the file was rewritten: no segment has it.
