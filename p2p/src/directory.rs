@@ -202,15 +202,19 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Folds everything anew, with the keys it has. What no log carries stays known.
+    /// Folds everything anew, with the keys it has. What no log carries stays known. False, and all
+    /// is as it was, if the logs cannot be folded as far as they were: there is no way back.
     ///
-    /// **Errors**: the log cannot be read; the directory must not be used then.
-    pub(crate) fn refold<L: Log>(&mut self, log: &mut L) -> Result<(), LogError> {
+    /// **Errors**: the log cannot be read; all is as it was.
+    pub(crate) fn refold<L: Log>(&mut self, log: &mut L) -> Result<bool, LogError> {
         let unseal = Arc::clone(&self.unseal);
         let mut anew = Directory::load(self.genesis.clone(), unseal, log)?;
         anew.take_uncarried(self, log)?;
-        *self = anew;
-        Ok(())
+        let is_whole = anew.tips() == self.tips();
+        if is_whole {
+            *self = anew;
+        }
+        Ok(is_whole)
     }
 
     /// The cluster.

@@ -257,7 +257,8 @@ impl<L: Log> Replica<L> {
     /// Takes what happened `now` and says what to do.
     ///
     /// May block on the log. Each call does a bounded amount of work, except that a checkpoint of
-    /// the own log is written in one go.
+    /// the own log is written in one go, and that everything is folded anew, at most once an hour,
+    /// where a difference to a peer demands it.
     pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
@@ -361,6 +362,15 @@ impl<L: Log> Replica<L> {
     fn settle(&mut self, now: Millis) {
         if self.directory.is_quarantined(self.me) {
             self.phase = Phase::Retired;
+        }
+        let last = self.log.range(self.me).map_or(0, |(_, last)| last);
+        if self.phase == Phase::Running && last > self.directory.seq(self.me) {
+            // It decayed, and was folded anew: what would be written next has been written.
+            self.phase = Phase::Starting {
+                since: None,
+                goes_to: last,
+                damaged: true,
+            };
         }
         let Phase::Starting {
             since,

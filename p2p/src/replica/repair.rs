@@ -16,7 +16,8 @@
 //!
 //! **Bounds.** A difference leads to one verification and one fold at most once an hour, whoever
 //! finds it and how often. A peer that still differs two hours after it was found to be wrong has
-//! had the time to mend, and [misbehaves](Action::Misbehaved).
+//! had the time to mend, and [misbehaves](Action::Misbehaved); one that agrees again where it differed
+//! is believed as before.
 //!
 //! [`SHARDS`]: crate::directory::SHARDS
 
@@ -64,14 +65,16 @@ pub(super) struct Repair {
     verification: Option<Verification>,
     /// Segments of the folded part of a log that are not what they were.
     damaged: BTreeSet<(NodeId, u64)>,
+    /// Whether there were too many to know them all.
+    more_damaged: bool,
     /// When a peer is asked for them next.
     mend_at: Millis,
     /// A difference that is being looked into.
     suspicion: Option<Suspicion>,
     /// Until then none is.
     rest_until: Millis,
-    /// Peers that were wrong, and when.
-    wrong: BTreeMap<NodeId, Millis>,
+    /// Peers that were wrong.
+    wrong: BTreeMap<NodeId, Wrong>,
     /// Since when, and how many requests for digests were answered.
     answered: (Millis, u32),
     done: Repairs,
@@ -81,6 +84,13 @@ pub(super) struct Repair {
 #[derive(Clone, Copy, Debug)]
 struct Suspicion {
     peer: NodeId,
+    shard: u8,
+}
+
+/// Since when a peer differs from what follows from the logs, and where.
+#[derive(Clone, Copy, Debug)]
+struct Wrong {
+    since: Millis,
     shard: u8,
 }
 
@@ -102,10 +112,13 @@ struct Position {
 }
 
 impl Repair {
-    /// Takes note that a segment cannot be read. Looked into with the next step.
+    /// Takes note that a segment is not what it was. The last ones of a log are kept in mind first:
+    /// each is mended by the one after it.
     pub(super) fn suspect(&mut self, node: NodeId, seq: u64) {
-        if self.damaged.len() < DAMAGED_MAX {
-            self.damaged.insert((node, seq));
+        self.damaged.insert((node, seq));
+        if self.damaged.len() > DAMAGED_MAX {
+            self.damaged.pop_first();
+            self.more_damaged = true;
         }
     }
 
@@ -127,13 +140,14 @@ impl Repair {
         count < ANSWERS_MAX
     }
 
-    fn contradict(&mut self, now: Millis, peer: NodeId) {
+    fn contradict(&mut self, now: Millis, Suspicion { peer, shard }: Suspicion) {
         self.done.contradicted += 1;
         if self.wrong.len() >= WRONG_MAX {
             // Whoever is forgotten costs one more fold, not before an hour from now.
             self.wrong.pop_first();
         }
-        self.wrong.insert(peer, now);
+        let since = now;
+        self.wrong.insert(peer, Wrong { since, shard });
     }
 }
 
@@ -151,7 +165,10 @@ impl<L: Log> Replica<L> {
         let repair = &mut self.repair;
         repair.compare_at.get_or_insert(now.plus(COMPARE_FIRST));
         let verify_at = *repair.verify_at.get_or_insert(now.plus(VERIFY_EVERY));
-        if verify_at <= now {
+        let is_idle = repair.verification.is_none() && repair.damaged.is_empty();
+        let more = is_idle && repair.more_damaged;
+        if verify_at <= now || more {
+            repair.more_damaged &= !more;
             self.begin_verification(now);
         }
         self.verify_on(now);
@@ -221,11 +238,13 @@ impl<L: Log> Replica<L> {
         self.repair.damaged.retain(|(node, seq)| {
             (directory.first_needed(*node)..=directory.seq(*node)).contains(seq)
         });
-        let due = !self.repair.damaged.is_empty() && self.repair.mend_at <= now;
-        if !due || self.sync.sessions.len() >= SESSIONS_MAX {
+        if self.repair.damaged.is_empty() || self.repair.mend_at > now {
             return;
         }
-        let Some(peer) = self.sync.free_peer() else {
+        let has_room = self.sync.sessions.len() < SESSIONS_MAX;
+        let peer = has_room.then(|| self.sync.free_peer()).flatten();
+        let Some(peer) = peer else {
+            self.repair.mend_at = now.plus(BUSY_PAUSE);
             return;
         };
         self.repair.mend_at = now.plus(MEND_PAUSE);
@@ -320,8 +339,11 @@ const STEP_PAUSE: Duration = Duration::from_millis(20);
 /// Until another peer is asked for what is damaged.
 const MEND_PAUSE: Duration = Duration::from_secs(10);
 
-/// Most segments that are known to be damaged: as many as one request asks for. The next walk finds
-/// the others.
+/// Until that is tried again when no peer is free to be asked.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Most segments that are known to be damaged: as many as one request asks for. Once they are mended
+/// another walk finds the others.
 const DAMAGED_MAX: usize = crate::reconcile::RANGES_MAX;
 
 /// Most peers that are remembered to be wrong.

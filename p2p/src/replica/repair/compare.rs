@@ -73,8 +73,13 @@ impl<L: Log> Replica<L> {
             return;
         }
         let mine = self.digests_from(first);
-        let differing = (first..=u8::MAX).zip(mine.iter().zip(&theirs));
-        let differing = { differing }.find(|(_, (mine, theirs))| mine != theirs);
+        let pairs = || (first..=u8::MAX).zip(mine.iter().zip(&theirs));
+        let agrees = |shard: u8| pairs().any(|(of, (mine, theirs))| of == shard && mine == theirs);
+        let wrong = self.repair.wrong.get(&from);
+        if wrong.is_some_and(|wrong| agrees(wrong.shard)) {
+            self.repair.wrong.remove(&from);
+        }
+        let differing = pairs().find(|(_, (mine, theirs))| mine != theirs);
         if let Some((shard, _)) = differing {
             self.disagree(now, from, shard, actions);
         }
@@ -88,8 +93,8 @@ impl<L: Log> Replica<L> {
     }
 
     fn disagree(&mut self, now: Millis, peer: NodeId, shard: u8, actions: &mut Vec<Action>) {
-        if let Some(since) = self.repair.wrong.get(&peer) {
-            if now >= since.plus(PATIENCE) {
+        if let Some(wrong) = self.repair.wrong.get(&peer) {
+            if now >= wrong.since.plus(PATIENCE) {
                 let why = "its state does not follow from the logs".to_owned();
                 actions.push(Action::Misbehaved { node: peer, why });
             }
@@ -106,20 +111,26 @@ impl<L: Log> Replica<L> {
 
     /// Folds anew once the log is known to be whole.
     pub(super) fn look_into_suspicion(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        if self.repair.verification.is_some() || !self.repair.damaged.is_empty() {
+        let repair = &self.repair;
+        if repair.verification.is_some() || repair.more_damaged || !repair.damaged.is_empty() {
             return;
         }
         let Some(Suspicion { peer, shard }) = self.repair.suspicion.take() else {
             return;
         };
         let before = self.digest(shard);
-        if let Err(error) = self.directory.refold(&mut self.log) {
-            actions.push(Action::LogFailed(error));
-            return;
+        match self.directory.refold(&mut self.log) {
+            Ok(true) => {}
+            // Something decayed since it was verified: the next difference begins anew.
+            Ok(false) => return,
+            Err(error) => {
+                actions.push(Action::LogFailed(error));
+                return;
+            }
         }
         self.repair.done.refolded += 1;
         if self.digest(shard) == before {
-            self.repair.contradict(now, peer);
+            self.repair.contradict(now, Suspicion { peer, shard });
         } else {
             self.repair.done.healed += 1;
             actions.push(Action::Changed(vec![Change::Everything]));

@@ -2,12 +2,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::*;
-use crate::directory::{NoKeys, SHARDS};
+use crate::directory::{Directory, NoKeys, SHARDS};
 use crate::identity::Identity;
 use crate::log::MemoryLog;
 use crate::membership::Role;
 use crate::membership::certificate::{Certificate, Holder, Issuer};
-use crate::membership::genesis::ClusterKey;
+use crate::membership::genesis::{ClusterKey, Genesis};
 use crate::membership::scopes::Scopes;
 use crate::membership::sealing::OpeningKey;
 use crate::membership::time::UnixTime;
@@ -27,9 +27,12 @@ fn node(number: u8) -> NodeId {
     Identity::from_seed([number; 32]).node_id()
 }
 
+fn genesis() -> Genesis {
+    ClusterKey::from_seed([200; 32]).found("test".parse().unwrap(), [1; 16])
+}
+
 fn replica(number: u8, log: MemoryLog) -> Replica<MemoryLog> {
-    let key = ClusterKey::from_seed([200; 32]);
-    let genesis = key.found("test".parse().unwrap(), [1; 16]);
+    let (key, genesis) = (ClusterKey::from_seed([200; 32]), genesis());
     let identity = Identity::from_seed([number; 32]);
     let holder = Holder {
         node: identity.node_id(),
@@ -347,6 +350,88 @@ fn a_peer_that_lies_about_its_state_costs_one_fold_and_is_scored() {
     assert_eq!(world.nodes[1].directory().digest(), digest);
     assert!(world.misbehaved.len() >= 2, "{:?}", world.misbehaved);
     assert!(world.misbehaved.iter().all(|who| *who == node(3)));
+}
+
+/// To have been wrong once is no reason to be wrong for ever, nor for others to be right.
+#[test]
+fn a_peer_that_agrees_again_is_believed_again() {
+    let mut world = World::filled(2);
+    world.liar = Some(1);
+    world.run(HOUR + 10 * MINUTE);
+    assert_eq!(world.nodes[0].repairs().contradicted, 1);
+    world.liar = None;
+    world.run(90 * MINUTE);
+    world.nodes[0].directory.bend(tag(1), node(2));
+    world.run(3 * HOUR);
+    world.assert_equal();
+    assert_eq!(world.nodes[0].repairs().healed, 1);
+}
+
+/// More may be damaged than one request can ask for, and be the neighbour of what is damaged too.
+#[test]
+fn a_long_log_that_decayed_from_end_to_end_is_mended() {
+    let mut world = World::new(2);
+    for number in 0..DAMAGED_MAX as u32 + 100 {
+        world.event(0, Event::Local(vec![Record::Hold(vec![tag(number)])]));
+        world.run(300);
+    }
+    let sound = world.logs();
+    let (first, last) = world.nodes[1].log.range(node(1)).unwrap();
+    assert!(last - first > DAMAGED_MAX as u64);
+    for seq in first..=last {
+        let rotten = Bytes::from_static(b"rotten");
+        world.nodes[1].log.bend(node(1), seq, rotten);
+    }
+    world.run(25 * HOUR);
+    assert!(world.logs() == sound);
+    assert_eq!(world.nodes[1].repairs().damaged, 0);
+}
+
+/// Whoever waits for an answer that does not come waits, and does not spin.
+#[test]
+fn mending_waits_for_a_peer_that_is_silent() {
+    let mut world = World::filled(2);
+    let replica = &mut world.nodes[1];
+    replica.repair.suspect(node(1), 4);
+    let (mut now, mut wakes) = (world.now, 0);
+    let end = now.plus(Duration::from_secs(60));
+    while now < end {
+        let actions = replica.handle(now, Event::Tick);
+        let wake = actions.iter().find_map(|action| match action {
+            Action::Wake(at) => Some(*at),
+            _ => None,
+        });
+        now = wake.expect("there is more to do").max(now);
+        wakes += 1;
+        assert!(wakes < 200, "{wakes} wakes");
+    }
+}
+
+/// What was folded stays as it is while the log it came from is not whole; and no number of the own
+/// log is used twice, whatever became of it.
+#[test]
+fn a_log_that_decays_before_it_is_folded_anew_takes_nothing_back() {
+    let mut world = World::filled(2);
+    let rotten = Bytes::from_static(b"rotten");
+    let replica = &mut world.nodes[1];
+    let digest = replica.directory.digest();
+    replica.log.bend(node(2), 3, rotten);
+    assert!(!replica.directory.refold(&mut replica.log).unwrap());
+    assert_eq!(replica.directory.digest(), digest);
+
+    let keys = Arc::new(NoKeys);
+    replica.directory = Directory::load(genesis(), keys, &mut replica.log).unwrap();
+    let say = Event::Local(vec![Record::Hold(vec![tag(9_999)])]);
+    let actions = replica.handle(world.now, say);
+    assert!(replica.is_starting());
+    let speaks = |action: &Action| matches!(action, Action::Publish(_));
+    assert!(!actions.iter().any(speaks));
+    world.run(3 * MINUTE);
+    world.assert_equal();
+    assert!(!world.nodes[1].is_starting());
+    let holders = world.nodes[0].directory().holders(tag(9_999));
+    assert_eq!(holders, [node(2)]);
+    assert_eq!(world.nodes[0].directory().stats().quarantined, 0);
 }
 
 #[test]
