@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use attic_p2p::ids::{CacheId, ClusterId, Dot, ManifestId, NodeId};
+use attic_p2p::log::MemoryLog;
 use attic_p2p::membership::Role;
 use attic_p2p::membership::address::Address;
 use attic_p2p::membership::certificate::{Certificate, Delegation, DelegationUse, Holder, Issuer};
@@ -24,7 +25,7 @@ use attic_p2p::membership::scopes::Scopes;
 use attic_p2p::membership::sealing::{OpeningKey, RecordContext, ScopeKey, SecretContext};
 use attic_p2p::membership::ticket::{Ticket, TicketKind};
 use attic_p2p::membership::time::UnixTime;
-use attic_p2p::reconcile::{Answer, Ask, BUCKETS, Range, TipHint};
+use attic_p2p::reconcile::{Answer, Ask, BUCKETS, Range, SHARDS_PER_ASK, TipHint};
 use attic_p2p::record::{
     CacheConfig, CacheGenesis, Del, DelReason, Frontier, Grant, NarTag, Pin, Record, Right,
     SealedRecord, Touch,
@@ -491,6 +492,14 @@ fn golden_logs() {
                 ranges: vec![range],
             },
         ),
+        (
+            "shards",
+            Ask::Shards {
+                summary: 0x0102_0304_0506_0708,
+                terms: 1,
+                first: 248,
+            },
+        ),
     ] {
         let encode = |ask: &Ask| ask.encode().to_vec();
         golden.check(&format!("ask-{name}"), ask, encode, Ask::decode);
@@ -502,6 +511,9 @@ fn golden_logs() {
     };
     let buckets = Some((0..BUCKETS as u64).collect());
     let segments = vec![segment(1, 1).bytes().clone(), Bytes::from_static(b"abc")];
+    let digests = (0..u64::from(SHARDS_PER_ASK))
+        .map(|shard| u64::MAX >> (8 * shard))
+        .collect();
     for (name, answer) in [
         (
             "equal",
@@ -519,6 +531,8 @@ fn golden_logs() {
             },
         ),
         ("segments", Answer::Segments(segments)),
+        ("shards", Answer::Shards(Some(digests))),
+        ("shards-incomparable", Answer::Shards(None)),
     ] {
         let encode = |answer: &Answer| answer.encode().to_vec();
         let decode = |bytes: &[u8]| Answer::decode(&Bytes::copy_from_slice(bytes));
@@ -763,4 +777,31 @@ fn golden_names() {
         golden.check(&format!("name-{name}"), bytes, same, read);
     }
     golden.finish("names");
+}
+
+/// What nodes at equal log ends compare. Other digests of the same logs need other terms, or nodes of
+/// two versions take each other for damaged.
+#[test]
+fn golden_digests() {
+    let mut golden = Golden::read();
+    let test = Cluster::new();
+    let mut writer = test.writer(1);
+    writer.append(&[test.config(1), Record::Path(test.path(7))]);
+    writer.append(&[Record::Hold(vec![NarTag::from_bytes([1; 8])])]);
+    let (mut directory, mut log) = (test.directory(), MemoryLog::default());
+    for segment in &writer.segments {
+        directory.take(segment, &mut log).unwrap();
+    }
+    let mut digests = Vec::new();
+    for shard in 0..=u8::MAX {
+        let digest = directory.shard_digest(shard);
+        if digest != 0 {
+            digests.push(shard);
+            digests.extend(digest.to_le_bytes());
+        }
+    }
+    let name = format!("digests-on-terms-{}", directory.terms().0);
+    let read = |bytes: &[u8]| Ok::<_, ()>(bytes.to_vec());
+    golden.check(&name, digests, Vec::clone, read);
+    golden.finish("digests");
 }
