@@ -187,9 +187,8 @@ impl LogFile {
                 told.unwrap_or(seq.saturating_sub(1)).max(1)
             }
         };
-        self.note_lost(at, next, first.max(seq.saturating_sub(room))..seq);
         self.len = next;
-        Ok(())
+        self.note_lost(at, next, first.max(seq.saturating_sub(room))..seq)
     }
 
     /// As [`LogFile::note_decayed`] where no whole entry follows: at least one was there.
@@ -203,20 +202,27 @@ impl LogFile {
                 _ => break,
             }
         }
-        self.note_lost(at, end, first..after);
         self.len = end;
-        Ok(())
+        self.note_lost(at, end, first..after)
     }
 
-    /// These numbers lie between two offsets and cannot be read.
-    fn note_lost(&mut self, at: u64, next: u64, seqs: Range<u64>) {
+    /// These numbers lie between two offsets and cannot be read, unless there is one of them and
+    /// nothing but its length decayed: that is written again.
+    fn note_lost(&mut self, at: u64, next: u64, seqs: Range<u64>) -> io::Result<()> {
         let offset = at + HEAD_LEN as u64;
         // Where each of several ends is not known.
-        let alone = seqs.end - seqs.start == 1;
-        let len = next.checked_sub(offset).filter(|_| alone);
-        let len = len.and_then(|len| u32::try_from(len).ok()).unwrap_or(0);
+        let alone = (seqs.end - seqs.start == 1).then_some(seqs.start);
+        let len = next.checked_sub(offset).filter(|_| alone.is_some());
+        let len = len.and_then(|len| u32::try_from(len).ok());
+        let len = len.filter(|len| *len <= SEGMENT_LEN_MAX).unwrap_or(0);
         self.entries
             .extend(seqs.map(|seq| (seq, Entry { offset, len })));
+        if let Some(seq) = alone
+            && let Some(segment) = self.read(seq)?
+        {
+            self.overwrite(seq, &segment)?;
+        }
+        Ok(())
     }
 
     fn head_at(&self, offset: u64, end: u64) -> io::Result<Option<[u8; HEAD_LEN]>> {
