@@ -102,7 +102,7 @@ impl MeshMetrics {
 }
 
 /// Names of the mesh's numbers, and what they count since the mesh began.
-pub(crate) const MESH_NUMBERS: [(&str, &str); 34] = [
+pub(crate) const MESH_NUMBERS: [(&str, &str); 36] = [
     ("peers", "Connected nodes of the cluster"),
     ("members", "Nodes of the cluster"),
     ("paths", "Paths the cluster is said to have"),
@@ -178,6 +178,14 @@ pub(crate) const MESH_NUMBERS: [(&str, &str); 34] = [
     (
         "state_healed",
         "Times the folded state was wrong and folded anew",
+    ),
+    (
+        "circuits_carried",
+        "Connections of others carried as a relay",
+    ),
+    (
+        "holes_punched",
+        "Direct connections made after meeting through a relay",
     ),
 ];
 
