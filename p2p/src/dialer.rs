@@ -289,7 +289,9 @@ impl Dialer {
     fn turn_of_stranger(&mut self, now: Instant) -> Instant {
         let earliest = now.checked_sub(STRANGER_PAUSE * STRANGERS_AT_ONCE);
         let until = self.strangers_until.max(earliest).unwrap_or(now);
-        let turn = until + STRANGER_PAUSE;
+        // No more than that wait, however many there were.
+        let latest = now + STRANGER_PAUSE * TARGETS_MAX as u32;
+        let turn = latest.min(until + STRANGER_PAUSE);
         self.strangers_until = Some(turn);
         turn
     }

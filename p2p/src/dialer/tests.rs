@@ -192,3 +192,11 @@ fn discovered_nodes_are_dialed_a_few_at_a_time() {
     assert!((10..=21).contains(&later), "{later}");
     assert!(dialed(30) >= 100, "all in time");
 }
+
+/// Whoever comes after however many made-up nodes waits a minute at most.
+#[test]
+fn made_up_nodes_delay_others_by_a_minute_at_most() {
+    let (mut dialer, now) = dialer();
+    let turns = (0..100_000).map(|_| dialer.turn_of_stranger(now));
+    assert!(turns.max() <= Some(now + Duration::from_secs(60)));
+}
