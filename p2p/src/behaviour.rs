@@ -16,6 +16,7 @@ use libp2p::{
 
 use crate::identity::Identity;
 use crate::network::{GOSSIP_LEN_MAX, NetworkOptions, StartError, TOPICS_MAX};
+use crate::probe::Probe;
 use crate::{bulk, control};
 
 /// What nodes of one protocol generation call themselves.
@@ -75,7 +76,7 @@ pub(crate) struct Behaviour {
     circuits: Toggle<relay::client::Behaviour>,
     relay: Toggle<relay::Behaviour>,
     punch: Toggle<dcutr::Behaviour>,
-    probe: Toggle<autonat::v2::client::Behaviour>,
+    probe: Toggle<Probe>,
     probed: Toggle<autonat::v2::server::Behaviour>,
 }
 

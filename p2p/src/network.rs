@@ -300,6 +300,8 @@ pub struct Counters {
     pub bulk_dropped: u64,
     /// Starts of the network's task after a panic.
     pub restarts: u64,
+    /// Times a peer found that it can reach an address of ours.
+    pub confirmed: u64,
     /// Circuits carried for others.
     pub circuits_carried: u64,
     /// Direct connections made with somebody who was reached through a relay before.

@@ -320,6 +320,7 @@ impl<'a> Task<'a> {
         let (id, direction) = (connection.id, connection.direction);
         let address = connection.address.clone();
         tracing::debug!(%node, %address, ?direction, "connected");
+        let now = Instant::now();
         let attempt = self.attempts.remove(&id);
         let target = attempt.as_ref().and_then(|attempt| attempt.target.as_ref());
         if direction == Direction::Outbound
@@ -348,8 +349,10 @@ impl<'a> Task<'a> {
         if let Some(reply) = attempt.and_then(|attempt| attempt.reply) {
             let _ = reply.send(Ok(node));
         }
-        // Of two nodes that dialed each other at once, one decides which connection stays.
-        if self.durable.me < node {
+        // Of two nodes that dialed each other at once, one decides which connection stays. To one that
+        // has been there for a while another is made on purpose, to see whether that can be done: it
+        // may need the old one to tell.
+        if self.durable.me < node && self.peers.is_fresh(node, now) {
             self.close_all_but_best(node);
         }
     }

@@ -160,6 +160,13 @@ impl Peers {
         ids.filter(|id| Some(*id) != best).collect()
     }
 
+    /// Whether all connections to a peer were made just now.
+    pub(super) fn is_fresh(&self, node: NodeId, now: Instant) -> bool {
+        let peer = self.peers.get(&node);
+        let oldest = peer.and_then(|peer| peer.connections.first());
+        oldest.is_some_and(|oldest| now.duration_since(oldest.since) <= SURPLUS_AFTER)
+    }
+
     /// The peers that have had a second connection for so long that it is an oversight.
     pub(super) fn with_old_surplus(&self, now: Instant) -> Vec<NodeId> {
         let surplus = self.peers.iter().filter(|(_, peer)| {

@@ -137,6 +137,7 @@ impl Task<'_> {
         if is_circuit(&address) {
             return;
         }
+        self.durable.counters.confirmed += 1;
         if !self.external_addresses.contains(&address)
             && self.external_addresses.len() < EXTERNAL_MAX
         {

@@ -1,11 +1,12 @@
 //! Nodes that meet through a relay: the gate holds for them, bulk stays out, and holes are punched.
+//! And nodes that find out where they can be reached.
 
 use std::sync::Arc;
 
 use attic_p2p::bulk::OpenError;
 use attic_p2p::gate::{Answer, Gate, Refusal};
 use attic_p2p::ids::NodeId;
-use attic_p2p::network::{DialError, NetworkOptions};
+use attic_p2p::network::{DialError, NetworkEvent, NetworkOptions};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, ready};
 use libp2p::Multiaddr;
@@ -83,9 +84,9 @@ async fn nodes_meet_through_a_relay_and_bulk_stays_out() {
         async move { network.request(a, Bytes::from_static(b"hello")).await }
     });
     let event = a
-        .until(|event| matches!(event, attic_p2p::network::NetworkEvent::Request { .. }))
+        .until(|event| matches!(event, NetworkEvent::Request { .. }))
         .await;
-    let attic_p2p::network::NetworkEvent::Request { bytes, reply, .. } = event else {
+    let NetworkEvent::Request { bytes, reply, .. } = event else {
         unreachable!();
     };
     reply.send(bytes).unwrap();
@@ -151,4 +152,36 @@ async fn circuits_are_off_unless_asked_for() {
         "{dialed:?}"
     );
     assert_eq!(relay.network.status().counters.circuits_carried, 0);
+}
+
+/// One asks the other, which dials back: that confirms the address and disturbs nobody. In both orders
+/// of names, which decide who closes what.
+#[tokio::test]
+async fn nodes_find_out_for_each_other_which_addresses_can_be_reached() {
+    let options = || NetworkOptions {
+        autonat: true,
+        ..options()
+    };
+    for [asker, asked] in [[1, 2], [2, 1]] {
+        let mut asker = Node::with(asker, options(), Arc::new(Word("word"))).await;
+        let asked = Node::with(asked, options(), Arc::new(Word("word"))).await;
+        assert_eq!(
+            asker.network.dial(asked.address.clone()).await,
+            Ok(asked.id)
+        );
+        asker.up(asked.id).await;
+        eventually(async || asker.network.status().counters.confirmed > 0).await;
+        for (node, peer) in [(&asker, asked.id), (&asked, asker.id)] {
+            eventually(async || {
+                let peers = node.network.peers();
+                let peer = peers.iter().find(|info| info.node == peer);
+                peer.is_some_and(|peer| peer.connections == 1)
+            })
+            .await;
+        }
+        while let Ok(event) = asker.events.try_recv() {
+            let is_down = matches!(event, NetworkEvent::PeerDown { .. });
+            assert!(!is_down, "{event:?}");
+        }
+    }
 }
