@@ -262,6 +262,15 @@ impl Cluster {
         NixClient::fresh(&self[node], cache)
     }
 
+    /// The sites in which the nodes are. Panics if they are not in any.
+    #[track_caller]
+    pub fn sites(&self) -> &Sites {
+        match &self.hosts {
+            Hosts::Sites(sites) => sites,
+            Hosts::Namespaces(_) | Hosts::Loopback { .. } => panic!("no sites"),
+        }
+    }
+
     /// The network between the nodes, to be broken. Panics on loopback, which has none.
     #[track_caller]
     pub fn network(&mut self) -> &mut Network {

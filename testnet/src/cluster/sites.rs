@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use tempfile::NamedTempFile;
@@ -17,7 +18,8 @@ use crate::program;
 #[derive(Debug)]
 pub struct Sites {
     hosts: Vec<Arc<Namespace>>,
-    routers: Vec<Namespace>,
+    /// Of host 1 and on.
+    routers: Vec<Arc<Namespace>>,
     /// Holds the bridge that the routers and host 0 are plugged into.
     between: Namespace,
 }
@@ -42,7 +44,7 @@ impl Sites {
         let number = self.hosts.len();
         let host = Arc::new(Namespace::new(&format!("s{number}")));
         if number == 0 {
-            self.plug_in(&host, "eth0", 1);
+            self.plug_in(&host, "eth0", outer_part(0));
         } else {
             let router = self.add_router(number);
             let inside = ["type", "veth", "peer", "name", "eth0", "netns", host.name()];
@@ -63,20 +65,27 @@ impl Sites {
         Place::inside(&self.hosts[host])
     }
 
+    /// Has the router of a host let the port of the mesh in, and hand it on to the host.
+    #[track_caller]
+    pub fn forward(&self, host: usize) {
+        set_rules(&self.routers[host - 1], FORWARDING);
+    }
+
+    /// Address of a host as the others see it.
+    pub fn outer_address(&self, host: usize) -> IpAddr {
+        Ipv4Addr::new(10, 88, 0, outer_part(host)).into()
+    }
+
     /// A router that is connected outwards.
     #[track_caller]
-    fn add_router(&self, number: usize) -> Namespace {
+    fn add_router(&self, number: usize) -> Arc<Namespace> {
         let router = Arc::new(Namespace::new(&format!("r{number}")));
-        let part = u8::try_from(number + 10).expect("few sites");
-        self.plug_in(&router, "wan", part);
+        self.plug_in(&router, "wan", outer_part(number));
         let forward = || fs::write("/proc/sys/net/ipv4/ip_forward", "1");
         let entered = Place::inside(&router).enter(forward);
         entered.expect("let the router forward");
-        let mut rules = NamedTempFile::new().expect("make a file");
-        rules.write_all(RULES.as_bytes()).expect("write rules");
-        let mut nft = Place::inside(&router).command("nft");
-        program::run(nft.arg("-f").arg(rules.path())).succeeds();
-        Arc::into_inner(router).expect("nothing runs there")
+        set_rules(&router, RULES);
+        router
     }
 
     #[track_caller]
@@ -92,6 +101,21 @@ impl Sites {
         self.between
             .ip(&["link", "set", &port, "master", BRIDGE, "up"]);
     }
+}
+
+fn outer_part(host: usize) -> u8 {
+    match host {
+        0 => 1,
+        site => u8::try_from(site + 10).expect("few sites"),
+    }
+}
+
+#[track_caller]
+fn set_rules(router: &Arc<Namespace>, rules: &str) {
+    let mut file = NamedTempFile::new().expect("make a file");
+    file.write_all(rules.as_bytes()).expect("write rules");
+    let mut nft = Place::inside(router).command("nft");
+    program::run(nft.arg("-f").arg(file.path())).succeeds();
 }
 
 impl Default for Sites {
@@ -117,6 +141,18 @@ table ip site {
         type filter hook forward priority 0; policy drop
         iifname != \"wan\" accept
         ct state established,related accept
+    }
+}
+";
+
+const FORWARDING: &str = "
+table ip site {
+    chain arriving {
+        type nat hook prerouting priority -100
+        iifname \"wan\" tcp dport 7746 dnat to 192.168.1.2
+    }
+    chain through_it {
+        ct status dnat accept
     }
 }
 ";

@@ -1,5 +1,6 @@
 //! Two sites behind routers that translate addresses, and a relay between them.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE32_NOPAD;
@@ -120,6 +121,40 @@ fn nat_sites_that_may_punch_holes_exchange_what_they_have() {
     assert!(cluster[2].metric("attic_node_mesh_bulk_received_bytes") >= Some(1.0));
 }
 
+/// A router may let a port in. That it does, and under which address, a node learns from others; the
+/// node in the other site learns that its router does not.
+#[test]
+fn nat_a_forwarded_port_is_found_by_asking_others() {
+    if !is_root("nat autonat") {
+        return;
+    }
+    let cluster = Cluster::in_sites(3, "[mesh]\nmdns = false\nautonat = true\n");
+    cluster.sites().forward(1);
+    let ticket = cluster.invite(0, &["--write", "*", "--uses", "2"]);
+    for node in [1, 2] {
+        cluster.join(node, &ticket).succeeds();
+        cluster.wait_among(&[0, node]);
+    }
+    let confirmed = |node: usize| cluster[node].metric("attic_node_mesh_addresses_confirmed");
+    eventually("the address to be tried", CONFIRMED_MAX, || {
+        (confirmed(1) >= Some(1.0)).then_some(())
+    });
+    // Whoever tried it knows from then on where to find the node.
+    let outer = format!("/ip4/{}/tcp/7746", cluster.sites().outer_address(1));
+    let file = cluster[0].data_dir().join("cluster/peers");
+    eventually("the address to be remembered", REMEMBERED_MAX, || {
+        let text = fs::read_to_string(&file).ok()?;
+        text.contains(&outer).then_some(())
+    });
+    assert_eq!(confirmed(2), Some(0.0));
+    cluster.wait_among(&[0, 1]);
+    cluster.wait_among(&[0, 2]);
+}
+
 /// Three tries, and what they take on a busy machine.
 const PUNCH_MAX: Duration = Duration::from_secs(30);
 const CONNECTED_MAX: Duration = Duration::from_secs(30);
+/// An address is tried every five seconds, and the first may be another.
+const CONFIRMED_MAX: Duration = Duration::from_secs(60);
+/// A node writes down whom it reached every 15 seconds.
+const REMEMBERED_MAX: Duration = Duration::from_secs(60);
