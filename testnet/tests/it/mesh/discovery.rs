@@ -119,6 +119,23 @@ fn c2_static_peers_are_connected_and_remembered() {
     cluster.wait_connected(&[1, 2]);
 }
 
+/// Without mDNS a ticket leads to the cluster, also when the first of its addresses leads nowhere; from
+/// then on the way is remembered.
+#[test]
+fn c2_the_addresses_in_a_ticket_are_enough() {
+    if !is_root("c2 tickets") {
+        return;
+    }
+    let nowhere = "announce = [\"/ip4/10.77.0.250/tcp/7746\"]";
+    let mut cluster = Cluster::with_config(2, &format!("[mesh]\nmdns = false\n{nowhere}\n"));
+    let ticket = cluster.invite(0, &["--write", "*"]);
+    cluster.join(1, &ticket).succeeds();
+    cluster.wait_connected(&[0, 1]);
+    cluster[1].kill();
+    cluster[1].start_again();
+    cluster.wait_connected(&[0, 1]);
+}
+
 /// Two clusters on one switch, with mDNS: neither's nodes connect to, or learn anything from, the
 /// other's. Somebody who speaks no protocol of ours gets no more than the names of some.
 #[test]
