@@ -238,6 +238,7 @@ impl<'a> Task<'a> {
                 self.on_network_change();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.tell_not_as_relay(&address);
                 self.listen_addresses.retain(|other| *other != address);
                 self.on_network_change();
             }

@@ -265,7 +265,8 @@ pub const KEYS: &[Key] = &[
         name: "autonat",
         default: Default::Text("false"),
         doc: "Whether to ask other members which addresses of this node they can reach, to put \
-              those into tickets, and to find out the same for them.",
+              those into tickets, and to find out the same for them. A member can then have this \
+              node open a connection to any address, and see whether somebody answers.",
     },
     Key {
         section: "mesh",

@@ -89,6 +89,14 @@ impl Task<'_> {
         }
     }
 
+    /// Takes back what [`Task::tell_as_relay`] told.
+    pub(super) fn tell_not_as_relay(&mut self, address: &Multiaddr) {
+        let options = &self.durable.options;
+        if options.relay_server && !options.external.contains(address) {
+            self.swarm.remove_external_address(address);
+        }
+    }
+
     /// A relay lets us be reached through it. It says where it listens; of that only the address at
     /// which it was configured is known to lead there.
     pub(super) fn on_reserved(&mut self, listener: ListenerId, address: Multiaddr) {
