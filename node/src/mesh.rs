@@ -332,6 +332,7 @@ impl Mesh {
             repairs.damaged as u64,
             repairs.mended,
             repairs.healed,
+            status.counters.dials_failed,
             status.counters.confirmed,
             status.counters.circuits_carried,
             status.counters.punched,

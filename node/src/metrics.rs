@@ -102,7 +102,7 @@ impl MeshMetrics {
 }
 
 /// Names of the mesh's numbers, and what they count since the mesh began.
-pub(crate) const MESH_NUMBERS: [(&str, &str); 37] = [
+pub(crate) const MESH_NUMBERS: [(&str, &str); 38] = [
     ("peers", "Connected nodes of the cluster"),
     ("members", "Nodes of the cluster"),
     ("paths", "Paths the cluster is said to have"),
@@ -179,6 +179,7 @@ pub(crate) const MESH_NUMBERS: [(&str, &str); 37] = [
         "state_healed",
         "Times the folded state was wrong and folded anew",
     ),
+    ("dials_failed", "Attempts to connect that reached nobody"),
     (
         "addresses_confirmed",
         "Times a peer found that it can reach an address of ours",

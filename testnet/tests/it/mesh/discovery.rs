@@ -275,6 +275,30 @@ fn c9_a_node_that_slept_for_long_comes_back_by_itself() {
     all_answer(&cluster, &[2], &missed, 200, (Instant::now(), HEALED_MAX));
 }
 
+/// A node that is gone is tried ever less often, and there again when it comes back.
+#[test]
+fn c9_a_node_that_is_gone_is_tried_ever_less_often() {
+    if !is_root("c9 backoff") {
+        return;
+    }
+    let mut cluster = Cluster::joined(2);
+    cluster[1].kill();
+    let alone = || cluster.connected(0).is_empty();
+    eventually("node 0 to notice", NOTICED_MAX, || alone().then_some(()));
+    let failed = || cluster[0].metric("attic_node_mesh_dials_failed");
+    let before = failed().expect("a number");
+    let start = Instant::now();
+    eventually("six attempts to fail", NOTICED_MAX, || {
+        (failed() >= Some(before + 6.0)).then_some(())
+    });
+    let took = start.elapsed();
+    assert!(took > SIX_ATTEMPTS_MIN, "six attempts in {took:?}");
+    cluster[1].start_again();
+    cluster.wait_connected(&[0, 1]);
+}
+
+/// The pauses between them, of 1 to 16 seconds, at their shortest, less the first.
+const SIX_ATTEMPTS_MIN: Duration = Duration::from_secs(14);
 /// A node writes down whom it reached every 15 seconds.
 const REMEMBERED_MAX: Duration = Duration::from_secs(60);
 /// Two pings that are not answered, 20 seconds apart, and a try or two to connect.
