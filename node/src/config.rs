@@ -132,6 +132,16 @@ pub struct MeshConfig {
     pub bootstrap: Vec<String>,
     /// Whether to look around by mDNS.
     pub mdns: bool,
+    /// Whether to carry connections of others.
+    pub relay_server: bool,
+    /// Whether to connect through relays.
+    pub relay_client: bool,
+    /// Multiaddrs that end in a node's name, as text that was checked.
+    pub relays: Vec<String>,
+    /// Whether to look for a way without the relay.
+    pub hole_punching: bool,
+    /// Whether to find out which addresses can be reached.
+    pub autonat: bool,
     /// Not zero.
     pub deadline: Duration,
     /// At least 1.
@@ -402,6 +412,11 @@ impl Layers {
             announce: self.list("mesh.announce", value::multiaddr)?,
             bootstrap: self.list("mesh.bootstrap", value::multiaddr)?,
             mdns: self.parse("mesh.mdns", value::switch)?,
+            relay_server: self.parse("mesh.relay-server", value::switch)?,
+            relay_client: self.parse("mesh.relay-client", value::switch)?,
+            relays: self.list("mesh.relays", value::relay)?,
+            hole_punching: self.parse("mesh.hole-punching", value::switch)?,
+            autonat: self.parse("mesh.autonat", value::switch)?,
             deadline: self.timeout("mesh.deadline")?,
             replicas: self.count("mesh.replicas", 1, 64)?,
             log_max: self.size_between("mesh.log-max", 2 << 20, 1 << 40)?,

@@ -343,19 +343,26 @@ impl Mesh {
             repairs.damaged as u64,
             repairs.mended,
             repairs.healed,
+            status.counters.dials_failed,
+            status.counters.confirmed,
+            status.counters.circuits_carried,
+            status.counters.punched,
         ]
     }
 
-    /// Addresses at which other nodes can reach this one, the best first: what was configured, then
-    /// what it listens at.
+    /// Addresses at which other nodes can reach this one, the best first: what was configured, what
+    /// it listens at, and through which relays.
     pub(crate) fn addresses(&self, config: &MeshConfig) -> Vec<Multiaddr> {
         let announced = config.announce.iter().filter_map(|text| text.parse().ok());
-        let listening = self.network.listen_addresses().into_iter();
-        reachable(announced.chain(listening).collect())
+        let announced: Vec<Multiaddr> = announced.collect();
+        // What is announced is among those the network knows.
+        let mut others = self.network.listen_addresses();
+        others.retain(|address| !announced.contains(address));
+        reachable(announced.into_iter().chain(others).collect())
     }
 
-    /// Addresses of this node and, in turn, of connected ones: any of them can let somebody in who
-    /// has an open ticket.
+    /// Addresses of this node and, in turn, of connected ones, with and without a relay: any of them
+    /// can let somebody in who has an open ticket.
     pub(crate) fn addresses_of_all(&self, config: &MeshConfig) -> Vec<(NodeId, Multiaddr)> {
         let own = self.addresses(config).into_iter().take(1);
         let own = own.map(|address| (self.me, address));
@@ -364,10 +371,17 @@ impl Mesh {
             // The first is that of the connection, which is none to dial when the peer made it.
             let not_dialed = usize::from(peer.direction == Direction::Inbound);
             let listening = peer.addresses.iter().skip(not_dialed).cloned().collect();
-            let address = reachable(listening).into_iter().next()?;
-            Some((peer.node, address))
+            let addresses = reachable(listening);
+            let is_circuit = |address: &&Multiaddr| address.to_string().contains("/p2p-circuit");
+            let direct = addresses.iter().find(|address| !is_circuit(address));
+            let circuit = addresses.iter().find(is_circuit);
+            let both = [direct, circuit].into_iter().flatten();
+            Some(
+                both.map(|address| (peer.node, address.clone()))
+                    .collect::<Vec<_>>(),
+            )
         });
-        own.chain(others).collect()
+        own.chain(others.flatten()).collect()
     }
 
     fn remember(&self, node: NodeId, address: Multiaddr) {
@@ -446,6 +460,16 @@ fn network_options(
         peers: configured.chain(known).collect(),
         remembered,
         mdns: config.mdns,
+        external: (config.announce.iter())
+            .filter_map(|text| text.parse().ok())
+            .collect(),
+        relay_server: config.relay_server,
+        relay_client: config.relay_client,
+        relays: (config.relays.iter())
+            .filter_map(|text| text.parse().ok())
+            .collect(),
+        hole_punching: config.hole_punching,
+        autonat: config.autonat,
         topics: vec![topic.clone()],
         agent: agent(config.name.as_deref()),
         seed: u64::from_le_bytes(random()),

@@ -99,7 +99,7 @@ impl MeshMetrics {
 }
 
 /// Names of the mesh's numbers, and what they count since the mesh began.
-pub(crate) const MESH_NUMBERS: [(&str, &str); 38] = [
+pub(crate) const MESH_NUMBERS: [(&str, &str); 42] = [
     ("peers", "Connected nodes of the cluster"),
     ("members", "Nodes of the cluster"),
     (
@@ -194,6 +194,19 @@ pub(crate) const MESH_NUMBERS: [(&str, &str); 38] = [
     (
         "state_healed",
         "Times the folded state was wrong and folded anew",
+    ),
+    ("dials_failed", "Attempts to connect that reached nobody"),
+    (
+        "addresses_confirmed",
+        "Times a peer found that it can reach an address of ours",
+    ),
+    (
+        "circuits_carried",
+        "Connections of others carried as a relay",
+    ),
+    (
+        "holes_punched",
+        "Direct connections made after meeting through a relay",
     ),
 ];
 

@@ -10,10 +10,13 @@ use libp2p::gossipsub::{
 };
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{allow_block_list, identify, mdns, memory_connection_limits, ping};
+use libp2p::{
+    PeerId, allow_block_list, autonat, dcutr, identify, mdns, memory_connection_limits, ping, relay,
+};
 
 use crate::identity::Identity;
 use crate::network::{GOSSIP_LEN_MAX, NetworkOptions, StartError, TOPICS_MAX};
+use crate::probe::Probe;
 use crate::{bulk, control};
 
 /// What nodes of one protocol generation call themselves.
@@ -37,6 +40,17 @@ const GOSSIP_ENVELOPE_MAX: usize = 1024;
 /// Gossip waiting for one slow peer, in messages. What is beyond is dropped.
 const GOSSIP_QUEUE_MAX: usize = 256;
 
+/// Nodes that can be reached through this one.
+const RESERVATIONS_MAX: usize = 256;
+
+/// Connections this node carries, together and for one node that made them.
+const CIRCUITS_MAX: usize = 64;
+const CIRCUITS_PER_PEER_MAX: usize = 16;
+
+/// How long, and for how many bytes in each direction, it carries one.
+const CIRCUIT_TIME_MAX: Duration = Duration::from_secs(3600);
+const CIRCUIT_BYTES_MAX: u64 = 4 << 20;
+
 /// How often a connection is probed, and how long the answer may take.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,8 +71,13 @@ pub(crate) struct Behaviour {
     ping: ping::Behaviour,
     pub(crate) control: control::Behaviour,
     pub(crate) bulk: bulk::Behaviour,
-    mdns4: Toggle<mdns::tokio::Behaviour>,
-    mdns6: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) mdns4: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) mdns6: Toggle<mdns::tokio::Behaviour>,
+    circuits: Toggle<relay::client::Behaviour>,
+    relay: Toggle<relay::Behaviour>,
+    punch: Toggle<dcutr::Behaviour>,
+    probe: Toggle<Probe>,
+    probed: Toggle<autonat::v2::server::Behaviour>,
 }
 
 impl Behaviour {
@@ -68,7 +87,13 @@ impl Behaviour {
     pub(crate) fn new(
         identity: &Identity,
         options: &NetworkOptions,
+        circuits: Option<relay::client::Behaviour>,
     ) -> Result<Behaviour, StartError> {
+        let peer_id = identity.peer_id();
+        let relay = (options.relay_server).then(|| relay_server(peer_id));
+        // Without circuits there is nobody to meet.
+        let punch = options.hole_punching && circuits.is_some();
+        let punch = punch.then(|| dcutr::Behaviour::new(peer_id));
         let limits = ConnectionLimits::default()
             .with_max_pending_incoming(Some(PENDING_MAX))
             .with_max_pending_outgoing(Some(PENDING_MAX))
@@ -95,15 +120,37 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping),
             control: control::behaviour(),
             bulk: bulk::Behaviour::default(),
-            mdns4: discovery(identity, options, false),
-            mdns6: discovery(identity, options, true),
+            mdns4: discovery(peer_id, options, false),
+            mdns6: discovery(peer_id, options, true),
+            circuits: circuits.into(),
+            relay: relay.into(),
+            punch: punch.into(),
+            probe: options.autonat.then(Default::default).into(),
+            probed: options.autonat.then(Default::default).into(),
         })
     }
 }
 
+/// Carries connections between members that cannot reach each other. Enough for what they say, too
+/// little for what they store: that would cost this node all of its bandwidth.
+fn relay_server(me: PeerId) -> relay::Behaviour {
+    let config = relay::Config {
+        max_reservations: RESERVATIONS_MAX,
+        max_circuits: CIRCUITS_MAX,
+        max_circuits_per_peer: CIRCUITS_PER_PEER_MAX,
+        max_circuit_duration: CIRCUIT_TIME_MAX,
+        max_circuit_bytes: CIRCUIT_BYTES_MAX,
+        ..relay::Config::default()
+    };
+    let mut relay = relay::Behaviour::new(me, config);
+    // Whether others can reach it is for whoever configured it to know.
+    relay.set_status(Some(relay::Status::Enable));
+    relay
+}
+
 /// mDNS over IPv4 or IPv6, unless it is off or cannot be had.
-fn discovery(
-    identity: &Identity,
+pub(crate) fn discovery(
+    me: PeerId,
     options: &NetworkOptions,
     enable_ipv6: bool,
 ) -> Toggle<mdns::tokio::Behaviour> {
@@ -115,7 +162,7 @@ fn discovery(
         query_interval: Duration::from_secs(30),
         enable_ipv6,
     };
-    let behaviour = mdns::tokio::Behaviour::new(config, identity.peer_id());
+    let behaviour = mdns::tokio::Behaviour::new(config, me);
     behaviour
         .inspect_err(|error| tracing::warn!(%error, enable_ipv6, "no mDNS"))
         .ok()

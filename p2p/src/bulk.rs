@@ -251,7 +251,7 @@ pub enum BulkError {
 /// Why no bulk stream was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {
-    /// There is no connection to the peer, or it went away.
+    /// There is no connection to the peer, only one through a relay, or it went away.
     #[error("not connected")]
     NotConnected,
     /// [`STREAMS_OUT_MAX`] are open already.

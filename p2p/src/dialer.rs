@@ -36,6 +36,10 @@ const SPREAD: Duration = Duration::from_millis(250);
 /// How much later the one of two nodes dials that should leave it to the other.
 const COURTESY: Duration = Duration::from_millis(500);
 
+/// Discovered nodes that are dialed as they come, and the pause between those beyond.
+const STRANGERS_AT_ONCE: u32 = 32;
+const STRANGER_PAUSE: Duration = Duration::from_millis(100);
+
 /// How an address became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -71,6 +75,8 @@ pub struct Dialer {
     me: NodeId,
     seed: u64,
     targets: BTreeMap<Target, Entry>,
+    /// Up to when attempts at discovered strangers are given away.
+    strangers_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -98,6 +104,7 @@ impl Dialer {
             me,
             seed,
             targets: BTreeMap::new(),
+            strangers_until: None,
         }
     }
 
@@ -112,13 +119,27 @@ impl Dialer {
         if node == Some(self.me) || !is_dialable(&address) {
             return;
         }
+        // A relay must be told whom to connect to.
+        if node.is_none() && is_circuit(&address) {
+            return;
+        }
         let target = match node {
             Some(node) => Target::Node(node),
             None => Target::Address(address.clone()),
         };
-        let first = now + self.delay_first(&target, origin);
+        let known = self.targets.get_mut(&target);
+        if let Some(entry) = known
+            && entry.addresses.contains(&address)
+        {
+            entry.configured |= origin == Origin::Configured;
+            return;
+        }
         if !self.targets.contains_key(&target) && !self.make_room(origin) {
             return;
+        }
+        let mut first = now + self.delay_first(&target, origin);
+        if origin == Origin::Discovered {
+            first = first.max(self.turn_of_stranger(now));
         }
         let entry = self.targets.entry(target).or_insert_with(|| Entry {
             addresses: Vec::new(),
@@ -127,9 +148,6 @@ impl Dialer {
             failures: 0,
         });
         entry.configured |= origin == Origin::Configured;
-        if entry.addresses.contains(&address) {
-            return;
-        }
         if entry.addresses.len() == ADDRESSES_MAX {
             entry.addresses.remove(0);
         }
@@ -266,6 +284,18 @@ impl Dialer {
         worst.is_some_and(|target| self.targets.remove(&target).is_some())
     }
 
+    /// When one more node that was only discovered may be dialed: [`STRANGERS_AT_ONCE`] now, then one
+    /// each [`STRANGER_PAUSE`]. Anybody on the network can make up nodes.
+    fn turn_of_stranger(&mut self, now: Instant) -> Instant {
+        let earliest = now.checked_sub(STRANGER_PAUSE * STRANGERS_AT_ONCE);
+        let until = self.strangers_until.max(earliest).unwrap_or(now);
+        // No more than that wait, however many there were.
+        let latest = now + STRANGER_PAUSE * TARGETS_MAX as u32;
+        let turn = latest.min(until + STRANGER_PAUSE);
+        self.strangers_until = Some(turn);
+        turn
+    }
+
     fn delay_first(&self, target: &Target, origin: Origin) -> Duration {
         match (origin, target) {
             (Origin::Configured, _) => Duration::ZERO,
@@ -324,7 +354,13 @@ fn whole(target: &Target, address: &Multiaddr) -> Multiaddr {
     }
 }
 
-/// Whether an address is a host and a TCP port and nothing else.
+/// Whether an address leads through a relay.
+pub(crate) fn is_circuit(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// Whether an address is a host and a TCP port, or a circuit through the node that is there, and
+/// nothing else.
 pub(crate) fn is_dialable(address: &Multiaddr) -> bool {
     let mut parts = address.iter();
     let host = match parts.next() {
@@ -334,7 +370,12 @@ pub(crate) fn is_dialable(address: &Multiaddr) -> bool {
         _ => false,
     };
     let port = matches!(parts.next(), Some(Protocol::Tcp(port)) if port != 0);
-    host && port && parts.next().is_none() && address.len() <= ADDRESS_LEN_MAX
+    let rest = match (parts.next(), parts.next(), parts.next()) {
+        (None, ..) => true,
+        (Some(Protocol::P2p(_)), Some(Protocol::P2pCircuit), None) => true,
+        _ => false,
+    };
+    host && port && rest && address.len() <= ADDRESS_LEN_MAX
 }
 
 #[cfg(test)]

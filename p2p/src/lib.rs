@@ -44,6 +44,7 @@ pub mod network;
 pub mod peer_stats;
 pub mod placement;
 pub mod private;
+mod probe;
 pub mod provider;
 pub mod reconcile;
 pub mod record;

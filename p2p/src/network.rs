@@ -49,6 +49,18 @@ pub struct NetworkOptions {
     pub remembered: Vec<Multiaddr>,
     /// Whether to find nodes on the local network, and to be found.
     pub mdns: bool,
+    /// Addresses of this node besides those it listens at, for others to be told.
+    pub external: Vec<Multiaddr>,
+    /// Whether to connect through relays where an address says so (`…/p2p/<relay>/p2p-circuit`).
+    pub relay_client: bool,
+    /// Relays to be reached through, with `/p2p/…`. Being connected to them always is part of it.
+    pub relays: Vec<Multiaddr>,
+    /// Whether to be a relay for other members, within limits that keep bulk streams out.
+    pub relay_server: bool,
+    /// Whether two nodes that met through a relay try to reach each other without it.
+    pub hole_punching: bool,
+    /// Whether to ask peers which of our addresses they can reach, and to find out for them.
+    pub autonat: bool,
     /// What gossip is about. At most [`TOPICS_MAX`]; nothing else is forwarded.
     pub topics: Vec<Topic>,
     /// Name and version shown to peers.
@@ -67,11 +79,24 @@ impl Default for NetworkOptions {
             peers: Vec::new(),
             remembered: Vec::new(),
             mdns: false,
+            external: Vec::new(),
+            relay_client: false,
+            relays: Vec::new(),
+            relay_server: false,
+            hole_punching: false,
+            autonat: false,
             topics: Vec::new(),
             agent: concat!("attic-node/", env!("CARGO_PKG_VERSION")).to_owned(),
             memory_bytes_max: None,
             seed: 0,
         }
+    }
+}
+
+impl NetworkOptions {
+    /// Whether circuits through relays can be made.
+    pub(crate) fn uses_relays(&self) -> bool {
+        self.relay_client || !self.relays.is_empty()
     }
 }
 
@@ -214,7 +239,7 @@ pub enum Verdict {
 pub struct Status {
     /// Who is connected, ordered by node.
     pub peers: Vec<PeerInfo>,
-    /// Where we listen.
+    /// Where we listen, through relays too, and what else others can reach.
     pub listen_addresses: Vec<Multiaddr>,
     /// Who is kept out, ordered by node.
     pub bans: Vec<BanInfo>,
@@ -239,6 +264,8 @@ pub struct PeerInfo {
     pub agent: String,
     /// Connections to it: one, and for moments another.
     pub connections: usize,
+    /// Whether a relay carries all of them: then there are no bulk streams.
+    pub relayed: bool,
 }
 
 /// A node that is kept out.
@@ -273,6 +300,14 @@ pub struct Counters {
     pub bulk_dropped: u64,
     /// Starts of the network's task after a panic.
     pub restarts: u64,
+    /// Times a peer found that it can reach an address of ours.
+    pub confirmed: u64,
+    /// Circuits carried for others.
+    pub circuits_carried: u64,
+    /// Direct connections made with somebody who was reached through a relay before.
+    pub punched: u64,
+    /// Times that did not succeed.
+    pub punches_failed: u64,
 }
 
 /// A handle to the running network. The network ends when the last one is dropped, and when
@@ -336,7 +371,7 @@ impl Network {
         asked.await.unwrap_or(Err(RequestError::Unavailable))
     }
 
-    /// Opens a bulk stream to a connected node.
+    /// Opens a bulk stream to a node that is connected without a relay.
     ///
     /// **Errors**: [`OpenError`].
     pub async fn open_bulk(&self, node: NodeId) -> Result<BulkStream, OpenError> {

@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use libp2p::Multiaddr;
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::multiaddr::Protocol;
+use libp2p::relay;
 use libp2p::swarm::{self, Swarm};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
@@ -170,10 +171,16 @@ impl Supervisor {
             .with_notify_handler_buffer_size(CONNECTION_BUFFER.try_into().expect("not zero"))
             .with_per_connection_event_buffer_size(CONNECTION_BUFFER)
             .with_max_negotiating_inbound_streams(NEGOTIATING_MAX);
-        let transport = upgrade::transport(&self.identity, Arc::clone(&self.gate))
+        let me = self.identity.peer_id();
+        let relays = self.durable.options.uses_relays();
+        let (circuits, client) = relays.then(|| relay::client::new(me)).unzip();
+        let transport = upgrade::transport(&self.identity, Arc::clone(&self.gate), circuits)
             .map_err(|error| StartError::Identity(error.into()))?;
-        let behaviour = Behaviour::new(&self.identity, &self.durable.options)?;
-        let mut swarm = Swarm::new(transport, behaviour, self.identity.peer_id(), config);
+        let behaviour = Behaviour::new(&self.identity, &self.durable.options, client)?;
+        let mut swarm = Swarm::new(transport, behaviour, me, config);
+        for address in &self.durable.options.external {
+            swarm.add_external_address(address.clone());
+        }
         self.durable.listeners.clear();
         let refused = |address: &Multiaddr, source| StartError::Listen {
             address: address.clone(),

@@ -5,8 +5,10 @@
 
 pub(crate) mod conduct;
 mod dialing;
+mod discovery;
 pub(crate) mod durable;
 mod peers;
+mod relays;
 mod resolve;
 
 use std::collections::HashMap;
@@ -17,6 +19,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::Multiaddr;
+use libp2p::core::ConnectedPoint;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId};
 use libp2p::request_response::{
     InboundFailure, Message, OutboundFailure, OutboundRequestId, ResponseChannel,
@@ -29,7 +32,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::bulk;
 use crate::control::{self, REQUEST_DEADLINE, REQUESTS_PER_PEER_MAX};
-use crate::dialer::{Origin, is_dialable, split};
+use crate::dialer::{Origin, is_circuit, is_dialable, split};
 use crate::ids::NodeId;
 use crate::network::{
     Command, Direction, GossipToken, NetworkEvent, PublishError, RequestError, Topic, Verdict,
@@ -38,6 +41,7 @@ use crate::swarm::conduct::{Act, Ruling};
 use crate::swarm::dialing::Attempt;
 use crate::swarm::durable::Durable;
 use crate::swarm::peers::{Connection, Peers};
+use crate::swarm::relays::Reservation;
 
 /// Housekeeping.
 const TICK: Duration = Duration::from_secs(1);
@@ -62,6 +66,9 @@ pub(crate) struct Task<'a> {
     durable: &'a mut Durable,
     peers: Peers,
     listen_addresses: Vec<Multiaddr>,
+    /// What else others can reach.
+    external_addresses: Vec<Multiaddr>,
+    reservations: Vec<Reservation>,
     /// Attempts in progress.
     attempts: HashMap<ConnectionId, Attempt>,
     /// Attempts whose host names are being resolved.
@@ -87,6 +94,8 @@ impl<'a> Task<'a> {
         }
         Task {
             swarm,
+            reservations: Reservation::of_all(&durable.options.relays),
+            external_addresses: durable.options.external.clone(),
             durable,
             peers: Peers::default(),
             listen_addresses: Vec::new(),
@@ -176,7 +185,14 @@ impl<'a> Task<'a> {
                     true => Direction::Outbound,
                     false => Direction::Inbound,
                 };
-                let address = endpoint.get_remote_address().clone();
+                let address = match &endpoint {
+                    // Of who came through a relay only the relay's address is known.
+                    ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => {
+                        local_addr
+                    }
+                    _ => endpoint.get_remote_address(),
+                };
+                let address = address.clone();
                 let connection = Connection::new(connection_id, direction, bare(address));
                 self.on_connected(node, connection);
             }
@@ -209,16 +225,28 @@ impl<'a> Task<'a> {
             SwarmEvent::NewListenAddr {
                 listener_id,
                 address,
+            } if is_circuit(&address) => self.on_reserved(listener_id, address),
+            SwarmEvent::NewListenAddr {
+                listener_id,
+                address,
             } => {
                 tracing::info!(%address, "listening");
+                self.tell_as_relay(&address);
                 self.durable.keep_port(listener_id, &address);
                 self.listen_addresses.push(address.clone());
                 self.durable.outbox.tell(NetworkEvent::Listening(address));
                 self.on_network_change();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.tell_not_as_relay(&address);
                 self.listen_addresses.retain(|other| *other != address);
                 self.on_network_change();
+            }
+            SwarmEvent::ListenerClosed { listener_id, .. } if self.on_unreserved(listener_id) => {}
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_reachable(address),
+            SwarmEvent::ExternalAddrExpired { address } => {
+                let address = bare(address);
+                self.external_addresses.retain(|other| *other != address);
             }
             SwarmEvent::ListenerClosed {
                 reason, addresses, ..
@@ -227,7 +255,7 @@ impl<'a> Task<'a> {
                 return Some(End::Broken);
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listener"),
-            // Attempts under way, and external addresses, which only matter with relays.
+            // Attempts under way, and addresses that may be ours.
             _ => {}
         }
         None
@@ -282,6 +310,8 @@ impl<'a> Task<'a> {
                 }
                 self.dial_due();
             }
+            BehaviourEvent::Relay(event) => self.on_relay(event),
+            BehaviourEvent::Punch(event) => self.on_punch(event),
             // Subscriptions, sent identifications, and what expired: nothing follows from them.
             _ => {}
         }
@@ -291,6 +321,7 @@ impl<'a> Task<'a> {
         let (id, direction) = (connection.id, connection.direction);
         let address = connection.address.clone();
         tracing::debug!(%node, %address, ?direction, "connected");
+        let now = Instant::now();
         let attempt = self.attempts.remove(&id);
         let target = attempt.as_ref().and_then(|attempt| attempt.target.as_ref());
         if direction == Direction::Outbound
@@ -319,9 +350,11 @@ impl<'a> Task<'a> {
         if let Some(reply) = attempt.and_then(|attempt| attempt.reply) {
             let _ = reply.send(Ok(node));
         }
-        // Of two nodes that dialed each other at once, one decides which connection stays.
-        if self.durable.me < node {
-            self.close_all_but_newest(node);
+        // Of two nodes that dialed each other at once, one decides which connection stays. To one that
+        // has been there for a while another is made on purpose, to see whether that can be done: it
+        // may need the old one to tell.
+        if self.durable.me < node && self.peers.is_fresh(node, now) {
+            self.close_all_but_best(node);
         }
     }
 
@@ -339,6 +372,7 @@ impl<'a> Task<'a> {
         let Some(near) = self.peers.is_on_this_host(node) else {
             return;
         };
+        let uses_relays = self.durable.options.uses_relays();
         let listening = (info.listen_addrs.iter())
             .take(LISTEN_ADDRESSES_MAX)
             .filter_map(|address| match split(address)? {
@@ -346,7 +380,8 @@ impl<'a> Task<'a> {
                 (_, address) => Some(address),
             })
             // Its loopback address is not ours, unless it is on this machine.
-            .filter(|address| is_dialable(address) && (near || !peers::is_loopback(address)));
+            .filter(|address| is_dialable(address) && (near || !peers::is_loopback(address)))
+            .filter(|address| uses_relays || !is_circuit(address));
         let listening: Vec<_> = listening.collect();
         if let Some(peer) = node.peer_id() {
             for address in &listening {
@@ -463,8 +498,10 @@ impl<'a> Task<'a> {
             self.lift_ban(node);
         }
         for node in self.peers.with_old_surplus(now.0) {
-            self.close_all_but_newest(node);
+            self.close_all_but_best(node);
         }
+        self.reserve_due(now.0);
+        self.cap_discovery();
         self.show();
     }
 
@@ -541,15 +578,22 @@ impl<'a> Task<'a> {
         }
     }
 
-    fn close_all_but_newest(&mut self, node: NodeId) {
-        for id in self.peers.all_but_newest(node) {
+    fn close_all_but_best(&mut self, node: NodeId) {
+        for id in self.peers.all_but_best(node) {
             self.swarm.close_connection(id);
         }
     }
 
     fn show(&mut self) {
         let peers = self.peers.infos();
-        self.durable.show(peers, self.listen_addresses.clone());
+        let mut addresses = self.listen_addresses.clone();
+        let others = self.external_addresses.iter();
+        addresses.extend(
+            others
+                .filter(|other| !self.listen_addresses.contains(other))
+                .cloned(),
+        );
+        self.durable.show(peers, addresses);
     }
 }
 

@@ -1,4 +1,7 @@
-//! The transport: TCP, noise, the gate, yamux.
+//! The transport: TCP or a circuit through a relay, noise, the gate, yamux.
+//!
+//! A relay carries bytes and learns nothing from them; whoever comes over one passes the same gate,
+//! and so does whoever comes through a hole that was punched.
 //!
 //! The secured upgrade is noise under a name of our own, so that other libp2p programs on the same
 //! network do not even begin a handshake, followed by the gate's two messages inside the encrypted
@@ -21,11 +24,11 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::core::muxing::StreamMuxerBox;
-use libp2p::core::transport::{Boxed, Transport};
+use libp2p::core::transport::{Boxed, OptionalTransport, Transport};
 use libp2p::core::upgrade::{
     InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version,
 };
-use libp2p::{PeerId, noise, tcp, yamux};
+use libp2p::{PeerId, noise, relay, tcp, yamux};
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -51,14 +54,16 @@ const STREAMS_MAX: usize = 64;
 /// What the dialer sends when it accepts.
 const ACCEPTED: u8 = 1;
 
-/// The transport of a node: whatever comes out of it has passed `gate`.
+/// The transport of a node: whatever comes out of it has passed `gate`. Without `circuits` it knows
+/// no relays.
 ///
 /// **Errors**: [`noise::Error`] when the identity cannot sign.
 pub(crate) fn transport(
     identity: &Identity,
     gate: Arc<dyn Gate>,
+    circuits: Option<relay::client::Transport>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
-    with_streams(identity, gate, STREAMS_MAX)
+    with_streams(identity, gate, circuits, STREAMS_MAX)
 }
 
 /// The same with another number of streams: for programs that try what a node does with peers that
@@ -68,6 +73,7 @@ pub(crate) fn transport(
 pub fn with_streams(
     identity: &Identity,
     gate: Arc<dyn Gate>,
+    circuits: Option<relay::client::Transport>,
     streams_max: usize,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     let secured = Secured {
@@ -76,7 +82,10 @@ pub fn with_streams(
     };
     let mut muxer = yamux::Config::default();
     muxer.set_max_num_streams(streams_max);
-    Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+    let circuits = circuits.map_or_else(OptionalTransport::none, OptionalTransport::some);
+    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
+    Ok(circuits
+        .or_transport(tcp)
         .upgrade(Version::V1Lazy)
         .authenticate(secured)
         .multiplex(muxer)

@@ -10,13 +10,15 @@ use std::time::Duration;
 use attic_node_core::api::{ClusterView, PeerState, PeerView};
 use rustix::process::geteuid;
 
-pub use self::network::Network;
+pub use self::network::{Family, Network};
+pub use self::sites::Sites;
 use crate::netns::{Namespace, Place};
 use crate::nix::NixClient;
 use crate::node::TestNode;
 use crate::program::{self, Outcome, eventually};
 
 mod network;
+mod sites;
 
 /// Nodes on one network, numbered from 0. Killed and cleaned up when dropped.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct Cluster {
 #[derive(Debug)]
 enum Hosts {
     Namespaces(Network),
+    Sites(Sites),
     /// Host `i` is 127.`a`.`b`.`i+1`.
     Loopback {
         a: u8,
@@ -53,6 +56,19 @@ impl Cluster {
             free_loopback()
         };
         Cluster::on(hosts, count, config)
+    }
+
+    /// `count` nodes with this configuration file: the first in the open, every other in a site of
+    /// its own ([`Sites`]), ready, in no cluster yet. Needs root and `nft`.
+    #[track_caller]
+    pub fn in_sites(count: usize, config: &str) -> Cluster {
+        Cluster::on(Hosts::Sites(Sites::new()), count, config)
+    }
+
+    /// `count` nodes on a network that is there, as [`with_config`](Cluster::with_config).
+    #[track_caller]
+    pub fn on_network(network: Network, count: usize, config: &str) -> Cluster {
+        Cluster::on(Hosts::Namespaces(network), count, config)
     }
 
     /// `count` nodes on loopback addresses, whoever runs this.
@@ -109,6 +125,10 @@ impl Cluster {
             Hosts::Namespaces(network) => {
                 let host = network.add_host();
                 TestNode::on_host(network.place(host), &self.config, &[])
+            }
+            Hosts::Sites(sites) => {
+                let host = sites.add_host();
+                TestNode::on_host(sites.place(host), &self.config, &[])
             }
             Hosts::Loopback { a, b } => {
                 let part = u8::try_from(number + 1).expect("at most 255 nodes on loopback");
@@ -242,11 +262,21 @@ impl Cluster {
         NixClient::fresh(&self[node], cache)
     }
 
+    /// The sites in which the nodes are. Panics if they are not in any.
+    #[track_caller]
+    pub fn sites(&self) -> &Sites {
+        match &self.hosts {
+            Hosts::Sites(sites) => sites,
+            Hosts::Namespaces(_) | Hosts::Loopback { .. } => panic!("no sites"),
+        }
+    }
+
     /// The network between the nodes, to be broken. Panics on loopback, which has none.
     #[track_caller]
     pub fn network(&mut self) -> &mut Network {
         match &mut self.hosts {
             Hosts::Namespaces(network) => network,
+            Hosts::Sites(_) => panic!("sites cannot be broken"),
             Hosts::Loopback { .. } => panic!("loopback cannot be broken; run as root"),
         }
     }

@@ -233,6 +233,43 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         section: "mesh",
+        name: "relay-server",
+        default: Default::Text("false"),
+        doc: "Whether to carry connections between members that cannot reach each other, for a node \
+              that all of them reach. At most 64 at a time, of an hour and 4 MiB each: what nodes \
+              say passes, NARs do not.",
+    },
+    Key {
+        section: "mesh",
+        name: "relay-client",
+        default: Default::Text("false"),
+        doc: "Whether to connect to nodes through relays where their addresses say so.",
+    },
+    Key {
+        section: "mesh",
+        name: "relays",
+        default: Default::EmptyList,
+        doc: "Members with relay-server through which this node is to be reached, as multiaddrs \
+              with their peer ids (\"/ip4/192.0.2.7/tcp/7746/p2p/12D3Koo…\"). Tickets made here \
+              say so. Turns relay-client on.",
+    },
+    Key {
+        section: "mesh",
+        name: "hole-punching",
+        default: Default::Text("false"),
+        doc: "Whether two nodes that met through a relay try to connect without it, through the \
+              routers between them. Both must want it, and be able to use relays.",
+    },
+    Key {
+        section: "mesh",
+        name: "autonat",
+        default: Default::Text("false"),
+        doc: "Whether to ask other members which addresses of this node they can reach, to put \
+              those into tickets, and to find out the same for them. A member can then have this \
+              node open a connection to any address, and see whether somebody answers.",
+    },
+    Key {
+        section: "mesh",
         name: "deadline",
         default: Default::Text("250ms"),
         doc: "How long a narinfo that nobody is known to have is looked for among the connected \

@@ -120,6 +120,21 @@ pub(crate) fn is_name_char(c: char) -> bool {
 /// Longest name of a node, in characters.
 pub(crate) const NAME_LEN_MAX: usize = 64;
 
+/// Reads the multiaddr of a node that is named in it, and keeps it as text.
+///
+/// **Errors**: what such a multiaddr looks like, as a phrase.
+pub(crate) fn relay(text: &str) -> Result<String, String> {
+    let text = multiaddr(text)?;
+    let named = (text.parse::<Multiaddr>().ok())
+        .and_then(|address| address.iter().last().map(|part| part.tag() == "p2p"));
+    match named {
+        Some(true) => Ok(text),
+        _ => {
+            Err("a multiaddr that ends in the peer id of the relay, \"…/p2p/12D3Koo…\"".to_owned())
+        }
+    }
+}
+
 /// Splits `text` into number and unit and multiplies; `None` for anything else and on overflow.
 fn with_unit(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
     let text = text.trim();
@@ -183,6 +198,21 @@ mod tests {
         ];
         for (text, bytes) in rows {
             assert_eq!(size(text).ok(), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_relay_is_named() {
+        let peer = "12D3KooWRYyfRQXYSSu1fyfQ8xLBbbWkBgBGx1y8Ao3nBqyDsSKh";
+        let named = format!("/dns4/relay.example.org/tcp/7746/p2p/{peer}");
+        assert_eq!(relay(&named), Ok(named.clone()));
+        for text in [
+            "",
+            "/ip4/192.0.2.7/tcp/7746",
+            &format!("{named}/p2p-circuit"),
+            peer,
+        ] {
+            assert!(relay(text).is_err(), "{text}");
         }
     }
 

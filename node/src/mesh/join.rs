@@ -4,6 +4,7 @@
 //! The whole admission happens in the handshake; when a dial succeeds the node is a member.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use attic_p2p::Multiaddr;
 use attic_p2p::identity::Identity;
@@ -52,7 +53,10 @@ pub(crate) async fn ask_in(
     let members = Members::of_joiner(identity, files.clone(), genesis, standing);
     let members = Arc::new(members);
     let gate = MemberGate::new(Door(Arc::clone(&members)));
+    let through_relays = |address: &Address| address.multiaddr().contains("/p2p-circuit");
     let options = NetworkOptions {
+        // Whoever wrote the ticket says that there is no other way.
+        relay_client: ticket.addresses().iter().any(through_relays),
         seed: u64::from_le_bytes(random()),
         ..NetworkOptions::default()
     };
@@ -95,7 +99,9 @@ async fn ask_all(
         let Some(target) = dialable(&address) else {
             continue;
         };
-        match network.dial(target).await {
+        // One address that swallows everything must not take the time of the others.
+        let dialed = timeout(DIAL_PATIENCE, network.dial(target)).await;
+        match dialed.unwrap_or(Err(DialError::Unavailable)) {
             Ok(node) => return Ok(node),
             Err(DialError::Refused(reason)) => {
                 let why = reason_of(members, address.node());
@@ -129,6 +135,9 @@ fn texts(addresses: &[Address]) -> Vec<String> {
         .map(|address| address.multiaddr().to_owned())
         .collect()
 }
+
+/// For one address, where [`JOIN_PATIENCE`] is for all.
+const DIAL_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Most addresses that are tried for one ticket.
 const ADDRESSES_MAX: usize = 12;

@@ -23,6 +23,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{BulkStream, OpenError, STREAMS_IN_MAX, STREAMS_OUT_MAX};
+use crate::dialer::is_circuit;
 use crate::ids::NodeId;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/attic-node/bulk/1");
@@ -42,13 +43,13 @@ pub(crate) enum Event {
 /// The part of the swarm that knows bulk streams.
 #[derive(Default)]
 pub(crate) struct Behaviour {
-    /// Open connections, in the order in which they were made.
+    /// Open connections that no relay carries, in the order in which they were made.
     connections: BTreeMap<NodeId, Vec<ConnectionId>>,
     events: VecDeque<ToSwarm<Event, Open>>,
 }
 
 impl Behaviour {
-    /// Opens a stream to `node`, on the newest connection to it, and tells `opener`.
+    /// Opens a stream to `node`, on the newest direct connection to it, and tells `opener`.
     pub(crate) fn open(&mut self, node: NodeId, opener: Opener) {
         let newest = self.connections.get(&node).and_then(|ids| ids.last());
         let (Some(id), Some(peer_id)) = (newest, node.peer_id()) else {
@@ -63,9 +64,15 @@ impl Behaviour {
     }
 }
 
-fn handler(peer: PeerId) -> Result<Handler, ConnectionDenied> {
+/// For a connection to `peer`. Where a relay carries it no stream is let in: its few bytes are for
+/// other things.
+fn handler(peer: PeerId, address: &Multiaddr) -> Result<Handler, ConnectionDenied> {
     let node = NodeId::from_peer_id(&peer).ok_or_else(|| ConnectionDenied::new(NoNode))?;
-    Ok(Handler::new(node))
+    let inbound = match is_circuit(address) {
+        true => 0,
+        false => STREAMS_IN_MAX,
+    };
+    Ok(Handler::new(node, inbound))
 }
 
 impl NetworkBehaviour for Behaviour {
@@ -76,25 +83,26 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        handler(peer)
+        handler(peer, local)
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        remote: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        handler(peer)
+        handler(peer, remote)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
+            FromSwarm::ConnectionEstablished(made) if made.endpoint.is_relayed() => {}
             FromSwarm::ConnectionEstablished(made) => {
                 if let Some(node) = NodeId::from_peer_id(&made.peer_id) {
                     let ids = self.connections.entry(node).or_default();
@@ -163,11 +171,11 @@ pub(crate) struct Pending {
 }
 
 impl Handler {
-    fn new(node: NodeId) -> Handler {
+    fn new(node: NodeId, inbound: usize) -> Handler {
         Handler {
             node,
             outbound: Arc::new(Semaphore::new(STREAMS_OUT_MAX)),
-            inbound: Arc::new(Semaphore::new(STREAMS_IN_MAX)),
+            inbound: Arc::new(Semaphore::new(inbound)),
             events: VecDeque::new(),
         }
     }

@@ -161,3 +161,42 @@ fn attempts_at_a_time_are_bounded() {
     assert_eq!(dialer.due(now, 100).len(), DIALS_MAX - 3);
     assert_eq!(dialer.due(now, 100).len(), 0);
 }
+
+/// A stranger who makes up nodes makes this one dial a few of them, not all.
+#[test]
+fn discovered_nodes_are_dialed_a_few_at_a_time() {
+    let (mut dialer, now) = dialer();
+    for number in 0..200u32 {
+        let mut seed = [9; 32];
+        seed[..4].copy_from_slice(&number.to_be_bytes());
+        let peer = Identity::from_seed(seed).peer_id();
+        let address = format!("/ip4/10.1.2.3/tcp/7746/p2p/{peer}");
+        dialer.learn(now, &address.parse().unwrap(), Origin::Discovered);
+    }
+    let mut dialed = |after: u64| {
+        let now = now + Duration::from_secs(after);
+        let mut count = 0;
+        loop {
+            let due = dialer.due(now, usize::MAX);
+            count += due.len();
+            if due.is_empty() {
+                return count;
+            }
+            due.iter()
+                .for_each(|dial| dialer.refused(now, &dial.target));
+        }
+    };
+    let at_once = dialed(1);
+    assert!((32..=43).contains(&at_once), "{at_once}");
+    let later = dialed(3);
+    assert!((10..=21).contains(&later), "{later}");
+    assert!(dialed(30) >= 100, "all in time");
+}
+
+/// Whoever comes after however many made-up nodes waits a minute at most.
+#[test]
+fn made_up_nodes_delay_others_by_a_minute_at_most() {
+    let (mut dialer, now) = dialer();
+    let turns = (0..100_000).map(|_| dialer.turn_of_stranger(now));
+    assert!(turns.max() <= Some(now + Duration::from_secs(60)));
+}

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{TICK, Task};
 use crate::behaviour::{OUTBOUND_MAX, PENDING_MAX};
-use crate::dialer::{Target, is_dialable, split};
+use crate::dialer::{Target, is_circuit, is_dialable, split};
 use crate::gate::Refusal;
 use crate::ids::NodeId;
 use crate::network::DialError;
@@ -108,7 +108,34 @@ impl Task<'_> {
             return;
         }
         let peer = attempt.node.and_then(|node| node.peer_id());
+        if peer.is_some() {
+            // A relay only where nothing else leads there.
+            let circuits;
+            (addresses, circuits) = addresses
+                .into_iter()
+                .partition(|address| !is_circuit(address));
+            let circuits = if self.durable.options.uses_relays() {
+                circuits
+            } else {
+                Vec::new()
+            };
+            match addresses.is_empty() {
+                true => addresses = circuits,
+                false => attempt.rest = circuits,
+            }
+            if addresses.is_empty() {
+                self.on_dial_failed(attempt, &Failure::NoAddresses);
+                return;
+            }
+        }
+        // Whom a hole is to be punched for must see the port that we listen at.
+        let keep_port = self.durable.options.hole_punching
+            && (attempt.node).is_some_and(|node| self.durable.is_relay(node));
         let opts = match peer {
+            Some(peer) if keep_port => DialOpts::peer_id(peer)
+                .condition(PeerCondition::Disconnected)
+                .addresses(addresses)
+                .build(),
             Some(peer) => DialOpts::peer_id(peer)
                 .condition(PeerCondition::Disconnected)
                 .addresses(addresses)
@@ -137,7 +164,8 @@ impl Task<'_> {
         let now = Instant::now();
         let error = dial_error(failure);
         tracing::debug!(target = ?attempt.target, %error, "dial");
-        if let DialError::Unreachable(_) = &error
+        // Private addresses repeat: behind another router somebody else may have it, or this node.
+        if let DialError::Unreachable(_) | DialError::Other(_) | DialError::Myself = &error
             && !attempt.rest.is_empty()
         {
             let rest = std::mem::take(&mut attempt.rest);

@@ -9,7 +9,7 @@ use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use tokio::sync::{mpsc, watch};
 
-use crate::dialer::{Dialer, Origin};
+use crate::dialer::{Dialer, Origin, split};
 use crate::ids::NodeId;
 use crate::network::{BanInfo, Command, Counters, NetworkEvent, NetworkOptions, PeerInfo, Status};
 use crate::swarm::conduct::{Act, Conduct, Ruling};
@@ -47,7 +47,7 @@ impl Durable {
     ) -> Durable {
         let now = Instant::now();
         let mut dialer = Dialer::new(me, options.seed);
-        for address in &options.peers {
+        for address in options.peers.iter().chain(&options.relays) {
             dialer.learn(now, address, Origin::Configured);
         }
         for address in &options.remembered {
@@ -85,6 +85,12 @@ impl Durable {
         }
         self.dialer = dialer;
         self.show(Vec::new(), Vec::new());
+    }
+
+    /// Whether `node` is one that this one is to be reached through.
+    pub(crate) fn is_relay(&self, node: NodeId) -> bool {
+        let mut relays = self.options.relays.iter();
+        relays.any(|relay| split(relay).is_some_and(|(who, _)| who == Some(node)))
     }
 
     /// What is asked while there is no swarm: kept in mind where that is possible, else refused.

@@ -8,6 +8,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::ping::Failure;
 use libp2p::swarm::ConnectionId;
 
+use crate::dialer::is_circuit;
 use crate::ids::NodeId;
 use crate::network::{Direction, PeerInfo};
 
@@ -26,6 +27,8 @@ pub(super) struct Connection {
     pub(super) direction: Direction,
     pub(super) address: Multiaddr,
     since: Instant,
+    /// Whether a relay carries it.
+    relayed: bool,
     rtt: Option<Duration>,
     pings_missed: u32,
 }
@@ -35,6 +38,7 @@ impl Connection {
         Connection {
             id,
             direction,
+            relayed: is_circuit(&address),
             address,
             since: Instant::now(),
             rtt: None,
@@ -125,10 +129,21 @@ impl Peers {
         }
     }
 
+    /// Whether a peer is connected without a relay.
+    pub(super) fn is_direct(&self, node: NodeId) -> bool {
+        let peer = self.peers.get(&node);
+        peer.is_some_and(|peer| {
+            peer.connections
+                .iter()
+                .any(|connection| !connection.relayed)
+        })
+    }
+
     /// Whether a peer is on this machine; `None` if it is not connected.
     pub(super) fn is_on_this_host(&self, node: NodeId) -> Option<bool> {
         let peer = self.peers.get(&node)?;
-        Some((peer.connections.iter()).any(|connection| is_loopback(&connection.address)))
+        let mut connections = peer.connections.iter();
+        Some(connections.any(|connection| !connection.relayed && is_loopback(&connection.address)))
     }
 
     /// The number of requests that wait for a peer; `None` if it is not connected.
@@ -136,12 +151,20 @@ impl Peers {
         self.peers.get_mut(&node).map(|peer| &mut peer.requests)
     }
 
-    /// The connections to a peer that a newer one replaces.
-    pub(super) fn all_but_newest(&self, node: NodeId) -> Vec<ConnectionId> {
+    /// The connections to a peer that a better one replaces: a newer one, or one without a relay.
+    pub(super) fn all_but_best(&self, node: NodeId) -> Vec<ConnectionId> {
         let peer = self.peers.get(&node);
         let connections = peer.map_or(&[][..], |peer| &peer.connections);
-        let older = connections.split_last().map_or(&[][..], |(_, older)| older);
-        older.iter().map(|connection| connection.id).collect()
+        let best = best(connections).map(|connection| connection.id);
+        let ids = connections.iter().map(|connection| connection.id);
+        ids.filter(|id| Some(*id) != best).collect()
+    }
+
+    /// Whether all connections to a peer were made just now.
+    pub(super) fn is_fresh(&self, node: NodeId, now: Instant) -> bool {
+        let peer = self.peers.get(&node);
+        let oldest = peer.and_then(|peer| peer.connections.first());
+        oldest.is_some_and(|oldest| now.duration_since(oldest.since) <= SURPLUS_AFTER)
     }
 
     /// The peers that have had a second connection for so long that it is an oversight.
@@ -157,22 +180,29 @@ impl Peers {
     /// What can be shown of each peer, ordered by node.
     pub(super) fn infos(&self) -> Vec<PeerInfo> {
         let infos = self.peers.iter().filter_map(|(node, peer)| {
-            let newest = peer.connections.last()?;
-            let mut addresses = vec![newest.address.clone()];
+            let best = best(&peer.connections)?;
+            let mut addresses = vec![best.address.clone()];
             let others = peer.listening.iter();
-            addresses.extend(others.filter(|other| **other != newest.address).cloned());
+            addresses.extend(others.filter(|other| **other != best.address).cloned());
             Some(PeerInfo {
                 node: *node,
                 addresses,
-                direction: newest.direction,
+                direction: best.direction,
                 since: peer.since,
-                rtt: newest.rtt,
+                rtt: best.rtt,
                 agent: peer.agent.clone(),
                 connections: peer.connections.len(),
+                relayed: best.relayed,
             })
         });
         infos.collect()
     }
+}
+
+/// The newest without a relay, or else the newest.
+fn best(connections: &[Connection]) -> Option<&Connection> {
+    let direct = connections.iter().rfind(|connection| !connection.relayed);
+    direct.or(connections.last())
 }
 
 /// Whether an address is one of this machine only.

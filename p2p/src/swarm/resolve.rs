@@ -31,12 +31,16 @@ pub(super) async fn resolve(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
         .collect();
     let names = addresses.iter().filter_map(name);
     let lookups = async {
-        for (host, port, family) in names {
+        for (host, port, family, rest) in names {
             match lookup_host((host.as_str(), port)).await {
                 Ok(found) => resolved.extend(
                     (found.filter(|found| family.admits(found)))
                         .take(RESOLVED_MAX)
-                        .map(|found| Multiaddr::from(found.ip()).with(Protocol::Tcp(found.port()))),
+                        .map(|found| {
+                            let head =
+                                Multiaddr::from(found.ip()).with(Protocol::Tcp(found.port()));
+                            rest.iter().fold(head, Multiaddr::with)
+                        }),
                 ),
                 Err(error) => tracing::debug!(host, %error, "resolve"),
             }
@@ -64,8 +68,9 @@ impl Family {
     }
 }
 
-/// The name, port and family of an address that begins with a name.
-fn name(address: &Multiaddr) -> Option<(String, u16, Family)> {
+/// The name, port and family of an address that begins with a name, and what follows them: the way
+/// through a relay, or nothing.
+fn name(address: &Multiaddr) -> Option<(String, u16, Family, Multiaddr)> {
     let mut parts = address.iter();
     let (host, family) = match parts.next()? {
         Protocol::Dns(host) => (host.into_owned(), Family::Both),
@@ -74,7 +79,7 @@ fn name(address: &Multiaddr) -> Option<(String, u16, Family)> {
         _ => return None,
     };
     match parts.next()? {
-        Protocol::Tcp(port) => Some((host, port, family)),
+        Protocol::Tcp(port) => Some((host, port, family, parts.collect())),
         _ => None,
     }
 }

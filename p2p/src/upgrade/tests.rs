@@ -31,7 +31,7 @@ impl Gate for Everybody {
 /// A connection to `address` that keeps to no limit of ours.
 pub(crate) async fn connect(seed: u8, address: Multiaddr) -> StreamMuxerBox {
     let identity = Identity::from_seed([seed; 32]);
-    let mut transport = with_streams(&identity, Arc::new(Everybody), 2000).unwrap();
+    let mut transport = with_streams(&identity, Arc::new(Everybody), None, 2000).unwrap();
     let opts = DialOpts {
         role: Endpoint::Dialer,
         port_use: PortUse::New,

@@ -6,4 +6,5 @@ mod golden;
 mod membership;
 mod network;
 mod private;
+mod relay;
 mod replica;

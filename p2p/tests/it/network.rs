@@ -18,10 +18,10 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Admits whoever says the same word.
-struct Word(&'static str);
+pub(crate) struct Word(pub(crate) &'static str);
 
 impl Gate for Word {
     fn hello(&self, _: NodeId) -> Vec<u8> {
@@ -61,18 +61,18 @@ impl Gate for Picky {
     }
 }
 
-struct Node {
-    id: NodeId,
-    address: Multiaddr,
-    network: Network,
-    events: mpsc::Receiver<NetworkEvent>,
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) address: Multiaddr,
+    pub(crate) network: Network,
+    pub(crate) events: mpsc::Receiver<NetworkEvent>,
 }
 
 fn topic() -> Topic {
     Topic::new("test")
 }
 
-fn options() -> NetworkOptions {
+pub(crate) fn options() -> NetworkOptions {
     NetworkOptions {
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
         topics: vec![topic()],
@@ -85,7 +85,7 @@ impl Node {
         Node::with(seed, options(), Arc::new(Word("word"))).await
     }
 
-    async fn with(seed: u8, options: NetworkOptions, gate: Arc<dyn Gate>) -> Node {
+    pub(crate) async fn with(seed: u8, options: NetworkOptions, gate: Arc<dyn Gate>) -> Node {
         let identity = Identity::from_seed([seed; 32]);
         let id = identity.node_id();
         let (network, mut events) = Network::start(options, gate, identity).unwrap();
@@ -110,7 +110,7 @@ impl Node {
         other.up(self.id).await;
     }
 
-    async fn up(&mut self, peer: NodeId) {
+    pub(crate) async fn up(&mut self, peer: NodeId) {
         self.until(|event| matches!(event, NetworkEvent::PeerUp { node, .. } if *node == peer))
             .await;
     }
@@ -121,7 +121,7 @@ impl Node {
     }
 
     /// The next event of this kind; others are passed over.
-    async fn until(&mut self, wanted: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
+    pub(crate) async fn until(&mut self, wanted: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
         loop {
             let event = next(&mut self.events).await;
             if wanted(&event) {
@@ -135,7 +135,7 @@ impl Node {
             .await
     }
 
-    async fn bulk(&mut self) -> BulkStream {
+    pub(crate) async fn bulk(&mut self) -> BulkStream {
         let event = self.until(|event| matches!(event, NetworkEvent::Bulk { .. }));
         match event.await {
             NetworkEvent::Bulk { stream, .. } => stream,
@@ -174,7 +174,7 @@ async fn next(events: &mut mpsc::Receiver<NetworkEvent>) -> NetworkEvent {
 }
 
 /// Asks again and again until it is so.
-async fn eventually(mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(mut is_so: impl AsyncFnMut() -> bool) {
     let asked = async {
         while !is_so().await {
             sleep(Duration::from_millis(5)).await;

@@ -82,6 +82,29 @@ impl Network {
         Place::inside(&self.hosts[host])
     }
 
+    /// Takes the addresses of one family away from a host.
+    #[track_caller]
+    pub fn take_addresses(&self, host: usize, family: Family) {
+        let family = match family {
+            Family::Four => "-4",
+            Family::Six => "-6",
+        };
+        self.hosts[host].ip(&[family, "addr", "flush", "dev", "eth0"]);
+    }
+
+    /// Gives a host other addresses than it has: 10.77.0.`i+101` and fd77::`i+101`.
+    #[track_caller]
+    pub fn move_host(&self, host: usize) {
+        let part = host_part(host + 100);
+        let fresh = [format!("10.77.0.{part}/24"), format!("fd77::{part:x}/64")];
+        for (address, fresh) in self.addresses(host).iter().zip(fresh) {
+            let length = if address.is_ipv4() { 24 } else { 64 };
+            let gone = format!("{address}/{length}");
+            self.hosts[host].ip(&["addr", "del", &gone, "dev", "eth0"]);
+            self.hosts[host].ip(&["addr", "add", &fresh, "dev", "eth0"]);
+        }
+    }
+
     /// IPv4 address of a host.
     pub fn address(&self, host: usize) -> IpAddr {
         Ipv4Addr::new(10, 77, 0, host_part(host)).into()
@@ -165,6 +188,15 @@ impl Network {
             self.bridges += 1;
         }
     }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    Four,
+    /// IPv6, link-local addresses among them.
+    Six,
 }
 
 impl Default for Network {

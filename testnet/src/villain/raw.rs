@@ -65,7 +65,7 @@ async fn connect(
     gate: Arc<dyn Gate>,
     address: &Multiaddr,
 ) -> Result<StreamMuxerBox, Box<dyn Error>> {
-    let mut transport = with_streams(identity, gate, STREAMS + 1)?;
+    let mut transport = with_streams(identity, gate, None, STREAMS + 1)?;
     let opts = DialOpts {
         role: Endpoint::Dialer,
         port_use: PortUse::New,

@@ -11,6 +11,7 @@ mod private;
 mod remove;
 mod renewal;
 mod revoke;
+mod sites;
 mod substitute;
 mod tickets;
 mod villain;
