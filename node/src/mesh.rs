@@ -367,7 +367,7 @@ impl Mesh {
         let own = self.addresses(config).into_iter().take(1);
         let own = own.map(|address| (self.me, address));
         let peers = self.network.peers();
-        let others = peers.iter().filter_map(|peer| {
+        let others = peers.iter().flat_map(|peer| {
             // The first is that of the connection, which is none to dial when the peer made it.
             let not_dialed = usize::from(peer.direction == Direction::Inbound);
             let listening = peer.addresses.iter().skip(not_dialed).cloned().collect();
@@ -376,12 +376,10 @@ impl Mesh {
             let direct = addresses.iter().find(|address| !is_circuit(address));
             let circuit = addresses.iter().find(is_circuit);
             let both = [direct, circuit].into_iter().flatten();
-            Some(
-                both.map(|address| (peer.node, address.clone()))
-                    .collect::<Vec<_>>(),
-            )
+            both.map(|address| (peer.node, address.clone()))
+                .collect::<Vec<_>>()
         });
-        own.chain(others.flatten()).collect()
+        own.chain(others).collect()
     }
 
     fn remember(&self, node: NodeId, address: Multiaddr) {

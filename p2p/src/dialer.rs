@@ -370,11 +370,10 @@ pub(crate) fn is_dialable(address: &Multiaddr) -> bool {
         _ => false,
     };
     let port = matches!(parts.next(), Some(Protocol::Tcp(port)) if port != 0);
-    let rest = match (parts.next(), parts.next(), parts.next()) {
-        (None, ..) => true,
-        (Some(Protocol::P2p(_)), Some(Protocol::P2pCircuit), None) => true,
-        _ => false,
-    };
+    let rest = matches!(
+        (parts.next(), parts.next(), parts.next()),
+        (None, ..) | (Some(Protocol::P2p(_)), Some(Protocol::P2pCircuit), None)
+    );
     host && port && rest && address.len() <= ADDRESS_LEN_MAX
 }
 
