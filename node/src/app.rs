@@ -156,7 +156,7 @@ fn free_bytes(dir: &PathBuf) -> Option<u64> {
 /// Bodies that read a block ahead of their socket; others read when the socket asks.
 const READ_AHEAD_MAX: usize = 32;
 /// Bytes that the blocks of all bodies share, as far as a chunk each leaves them the choice.
-const BLOCK_BYTES: usize = 64 << 20;
+const BLOCK_BYTES: usize = 32 << 20;
 /// Shorter blocks save nothing: a chunk is about this long.
 const BLOCK_LEN_MIN: usize = 64 << 10;
 /// Narinfos, of at most a MiB each, read and published at once.

@@ -43,7 +43,7 @@ impl<L: Log> Replica<L> {
             let place = self.next_place(now);
             let segment = Segment::checkpoint(&self.identity, place, (part, parts), body);
             let segment = segment.expect("the body is of records and fits");
-            if !self.take_own(&segment, actions) {
+            if !self.take_own(now, &segment, actions) {
                 // What was written of it means nothing; the next one is whole.
                 return;
             }

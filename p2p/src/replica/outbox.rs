@@ -115,7 +115,7 @@ impl<L: Log> Replica<L> {
         let place = self.next_place(now);
         let segment = Segment::append(&self.identity, place, body);
         let segment = segment.expect("the body is of records and fits");
-        match self.take_own(&segment, actions) {
+        match self.take_own(now, &segment, actions) {
             true => {
                 actions.push(Action::Publish(segment.bytes().clone()));
                 true
@@ -139,10 +139,18 @@ impl<L: Log> Replica<L> {
     }
 
     /// Puts an own segment into log and directory; false if that cannot be.
-    pub(super) fn take_own(&mut self, segment: &Segment, actions: &mut Vec<Action>) -> bool {
+    pub(super) fn take_own(
+        &mut self,
+        now: Millis,
+        segment: &Segment,
+        actions: &mut Vec<Action>,
+    ) -> bool {
         match self.take(segment, actions) {
             Ok(()) => {
-                self.has_written = true;
+                if !self.has_written {
+                    self.has_written = true;
+                    self.sync.ask_all(now);
+                }
                 self.unexamined_bytes += segment.bytes().len();
                 true
             }

@@ -17,7 +17,7 @@ pub(super) struct Sync {
     peers: BTreeSet<NodeId>,
     /// Peers to be asked soon, and whether they may ask back.
     due: BTreeMap<NodeId, bool>,
-    /// When peers are asked again whose answer did not come.
+    /// When peers are asked again: their answer did not come, or this node has more to tell.
     retries: BTreeMap<NodeId, Millis>,
     pub(super) sessions: BTreeMap<NodeId, Session>,
     next_id: u64,
@@ -113,6 +113,14 @@ impl Sync {
         if self.peers.contains(&node) {
             self.retries.insert(node, now.plus(RETRY_AFTER));
         }
+    }
+
+    /// Compares with all peers soon: this node has begun to say something, and those it said it to
+    /// may not have begun to listen to its gossip.
+    pub(super) fn ask_all(&mut self, now: Millis) {
+        let soon = now.plus(RETRY_AFTER);
+        let peers = self.peers.iter().map(|peer| (*peer, soon));
+        self.retries.extend(peers);
     }
 
     /// Asks `node` as soon as there is room.
@@ -510,7 +518,7 @@ impl<L: Log> Replica<L> {
 /// How often a random peer is asked, give or take a half.
 const ROUND: Duration = Duration::from_secs(60);
 
-/// Until a peer that is connected is asked again after a failure.
+/// Until a peer that is connected is asked again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// When a random peer is asked instead of one that did not answer.
