@@ -4,7 +4,7 @@
 //! in [`Action`]s what is to be done. It writes to its [`Log`] itself, for what is folded must
 //! be in the log.
 //!
-//! Gossip makes it fast and is not relied upon. On connecting, once a minute or so with a random
+//! Gossip makes it fast and is not relied upon. On connecting, three times a minute with a random
 //! peer, and whenever something arrives whose predecessors are missing, it compares log ends with
 //! a peer and fetches the difference ([`crate::reconcile`]).
 //!
@@ -21,7 +21,7 @@
 //! compared with what others have folded; both are mended from signed segments alone, see
 //! [`Replica::repairs`].
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,8 +67,9 @@ pub struct Replica<L> {
     sync: Sync,
     lags: Lags,
     log_len_max: u64,
-    /// Of whom something was refused because the log is too long.
-    too_long: BTreeSet<NodeId>,
+    /// Of whom something was refused because the log is too long, and until when they are not asked
+    /// about.
+    too_long: BTreeMap<NodeId, Millis>,
     repair: Repair,
     /// Whether this value has written to the own log.
     has_written: bool,
@@ -259,7 +260,7 @@ impl<L: Log> Replica<L> {
             sync: Sync::new(seed),
             lags: Lags::default(),
             log_len_max,
-            too_long: BTreeSet::new(),
+            too_long: BTreeMap::new(),
             repair: Repair::default(),
             has_written: false,
             unexamined_bytes: 0,
@@ -277,7 +278,7 @@ impl<L: Log> Replica<L> {
         let mut actions = Vec::new();
         match event {
             Event::Local(records) => self.say(now, records, &mut actions),
-            Event::Gossip { from, bytes } => self.hear(from, bytes, &mut actions),
+            Event::Gossip { from, bytes } => self.hear(now, from, bytes, &mut actions),
             Event::Request { from, id, bytes } => {
                 self.answer(now, from, id, &bytes, &mut actions);
             }
@@ -326,7 +327,7 @@ impl<L: Log> Replica<L> {
 
     /// Whether something that `node` said was not taken because its log is too long.
     pub fn is_too_long(&self, node: NodeId) -> bool {
-        self.too_long.contains(&node)
+        self.too_long.contains_key(&node)
     }
 
     /// How many logs are too long.
@@ -492,8 +493,8 @@ impl<L: Log> Replica<L> {
         }
     }
 
-    fn hear(&mut self, from: NodeId, bytes: Bytes, actions: &mut Vec<Action>) {
-        let outcome = self.receive(from, bytes, actions);
+    fn hear(&mut self, now: Millis, from: NodeId, bytes: Bytes, actions: &mut Vec<Action>) {
+        let outcome = self.receive(now, from, bytes, actions);
         let verdict = match &outcome {
             Ok(()) => Verdict::Accept,
             // From somebody who has shown no certificate here yet.
@@ -514,11 +515,12 @@ impl<L: Log> Replica<L> {
     /// Takes in a segment, and whatever waited for it.
     fn receive(
         &mut self,
+        now: Millis,
         from: NodeId,
         bytes: Bytes,
         actions: &mut Vec<Action>,
     ) -> Result<(), Refused> {
-        let outcome = self.receive_one(from, bytes, actions);
+        let outcome = self.receive_one(now, from, bytes, actions);
         match &outcome {
             Ok(()) => self.retry_waiting(actions),
             Err(refused) if refused.is_misbehaviour() => {
@@ -532,6 +534,7 @@ impl<L: Log> Replica<L> {
 
     fn receive_one(
         &mut self,
+        now: Millis,
         from: NodeId,
         bytes: Bytes,
         actions: &mut Vec<Action>,
@@ -548,7 +551,7 @@ impl<L: Log> Replica<L> {
             return Err(Refused::Known);
         }
         if author != self.me && self.exceeds(&segment) {
-            self.too_long.insert(author);
+            self.too_long.insert(author, now.plus(TOO_LONG_PAUSE));
             return Err(Refused::TooLong);
         }
         let outcome = self.take(&segment, actions);
@@ -614,6 +617,9 @@ impl<L: Log> Replica<L> {
         }
     }
 }
+
+/// Until a log that is too long is asked about again.
+const TOO_LONG_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// How long to wait for a first peer.
 const START_ALONE: Duration = Duration::from_secs(3);

@@ -431,7 +431,7 @@ impl<L: Log> Replica<L> {
         (tips, left): (Vec<TipHint>, u64),
         actions: &mut Vec<Action>,
     ) {
-        let wants = tips.iter().filter_map(|tip| self.want(tip));
+        let wants = tips.iter().filter_map(|tip| self.want(now, tip));
         session.wants.extend(wants);
         if left != 0 && session.wants.len() < WANTS_MAX {
             session.step = Step::Tips { buckets: left };
@@ -442,9 +442,10 @@ impl<L: Log> Replica<L> {
     }
 
     /// What to fetch of a log that ends so for a peer.
-    fn want(&self, theirs: &TipHint) -> Option<Want> {
+    fn want(&self, now: Millis, theirs: &TipHint) -> Option<Want> {
         let node = theirs.node;
-        if self.directory.is_quarantined(node) {
+        let is_refused = self.too_long.get(&node).is_some_and(|until| now < *until);
+        if is_refused || self.directory.is_quarantined(node) {
             return None;
         }
         let mine = TipHint::from(&self.directory.tip(node));
@@ -498,7 +499,7 @@ impl<L: Log> Replica<L> {
         actions: &mut Vec<Action>,
     ) {
         for bytes in segments {
-            let outcome = self.receive(from, bytes, actions);
+            let outcome = self.receive(now, from, bytes, actions);
             session.learned |= outcome.is_ok();
             if outcome.is_err_and(|refused| refused.is_misbehaviour()) {
                 return;
@@ -516,7 +517,7 @@ impl<L: Log> Replica<L> {
 }
 
 /// How often a random peer is asked, give or take a half.
-const ROUND: Duration = Duration::from_secs(60);
+const ROUND: Duration = Duration::from_secs(20);
 
 /// Until a peer that is connected is asked again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
