@@ -17,7 +17,7 @@ use crate::http::error::chain;
 use crate::http::host::AllowedHosts;
 use crate::mesh::MeshSlot;
 use crate::metrics::Metrics;
-use crate::narinfo_memory::NarinfoMemory;
+use crate::narinfo_memory::{Key, NarinfoMemory, Rendered};
 use crate::publish::Publisher;
 use crate::push::Sessions;
 
@@ -124,6 +124,12 @@ impl App {
     pub(crate) fn block_len(&self) -> usize {
         let bodies = self.nar_bodies.load(Ordering::Relaxed).max(1);
         (BLOCK_BYTES / bodies).clamp(BLOCK_LEN_MIN, BLOCK_LEN)
+    }
+
+    /// The answer to a narinfo request that is ready to send, if there is one.
+    pub(crate) fn remembered(&self, key: &Key) -> Option<Arc<Rendered>> {
+        self.narinfos.follow(self.store.evicted_paths());
+        self.narinfos.find(key)
     }
 
     /// Notes that stored bytes could not be read: paths that need them are hidden by the store, and

@@ -20,9 +20,7 @@ pub(crate) fn collect(app: &App, options: &CollectOptions) -> Result<CollectRepo
         Ok(_) if options.dry_run => {}
         Ok(report) => {
             gc.runs.inc();
-            gc.evicted_paths.inc_by(report.evicted_paths);
             gc.dropped_nars.inc_by(report.dropped_nars);
-            gc.freed_bytes.inc_by(report.freed_bytes);
         }
         Err(_) => drop(gc.failures.inc()),
     }

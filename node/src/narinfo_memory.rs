@@ -65,6 +65,8 @@ pub(crate) struct Epoch(u64);
 /// The memory. Its size is bounded; what was used least recently goes first, roughly.
 pub(crate) struct NarinfoMemory {
     shards: [RwLock<Shard>; SHARDS],
+    /// How many paths the store had evicted when that was last looked at.
+    evicted: AtomicU64,
 }
 
 #[derive(Default)]
@@ -89,6 +91,16 @@ impl NarinfoMemory {
         };
         NarinfoMemory {
             shards: std::array::from_fn(shard),
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    /// Forgets everything if the store has evicted paths since this was last called; `evicted` is how
+    /// many it has in all. A write evicts as well, and tells nobody which.
+    pub(crate) fn follow(&self, evicted: u64) {
+        if self.evicted.load(Ordering::Relaxed) != evicted {
+            self.clear();
+            self.evicted.store(evicted, Ordering::Relaxed);
         }
     }
 

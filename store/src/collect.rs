@@ -15,6 +15,7 @@ mod live;
 mod packs;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::Ordering;
 
 use crate::cache_name::CacheName;
 use crate::error::StoreError;
@@ -109,13 +110,21 @@ impl Inner {
             return Ok(());
         }
         let mut report = CollectReport::default();
-        self.make_way(pressure, &mut report)?;
-        tracing::info!(
-            paths = report.evicted_paths,
-            freed_bytes = report.freed_bytes,
-            "evicted to stay below the size cap"
-        );
-        Ok(())
+        let outcome = self.make_way(pressure, &mut report);
+        self.count_freed(&report);
+        if report.evicted_paths > 0 {
+            tracing::info!(
+                paths = report.evicted_paths,
+                freed_bytes = report.freed_bytes,
+                "evicted to stay below the size cap"
+            );
+        }
+        outcome
+    }
+
+    fn count_freed(&self, report: &CollectReport) {
+        let freed = &self.size.freed_bytes;
+        freed.fetch_add(report.freed_bytes, Ordering::Relaxed);
     }
 
     /// What [`Inner::collect`] would do. Estimates evictions as the first round of them does.
@@ -174,6 +183,7 @@ impl Inner {
             self.make_way(pressure, &mut report)?;
         }
         self.size.measure(self);
+        self.count_freed(&report);
         report.bytes_after = self.packs.size_bytes();
         Ok(report)
     }
@@ -252,8 +262,11 @@ impl Inner {
         let mut count = 0;
         for (cache, hashes) in gone {
             count += hashes.len() as u64;
+            let evicted = hashes.len() as u64;
             let remove = |hash| Change::RemovePath(cache.clone(), hash);
             self.commit(hashes.into_iter().map(remove).collect())?;
+            let counter = &self.size.evicted_paths;
+            counter.fetch_add(evicted, Ordering::Release);
         }
         Ok(count)
     }

@@ -57,8 +57,8 @@ impl Lease {
         }
     }
 
-    /// Holds a NAR.
-    pub(crate) fn hold(&self, nar: NarHash) {
+    /// Holds a NAR: paths with it, and what they refer to, are not evicted.
+    pub fn hold(&self, nar: NarHash) {
         let mut nars = self.holder.nars.lock().expect("no panic under this lock");
         if nars.insert(nar) {
             *self.holder.table.state().nars.entry(nar).or_insert(0) += 1;

@@ -43,7 +43,7 @@ pub(crate) fn remembered<B>(app: &App, request: &Request<B>, wall: Wall) -> Opti
         .caches
         .find(target.cache)
         .filter(|cache| cache.settings.public)?;
-    let rendered = app.narinfos.find(&(cache.id, hash))?;
+    let rendered = app.remembered(&(cache.id, hash))?;
     let response = found(app, &cache, &hash, &rendered, headers);
     app.metrics
         .answered(Route::Narinfo, response.status().as_u16());
@@ -58,7 +58,7 @@ pub(crate) async fn get(
     head: &Parts,
 ) -> Response<Body> {
     let key = (cache.id, hash);
-    let rendered = match app.narinfos.find(&key) {
+    let rendered = match app.remembered(&key) {
         Some(rendered) => Ok(Some(rendered)),
         None => {
             let (app, cache) = (Arc::clone(app), Arc::clone(&cache));

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::routing::get;
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
+use prometheus_client::metrics::counter::Counter;
 
 use crate::app::App;
 use crate::metrics::MESH_NUMBERS;
@@ -37,6 +38,10 @@ async fn metrics(
     gauges.packs.set(usage.packs);
     gauges.chunks.set(usage.chunks);
     gauges.damaged_nars.set(usage.damaged_nars);
+    // Writes near the size cap evict too, in the store.
+    let gc = &app.metrics.gc;
+    raise(&gc.evicted_paths, app.store.evicted_paths());
+    raise(&gc.freed_bytes, app.store.freed_bytes());
     let sessions = i64::try_from(app.sessions.len()).unwrap_or(i64::MAX);
     app.metrics.push.sessions.set(sessions);
     let mesh = app.mesh.get();
@@ -51,6 +56,11 @@ This is attic-node, a binary cache for Nix.
 Have the Nix of this machine substitute from one of its caches:  attic-node use CACHE
 Push a path to one, with all that it refers to:                  attic-node push CACHE PATH
 ";
+/// Raises a counter to what was counted elsewhere.
+fn raise(counter: &Counter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
 const CONTENT_TYPE_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::api::{
 };
 use crate::app::App;
 use crate::caches::Cache;
+use crate::clock::unix_now;
 use crate::http::admin::{blocking, find_cache, json_body};
 use crate::http::error::{Failure, Kind, chain};
 use crate::http::ingest::{BodyReader, Limits, check_announced, ingest, read_small};
@@ -61,17 +62,23 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
         true => Some(app.commits.acquire().await.expect("it stays open")),
         false => None,
     };
-    let for_lookup = Arc::clone(&app);
+    let (for_lookup, of) = (Arc::clone(&app), Arc::clone(&cache));
     let look_up = move || {
-        let absent = absent_paths(&for_lookup, &plan)?;
-        let room = room(&for_lookup, &plan, &absent)?;
-        Ok((absent, room))
+        let app = for_lookup;
+        let mut absent = absent_paths(&app, &plan, plan.recheck)?;
+        let room = room(&app, &plan, &absent)?;
+        if absent.is_empty() {
+            return Ok((absent, room, None));
+        }
+        let (session, grant) = grant(&app, &of, opened.as_deref())?;
+        if absent.len() < plan.paths.len() {
+            hold_present(&app, &plan, &absent, &session);
+            // And what was evicted before that.
+            absent = absent_paths(&app, &plan, false)?;
+        }
+        Ok((absent, room, Some(grant)))
     };
-    let (missing, room) = blocking(look_up).await?;
-    let session = match missing.is_empty() {
-        true => None,
-        false => Some(grant(&app, &cache, opened.as_deref())?),
-    };
+    let (missing, room, session) = blocking(look_up).await?;
     let view = cache.view();
     Ok(Json(PushSession {
         session,
@@ -89,18 +96,35 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
 }
 
 /// The paths of a plan that the cache lacks, or holds with another NAR.
-fn absent_paths(app: &App, plan: &PushPlan) -> Result<Vec<StorePathHash>, StoreError> {
+fn absent_paths(
+    app: &App,
+    plan: &PushPlan,
+    recheck: bool,
+) -> Result<Vec<StorePathHash>, StoreError> {
     let mut absent = Vec::new();
     for PlanPath { hash, nar_hash, .. } in &plan.paths {
         let row = app.store.path(&plan.cache, hash)?;
         if row.is_none_or(|row| row.info.nar_hash != *nar_hash) {
             absent.push(*hash);
-        } else if plan.recheck && !app.store.recheck(nar_hash)? {
+        } else if recheck && !app.store.recheck(nar_hash)? {
             app.narinfos.clear();
             absent.push(*hash);
         }
     }
     Ok(absent)
+}
+
+/// Keeps what the client need not send, and what that refers to, from being evicted for what it does
+/// send: the session holds it, and it counts as used now.
+fn hold_present(app: &App, plan: &PushPlan, absent: &[StorePathHash], session: &Session) {
+    let absent: BTreeSet<_> = absent.iter().collect();
+    let now = unix_now();
+    for path in &plan.paths {
+        if !absent.contains(&path.hash) {
+            session.lease.hold(path.nar_hash);
+            app.store.touch(&plan.cache, &path.hash, now);
+        }
+    }
 }
 
 /// The length of NAR that fits, if a path of the plan is longer, whatever is evicted for it. Refuses a
@@ -118,7 +142,11 @@ fn room(app: &App, plan: &PushPlan, absent: &[StorePathHash]) -> Result<Option<u
 }
 
 /// The session called `opened`, if it is one of this cache and has not ended; a new one otherwise.
-fn grant(app: &App, cache: &Cache, opened: Option<&str>) -> Result<SessionGrant, Failure> {
+fn grant(
+    app: &App,
+    cache: &Cache,
+    opened: Option<&str>,
+) -> Result<(Arc<Session>, SessionGrant), Failure> {
     let now = Instant::now();
     let found = opened.and_then(|id| Some((id.to_owned(), app.sessions.find(id, now).ok()?)));
     let found = found.filter(|(_, session)| session.cache == cache.name);
@@ -130,10 +158,8 @@ fn grant(app: &App, cache: &Cache, opened: Option<&str>) -> Result<SessionGrant,
         Some(found) => found,
         None => open()?,
     };
-    Ok(SessionGrant {
-        id,
-        challenge: HEXLOWER.encode(&session.challenge),
-    })
+    let challenge = HEXLOWER.encode(&session.challenge);
+    Ok((session, SessionGrant { id, challenge }))
 }
 
 async fn close(

@@ -18,6 +18,10 @@ pub(crate) struct Size {
     derived: AtomicU64,
     /// The size at which eviction is worth another try, after one that freed too little.
     retry_at: AtomicU64,
+    /// Paths evicted since the store was opened.
+    pub(crate) evicted_paths: AtomicU64,
+    /// Bytes that collections freed since then.
+    pub(crate) freed_bytes: AtomicU64,
 }
 
 /// What the store holds.
@@ -38,6 +42,17 @@ pub struct Usage {
 }
 
 impl Store {
+    /// Paths evicted since the store was opened, whoever needed the room: a collection or a write.
+    /// Grows after they are gone.
+    pub fn evicted_paths(&self) -> u64 {
+        self.inner.size.evicted_paths.load(Ordering::Acquire)
+    }
+
+    /// Bytes of packs freed since then.
+    pub fn freed_bytes(&self) -> u64 {
+        self.inner.size.freed_bytes.load(Ordering::Relaxed)
+    }
+
     /// Refuses `len` bytes that cannot fit under the cap, even if all is evicted that may be.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use testnet::nix::NixClient;
 use testnet::node::TestNode;
 use testnet::program::is_root;
 use testnet::seed::Seed;
-use testnet::served::Served;
+use testnet::served::{Served, hash_part};
 
 /// Paths of one MiB each that share nothing, the same each time.
 fn paths() -> Vec<String> {
@@ -82,6 +82,45 @@ fn p5_a_push_that_meets_a_full_disk_keeps_what_arrived() {
     let node = TestNode::at(&disk.path().join("data"), config);
     let (pushed, kept) = push_too_much(&node, "the node has no space left");
     assert!(pushed >= 40 && kept == pushed, "{kept} of {pushed}");
+}
+
+/// What a push found there is not evicted for what it brings, and what is evicted instead is gone from
+/// every answer at once.
+#[test]
+fn g7_a_push_does_not_evict_what_it_found_there() {
+    if !is_root("g7 found there") {
+        return;
+    }
+    let node = TestNode::with_config("[store]\nsize-cap = \"40 MiB\"\npack-size = \"4 MiB\"\n");
+    let random = |name: &str, mib: u64| {
+        format!(
+            "run \"g7-{name}\" ''head -c {} /dev/urandom > $out''",
+            mib << 20
+        )
+    };
+    let host = NixClient::host();
+    let found = host.build(&random("found", 10)).remove(0);
+    let other = host.build(&random("other", 20)).remove(0);
+    let refers = format!(
+        "run \"g7-refers\" ''echo ${{builtins.storePath {found}}} > $out; \
+         head -c {} /dev/urandom >> $out''",
+        12 << 20
+    );
+    let refers = host.build(&refers).remove(0);
+    for path in [&found, &other] {
+        node.push(&[path]).succeeds();
+        // The answers are ready to be sent from now on.
+        assert!(matches!(node.read(path), Served::Whole(_)), "{path}");
+    }
+    let pushed = node.push(&[&refers]).succeeds();
+    pushed.says("1 already cached");
+    for path in [&found, &refers] {
+        assert!(matches!(node.read(path), Served::Whole(_)), "{path}");
+    }
+    let narinfo = format!("/main/{}.narinfo", hash_part(&other));
+    assert_eq!(node.get(&narinfo).expect("an answer").status, 404);
+    let evicted = node.metric("attic_node_gc_evicted_paths_total");
+    assert_eq!(evicted, Some(1.0));
 }
 
 /// One path that can never fit costs the others nothing.
