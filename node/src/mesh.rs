@@ -7,7 +7,7 @@
 //! - the reactor (here) takes its news: what others said is done here ([`announce`]), questions of
 //!   peers are answered, streams go to the [`offer`];
 //! - the keeper looks after what needs time: certificates, remembered addresses, what was noted
-//!   and not said, copies on other nodes ([`replicate`]).
+//!   and not said, copies on other nodes ([`replicate`](mod@replicate)).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;

@@ -1,6 +1,6 @@
 //! The logs of the cluster's nodes on disk.
 //!
-//! One file per node, `log/<peer id>.log`; its form is in [`file`].
+//! One file per node, `log/<peer id>.log`; its form is in [`file`](mod@file).
 //!
 //! Segments of this node are synced before anybody hears of them; those of others can be fetched
 //! again and are not.
