@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use attic_p2p::reconcile::{Answer, Ask, BUCKETS, RANGES_MAX, Summary};
+use attic_p2p::reconcile::{Answer, Ask, BUCKETS, RANGES_MAX, SHARDS_PER_ASK, Summary};
 use attic_p2p::segment::SEGMENT_LEN_MAX;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
@@ -26,6 +26,10 @@ fuzz_target!(|bytes: &[u8]| {
             Answer::Tips { .. } => {}
             Answer::Segments(segments) => {
                 assert!(segments.iter().all(|segment| segment.len() <= SEGMENT_LEN_MAX));
+            }
+            Answer::Shards(digests) => {
+                let whole = usize::from(SHARDS_PER_ASK);
+                assert!(digests.as_ref().is_none_or(|digests| digests.len() == whole));
             }
         }
         assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
