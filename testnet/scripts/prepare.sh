@@ -12,7 +12,7 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi
 }
 
-packages=(nix-bin python3 util-linux curl iproute2)
+packages=(nix-bin python3 util-linux curl iproute2 nftables)
 corpora=(S)
 if [ "${1:-}" = bench ]; then
   packages+=(nginx-light wrk iperf3)
