@@ -75,43 +75,50 @@ pub(super) fn huge() -> Vec<Row> {
 
 /// Sends the NAR of one file of `len` bytes and its narinfo; the store path.
 fn upload(node: &TestNode, len: u64) -> Result<String> {
-    let (head, tail) = around(len);
-    let nar_size = head.len() as u64 + len + tail.len() as u64;
+    // Its name is its hash: it is made twice.
+    let mut hasher = Sha256::new();
+    let mut nar_size = 0;
+    make(len, |bytes| {
+        hasher.update(bytes);
+        nar_size += bytes.len();
+        Ok(())
+    })?;
+    let nar_hash = NarHash::from_bytes(hasher.finalize().into());
+    let file = format!("nar/{}.nar", nar_hash.nix32());
     let mut connection = Connection::open(node.address())?;
-    let token = node.token();
-    let (host, target) = (node.address(), "/main/nar/huge.nar");
+    let (host, token) = (node.address(), node.token());
     connection.send_raw(
         format!(
-            "PUT {target} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\
+            "PUT /main/{file} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\
              Content-Length: {nar_size}\r\n\r\n"
         )
         .as_bytes(),
     )?;
-    let mut hasher = Sha256::new();
-    let mut send = |bytes: &[u8]| {
-        hasher.update(bytes);
-        connection.send_raw(bytes)
-    };
-    send(&head)?;
-    let mut seed = Seed::new(len);
-    let mut block = vec![0; BLOCK];
-    for _ in 0..len / BLOCK as u64 {
-        fill(&mut block, &mut seed);
-        send(&block)?;
-    }
-    send(&tail)?;
+    make(len, |bytes| connection.send_raw(bytes))?;
     let answer = connection.read_response(false)?;
     assert!(answer.status < 300, "{} {}", answer.status, answer.text());
-    let nar_hash = NarHash::from_bytes(hasher.finalize().into());
     let path = format!("/nix/store/{HASH}-huge");
     let narinfo = format!(
-        "StorePath: {path}\nURL: nar/huge.nar\nCompression: none\nNarHash: {nar_hash}\n\
+        "StorePath: {path}\nURL: {file}\nCompression: none\nNarHash: {nar_hash}\n\
          NarSize: {nar_size}\nReferences: \n"
     );
     let request = Request::put(&format!("/main/{HASH}.narinfo"), narinfo).token(&token);
     let answer = request.send(node.address())?;
     assert!(answer.status < 300, "{} {}", answer.status, answer.text());
     Ok(path)
+}
+
+/// Gives the NAR of one file of `len` bytes, the same each time, block by block.
+fn make(len: u64, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let (head, tail) = around(len);
+    take(&head)?;
+    let mut seed = Seed::new(len);
+    let mut block = vec![0; BLOCK];
+    for _ in 0..len / BLOCK as u64 {
+        fill(&mut block, &mut seed);
+        take(&block)?;
+    }
+    take(&tail)
 }
 
 /// What a NAR of one file of `len` bytes, a multiple of 8, has before and after them.
