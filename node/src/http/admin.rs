@@ -339,6 +339,13 @@ async fn remove(
         return Err(Failure::new(Kind::TooLarge, message));
     }
     let cache = find_cache(&app, &parse_name(&name)?)?;
+    if let Some((id, mesh)) = cache.settings.shared_as.zip(app.mesh.get())
+        && !mesh.view.may_write(mesh.me, id)
+    {
+        let message =
+            format!("this node may not write {name} in its cluster: nobody would heed it");
+        return Err(Failure::new(Kind::Forbidden, message));
+    }
     Ok(Json(
         blocking(move || Ok(remove_paths(&app, &cache, &request)?)).await?,
     ))

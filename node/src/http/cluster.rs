@@ -456,6 +456,10 @@ async fn revoke(
     let node: NodeId = node
         .parse()
         .map_err(|_| Failure::new(Kind::NoSuchPeer, "not the id of a node"))?;
+    if node == mesh.me {
+        let message = "this is the node itself: it goes with `attic-node leave`";
+        return Err(Failure::new(Kind::BadRequest, message));
+    }
     if mesh.view.member(node).is_none() {
         return Err(Failure::new(
             Kind::NoSuchPeer,

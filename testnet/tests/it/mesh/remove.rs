@@ -93,6 +93,25 @@ fn p15_a_node_that_was_down_does_not_bring_a_removed_path_back() {
     all_keep_answering(&cluster, &ALL, &path, 404);
 }
 
+/// A removal by who may not write counts nowhere, so it is refused where it is asked for.
+#[test]
+fn p15_who_may_not_write_removes_nothing() {
+    if !is_root("p15 reader") {
+        return;
+    }
+    let path = path("p15-reader", 1 << 20);
+    let cluster = Cluster::new(2);
+    let ticket = cluster.invite(0, &[]);
+    cluster.join(1, &ticket).succeeds();
+    cluster.wait_connected(&[0, 1]);
+    cluster[0].push(&[&path]).succeeds();
+    let pushed = (Instant::now(), VISIBLE_MAX);
+    all_answer(&cluster, &[1], &path, 200, pushed);
+    let removed = cluster[1].cli().run(&["rm", "main", &path]);
+    removed.exits_with(1).says("may not write main");
+    all_keep_answering(&cluster, &[0, 1], &path, 200);
+}
+
 /// Removing is no curse: the same path can be pushed again, also by a node that did not yet know.
 #[test]
 fn p15_a_removed_path_can_be_pushed_again() {

@@ -62,6 +62,19 @@ fn a_revoked_node_gets_nothing_and_is_not_heard() {
     cluster.wait_connected(&[0, 1, 2]);
 }
 
+/// Who made the cluster does not take itself out of it by mistake: nobody could let anybody in again.
+#[test]
+fn a_node_cannot_revoke_itself() {
+    if !is_root("revoke itself") {
+        return;
+    }
+    let cluster = Cluster::joined(2);
+    let revoke = ["revoke", &cluster[0].id(), "--no-confirm"];
+    let revoked = cluster[0].cli().run(&revoke);
+    revoked.exits_with(1).says("this is the node itself");
+    cluster.wait_connected(&[0, 1]);
+}
+
 /// Only the node that made the cluster can revoke.
 #[test]
 fn a_member_cannot_revoke() {
