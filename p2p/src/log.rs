@@ -58,11 +58,11 @@ pub trait Log {
     /// they were.
     fn range(&self, node: NodeId) -> Option<(u64, u64)>;
 
-    /// Bytes of the kept segments of `node`, about.
-    fn len_bytes(&self, node: NodeId) -> u64;
-
     /// The lowest such number that is not below `seq`.
     fn first_from(&self, node: NodeId, seq: u64) -> Option<u64>;
+
+    /// Bytes of the kept segments of `node`, about.
+    fn len_bytes(&self, node: NodeId) -> u64;
 }
 
 /// A log that does not do as asked.
@@ -88,7 +88,7 @@ pub struct MemoryLog {
 impl MemoryLog {
     /// Replaces the bytes of a segment without a look at them, as a failing disk would.
     pub fn bend(&mut self, node: NodeId, seq: u64, bytes: Bytes) {
-        self.segments.insert((node, seq), bytes);
+        self.insert(node, seq, bytes);
     }
 
     /// Bytes of all segments.
@@ -96,7 +96,9 @@ impl MemoryLog {
         self.lens.values().sum()
     }
 
+    /// In the place of what is there.
     fn insert(&mut self, node: NodeId, seq: u64, bytes: Bytes) {
+        self.remove(node, seq);
         *self.lens.entry(node).or_default() += bytes.len() as u64;
         self.segments.insert((node, seq), bytes);
     }
@@ -123,7 +125,6 @@ impl Log for MemoryLog {
     }
 
     fn mend(&mut self, node: NodeId, seq: u64, bytes: Bytes) -> Result<(), LogError> {
-        self.remove(node, seq);
         self.insert(node, seq, bytes);
         Ok(())
     }

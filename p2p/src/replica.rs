@@ -14,8 +14,7 @@
 //!
 //! **How much one node may say.** Everybody keeps what a member says, so a member could fill
 //! everybody's disk. Of a log longer than [`Setup::log_len_max`] nothing more is taken until its author
-//! has restated it shorter; this node keeps its own below that. What
-//! was taken until then counts.
+//! has restated it shorter; this node keeps its own below that. What was taken until then counts.
 //!
 //! **Damage.** Disks and memory fail. The log is verified now and then, and what is folded is
 //! compared with what others have folded; both are mended from signed segments alone, see
