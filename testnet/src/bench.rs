@@ -96,6 +96,21 @@ pub enum Bound {
 }
 
 impl Row {
+    /// A figure by itself.
+    fn alone(
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        wanted: Option<Bound>,
+    ) -> Row {
+        Row {
+            what: what.into(),
+            ours: Figure { value, unit },
+            against: None,
+            wanted,
+        }
+    }
+
     /// Our figure divided by the other one.
     pub fn ratio(&self) -> Option<f64> {
         self.against

@@ -13,7 +13,7 @@ use crate::seed::Seed;
 use crate::served::Served;
 use crate::upload::Upload;
 
-use super::{Bound, Figure, Row, say};
+use super::{Bound, Row, say};
 
 /// How many thousand chunks, unless `ATTIC_NODE_BENCH_CHUNKS` says otherwise.
 const THOUSANDS: usize = 5_000;
@@ -50,16 +50,10 @@ pub(super) fn dead() -> Vec<Row> {
     say(&format!("{chunks} chunks; {gc}"));
     let left = node.metric("attic_node_store_chunks").unwrap_or_default();
     assert_eq!(node.read(&live.path()), Served::Whole(live.nar));
-    let row = |what: String, value: f64, unit, wanted| Row {
-        what,
-        ours: Figure { value, unit },
-        against: None,
-        wanted,
-    };
     let seconds = gc["millis"].as_f64().unwrap_or_default() / 1000.0;
     let memory = node.rss_peak() as f64 / f64::from(1 << 20);
     vec![
-        row(
+        Row::alone(
             format!(
                 "collect {} million dead chunks in one run",
                 thousands / 1000
@@ -68,9 +62,9 @@ pub(super) fn dead() -> Vec<Row> {
             "s",
             None,
         ),
-        row("memory meanwhile".to_owned(), memory, "MiB", None),
-        row(
-            "chunks left, of those that are needed".to_owned(),
+        Row::alone("memory meanwhile", memory, "MiB", None),
+        Row::alone(
+            "chunks left, of those that are needed",
             left / (THOUSANDS_OF_ONE * 1000) as f64,
             "",
             Some(Bound::AtMost(1.01)),

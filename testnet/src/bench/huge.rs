@@ -16,7 +16,7 @@ use crate::node::TestNode;
 use crate::seed::Seed;
 use crate::served::narinfo_fields;
 
-use super::{Bound, Figure, Row, say};
+use super::{Bound, Row, say};
 
 /// How many GiB, unless `ATTIC_NODE_BENCH_GIB` says otherwise.
 const GIB: u64 = 100;
@@ -46,30 +46,19 @@ pub(super) fn huge() -> Vec<Row> {
     let gc = node.cli().run(&["gc", "--json"]).succeeds();
     let gc: Value = serde_json::from_str(&gc.stdout).expect("JSON");
     say(&format!("{chunks:?} chunks; {gc}"));
-    let row = |what: String, value: f64, unit, wanted| Row {
-        what,
-        ours: Figure { value, unit },
-        against: None,
-        wanted,
-    };
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let memory = Some(Bound::AtMost(256.0));
     let seconds = gc["millis"].as_f64().unwrap_or_default() / 1000.0;
     vec![
-        row(
+        Row::alone(
             format!("memory of the node taking a NAR of {gib} GiB"),
             mib(taken),
             "MiB",
             memory,
         ),
-        row("serving it".to_owned(), mib(served), "MiB", memory),
-        row(
-            "collecting it, memory".to_owned(),
-            mib(node.rss_peak()),
-            "MiB",
-            None,
-        ),
-        row("collecting it, wall".to_owned(), seconds, "s", None),
+        Row::alone("serving it", mib(served), "MiB", memory),
+        Row::alone("collecting it, memory", mib(node.rss_peak()), "MiB", None),
+        Row::alone("collecting it, wall", seconds, "s", None),
     ]
 }
 

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::program;
 use crate::seed::Seed;
 
-use super::{Bound, Figure, Row, say};
+use super::{Bound, Row, say};
 
 const CHUNKS: u64 = 10_000_000;
 const CHUNKS_PER_PACK: u64 = 500;
@@ -36,11 +36,9 @@ pub(super) fn locators() -> Vec<Row> {
     say("read it");
     let printed = child("read", dir.path());
     let reading: Reading = serde_json::from_str(&printed).expect("a reading");
-    let row = |what: &str, value: f64, unit: &'static str, wanted: Bound| Row {
-        what: format!("chunk locators at 10 M chunks, {what}"),
-        ours: Figure { value, unit },
-        against: None,
-        wanted: Some(wanted),
+    let row = |what: &str, value: f64, unit: &'static str, wanted: Bound| {
+        let what = format!("chunk locators at 10 M chunks, {what}");
+        Row::alone(what, value, unit, Some(wanted))
     };
     let rss = reading.rss_bytes as f64 / f64::from(1 << 20);
     vec![

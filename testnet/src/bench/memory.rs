@@ -12,7 +12,7 @@ use crate::node::TestNode;
 use crate::seed::Seed;
 use crate::served::{hash_part, narinfo_fields};
 
-use super::{Bound, Figure, Row, say};
+use super::{Bound, Row, say};
 
 const CLIENTS: usize = 16;
 
@@ -42,14 +42,9 @@ pub(super) fn memory() -> Vec<Row> {
             });
         }
     });
-    let row = |what: &str, bytes: u64| Row {
-        what: what.to_owned(),
-        ours: Figure {
-            value: bytes as f64 / f64::from(1 << 20),
-            unit: "MiB",
-        },
-        against: None,
-        wanted: Some(Bound::AtMost(256.0)),
+    let row = |what: &str, bytes: u64| {
+        let mib = bytes as f64 / f64::from(1 << 20);
+        Row::alone(what, mib, "MiB", Some(Bound::AtMost(256.0)))
     };
     vec![
         row("memory of the client pushing a NAR of 4 GiB", client_peak),

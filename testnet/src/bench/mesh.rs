@@ -118,16 +118,6 @@ fn number(cluster: &Cluster, node: usize, name: &str) -> f64 {
     cluster[node].metric(&name).expect("a number")
 }
 
-/// A figure by itself.
-fn row(what: &str, value: f64, unit: &'static str, wanted: Option<Bound>) -> Row {
-    Row {
-        what: what.into(),
-        ours: Figure { value, unit },
-        against: None,
-        wanted,
-    }
-}
-
 /// A figure held against another one of the same unit.
 fn against(name: &str, figure: f64, wanted: Bound, row: Row) -> Row {
     let unit = row.ours.unit;

@@ -50,15 +50,12 @@ pub(super) fn push(repeat: u32) -> Vec<Row> {
         );
     }
     vec![
-        Row {
-            what: "push of L1, CPU of client and server per GB of NAR".into(),
-            ours: Figure {
-                value: median(cpu),
-                unit: "s",
-            },
-            against: None,
-            wanted: Some(Bound::AtMost(12.0)),
-        },
+        Row::alone(
+            "push of L1, CPU of client and server per GB of NAR",
+            median(cpu),
+            "s",
+            Some(Bound::AtMost(12.0)),
+        ),
         Row {
             what: "push of L1, stored".into(),
             ours: Figure {
@@ -74,42 +71,30 @@ pub(super) fn push(repeat: u32) -> Vec<Row> {
             }),
             wanted: Some(Bound::AtMost(1.15)),
         },
-        Row {
-            what: "push of L1, NAR bytes per second".into(),
-            ours: Figure {
-                value: gigabytes * 1e3 / median(wall),
-                unit: "MB/s",
-            },
-            against: None,
-            wanted: None,
-        },
-        Row {
-            what: "push of L1 again, wall clock".into(),
-            ours: Figure {
-                value: median(again),
-                unit: "s",
-            },
-            against: None,
-            wanted: Some(Bound::AtMost(0.5)),
-        },
-        Row {
-            what: "push of L1 again, requests".into(),
-            ours: Figure {
-                value: requests.0 as f64,
-                unit: "",
-            },
-            against: None,
-            wanted: Some(Bound::AtMost(1.0)),
-        },
-        Row {
-            what: "push of L1 again, chunk bytes sent".into(),
-            ours: Figure {
-                value: requests.1 as f64,
-                unit: "B",
-            },
-            against: None,
-            wanted: Some(Bound::AtMost(0.0)),
-        },
+        Row::alone(
+            "push of L1, NAR bytes per second",
+            gigabytes * 1e3 / median(wall),
+            "MB/s",
+            None,
+        ),
+        Row::alone(
+            "push of L1 again, wall clock",
+            median(again),
+            "s",
+            Some(Bound::AtMost(0.5)),
+        ),
+        Row::alone(
+            "push of L1 again, requests",
+            requests.0 as f64,
+            "",
+            Some(Bound::AtMost(1.0)),
+        ),
+        Row::alone(
+            "push of L1 again, chunk bytes sent",
+            requests.1 as f64,
+            "B",
+            Some(Bound::AtMost(0.0)),
+        ),
     ]
 }
 

@@ -10,7 +10,7 @@ use crate::seed::Seed;
 
 use super::{
     Bound, ONE_COPY, QUARTER_GIGABIT, Row, against, download, median, nar, number, paths,
-    percentile_99, row, say, spread_to,
+    percentile_99, say, spread_to,
 };
 
 /// Node 4 fetches what nodes 0 to 3 hold.
@@ -79,19 +79,19 @@ pub(super) fn stalled(repeat: u32) -> Vec<Row> {
     let added = stalled.iter().map(|took| (took - usual) * 1e3);
     let spread = percentile_99(healthy) - usual;
     vec![
-        row(
+        Row::alone(
             "one of four sources stopped in mid-transfer, added (p99)",
             percentile_99(added.collect()),
             "ms",
             Some(Bound::AtMost(300.0)),
         ),
-        row(
+        Row::alone(
             "… by which healthy transfers differ (p99)",
             spread * 1e3,
             "ms",
             None,
         ),
-        row(
+        Row::alone(
             "… asked for twice, of all bytes (p99)",
             percentile_99(hedged) * 100.0,
             "%",
@@ -124,7 +124,7 @@ pub(super) fn black_holed(repeat: u32) -> Vec<Row> {
         holders.cluster.network().heal_all();
     }
     let usual = percentile_99(healthy);
-    let slowed = row(
+    let slowed = Row::alone(
         "NAR while half of the peers are black holes (p99)",
         percentile_99(parted),
         "s",
@@ -132,7 +132,7 @@ pub(super) fn black_holed(repeat: u32) -> Vec<Row> {
     );
     vec![
         against("all of them (p99)", usual, Bound::AtMost(2.0), slowed),
-        row(
+        Row::alone(
             "… narinfo that nobody has (p99)",
             percentile_99(misses),
             "ms",

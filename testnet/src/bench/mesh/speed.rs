@@ -9,7 +9,7 @@ use crate::program::{self, eventually};
 
 use super::{
     Bound, GIGABIT, ONE_COPY, PATIENCE, QUARTER_GIGABIT, Row, against, cpu, download, median, nar,
-    paths, row, say, spread_to,
+    paths, say, spread_to,
 };
 
 /// A NAR from one peer over a link of a gigabit, against what TCP alone makes of the same link.
@@ -43,16 +43,16 @@ pub(super) fn one_to_one(repeat: u32) -> Vec<Row> {
         figures.remove(0);
     }
     let what = "NAR from one peer, link of 1 Gbit/s";
-    let speed = row(what, median(ours), "MB/s", None);
+    let speed = Row::alone(what, median(ours), "MB/s", None);
     vec![
         against("iperf3", median(tcp), Bound::AtLeast(0.5), speed),
-        row(
+        Row::alone(
             "… CPU of the sending node, per GiB",
             median(sender),
             "s",
             None,
         ),
-        row(
+        Row::alone(
             "… CPU of the receiving node, per GiB",
             median(receiver),
             "s",
@@ -80,7 +80,7 @@ pub(super) fn four_to_one(repeat: u32) -> Vec<Row> {
     speeds.remove(0);
     let sum = 4.0 * QUARTER_GIGABIT as f64 / 1e6;
     let what = "NAR from four peers, uplinks of 250 Mbit/s";
-    let speed = row(what, median(speeds), "MB/s", None);
+    let speed = Row::alone(what, median(speeds), "MB/s", None);
     vec![against(
         "the sum of uplinks",
         sum,

@@ -10,7 +10,7 @@ use crate::served::hash_part;
 
 use super::{
     Bound, EIGHTH_GIGABIT, ONE_COPY, PATIENCE, Row, against, download, median, nar, number, path,
-    paths, percentile_99, row, say,
+    paths, percentile_99, say,
 };
 
 /// Seven nodes want what one holds, at once.
@@ -45,12 +45,12 @@ pub(super) fn flash_crowd(repeat: u32) -> Vec<Row> {
         ));
     }
     let what = "seven nodes fetch one NAR at once, links of 125 Mbit/s, the median of them";
-    let half = row(what, median(middle), "s", None);
-    let last = row("… the last of them", median(slowest), "s", None);
+    let half = Row::alone(what, median(middle), "s", None);
+    let last = Row::alone("… the last of them", median(slowest), "s", None);
     vec![
         against("the link alone", ideal, Bound::AtMost(1.3), half),
         against("the link alone", ideal, Bound::AtMost(2.0), last),
-        row(
+        Row::alone(
             "… copies that the holder sent",
             median(copies),
             "",
@@ -84,13 +84,13 @@ pub(super) fn convergence(repeat: u32) -> Vec<Row> {
         );
     }
     vec![
-        row(
+        Row::alone(
             "a path pushed to one of eight nodes is in the directory of another (p99)",
             percentile_99(delays.clone()),
             "ms",
             Some(Bound::AtMost(100.0)),
         ),
-        row("… (median)", median(delays), "ms", None),
+        Row::alone("… (median)", median(delays), "ms", None),
     ]
 }
 
@@ -135,7 +135,7 @@ pub(super) fn idle() -> Vec<Row> {
     let seconds = started.elapsed().as_secs_f64();
     let rates = moved().into_iter().zip(before);
     let rates = rates.map(|(after, before)| (after - before) as f64 / seconds);
-    vec![row(
+    vec![Row::alone(
         "eight idle nodes, sent and received by each, with all headers (median)",
         median(rates.collect()),
         "B/s",
@@ -179,7 +179,7 @@ pub(super) fn join(repeat: u32) -> Vec<Row> {
         say(&format!("served after {hit:.3} s"));
         times.push(hit);
     }
-    vec![row(
+    vec![Row::alone(
         "from `join` to the first narinfo from a peer, with the start of the program",
         median(times),
         "s",
