@@ -51,6 +51,10 @@ const CIRCUITS_PER_PEER_MAX: usize = 16;
 const CIRCUIT_TIME_MAX: Duration = Duration::from_secs(3600);
 const CIRCUIT_BYTES_MAX: u64 = 4 << 20;
 
+/// For so long a connection is young, and of two young ones to a peer one is closed. After it, a
+/// second one is closed by whichever side notices.
+pub(crate) const SURPLUS_AFTER: Duration = Duration::from_secs(5);
+
 /// How often a connection is probed, and how long the answer may take.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,7 +9,8 @@
 //!   records, so what somebody pushed again meanwhile survives, and no replay brings back what was
 //!   removed.
 //! - Each log is taken in order, without gaps. Where it names records of another log it must wait
-//!   for these ([`Refused::Waiting`]).
+//!   until these were said ([`Refused::Waiting`]); checkpoints that name each other come into force
+//!   together.
 //! - Trust is asked when a question is asked: the fold keeps what was said, and a query looks at
 //!   the certificates and keys that are valid then. A certificate counts in its node's own log only.
 //! - A node that wrote two logs is quarantined: no record of either counts. Of a revoked node the
@@ -79,6 +80,8 @@ pub struct Directory {
     revocations: Sticky<(Subject, [u8; 32]), Signed<Revocation>>,
     /// Whether a log may have to be taken out since that was last looked at.
     has_new_cut: bool,
+    /// Nodes of which a checkpoint came into force since that was last asked.
+    enacted: BTreeSet<NodeId>,
     ignored: u64,
     /// Nodes whose logs go on beyond what could be folded of them: a segment in between is damaged,
     /// or another log comes first.
@@ -179,6 +182,7 @@ impl Directory {
             forks: Sticky::default(),
             revocations: Sticky::default(),
             has_new_cut: false,
+            enacted: BTreeSet::new(),
             ignored: 0,
             unfolded: BTreeSet::new(),
             verified: Mutex::default(),
@@ -241,7 +245,8 @@ impl Directory {
 
     /// The number of the next segment of `node` to fetch.
     ///
-    /// It is beyond the end of the log while a checkpoint arrives whose predecessors are not here.
+    /// It is beyond the end of the log while a checkpoint arrives whose predecessors are not here,
+    /// and while one waits for the logs it names.
     pub fn next_wanted(&self, node: NodeId) -> u64 {
         self.author(node)
             .map_or(1, |author| author.received().seq + 1)

@@ -1,11 +1,18 @@
-//! autonat's client, with a bound on what it is told.
+//! autonat's client, with a bound on what it is told, and patience.
 //!
 //! Every peer says at which address it sees us. libp2p's client tries each such address once and
 //! keeps all of them for ever; a member that says another one each time would fill our memory.
+//!
+//! A connection that closes while a peer is asked over it takes the question with it, and the address
+//! is never tried again. The peer answers by a second connection, and of two that are young one is
+//! closed ([`SURPLUS_AFTER`]): so nobody is asked over a young one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures::FutureExt;
 use libp2p::autonat::v2::client;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
@@ -15,6 +22,9 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::behaviour::SURPLUS_AFTER;
 use crate::dialer::{is_circuit, is_dialable};
 
 /// Asks peers which of our addresses they can reach.
@@ -23,6 +33,12 @@ pub(crate) struct Probe {
     client: client::Behaviour,
     /// What it was told of.
     candidates: BTreeSet<Multiaddr>,
+    /// Connections we made over which nothing was heard yet, and until when they are young. What is
+    /// heard first is that the peer can be asked.
+    young: BTreeMap<ConnectionId, Instant>,
+    /// What was heard first over a young connection.
+    held: BTreeMap<(Instant, ConnectionId), (PeerId, THandlerOutEvent<client::Behaviour>)>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Probe {
@@ -33,6 +49,24 @@ impl Probe {
         }
         let has_room = self.candidates.len() < CANDIDATES_MAX;
         self.candidates.contains(address) || (has_room && self.candidates.insert(address.clone()))
+    }
+
+    /// Tells the client what was held long enough.
+    fn release(&mut self, cx: &mut Context<'_>) {
+        while let Some(next) = self.held.first_entry() {
+            let (until, id) = *next.key();
+            if until > Instant::now() {
+                let timer = self
+                    .timer
+                    .get_or_insert_with(|| Box::pin(sleep_until(until)));
+                timer.as_mut().reset(until);
+                if timer.poll_unpin(cx).is_pending() {
+                    return;
+                }
+            }
+            let (peer, event) = next.remove();
+            self.client.on_connection_handler_event(peer, id, event);
+        }
     }
 }
 
@@ -67,6 +101,17 @@ impl NetworkBehaviour for Probe {
         {
             return;
         }
+        match event {
+            FromSwarm::ConnectionEstablished(made) if made.endpoint.is_dialer() => {
+                let until = Instant::now() + SURPLUS_AFTER + SLACK;
+                self.young.insert(made.connection_id, until);
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                self.young.remove(&closed.connection_id);
+                self.held.retain(|(_, id), _| *id != closed.connection_id);
+            }
+            _ => {}
+        }
         self.client.on_swarm_event(event);
     }
 
@@ -76,6 +121,10 @@ impl NetworkBehaviour for Probe {
         id: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
+        if let Some(until) = self.young.remove(&id) {
+            self.held.insert((until, id), (peer, event));
+            return;
+        }
         (self.client).on_connection_handler_event(peer, id, event);
     }
 
@@ -83,9 +132,13 @@ impl NetworkBehaviour for Probe {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        self.release(cx);
         self.client.poll(cx)
     }
 }
+
+/// For clocks and wires: the peer, too, must find the connection old.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// Addresses that are tried from one start of the network to the next: an honest node has a few each
 /// time it moves.

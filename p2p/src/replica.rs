@@ -594,8 +594,8 @@ impl<L: Log> Replica<L> {
         if !folded.changes.is_empty() {
             actions.push(Action::Changed(folded.changes));
         }
-        if let Some(seq) = folded.needless_before {
-            let outcome = self.log.forget_before(segment.head().node, seq);
+        for (node, seq) in folded.needless_before {
+            let outcome = self.log.forget_before(node, seq);
             actions.extend(outcome.err().map(Action::LogFailed));
         }
         Ok(())

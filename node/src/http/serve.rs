@@ -192,5 +192,6 @@ impl Connections {
 
 /// Longest head of a request.
 const HEAD_LEN_MAX: usize = 32 << 10;
-/// Bytes hyper buffers in each direction of a connection.
-const BUFFER_LEN_MAX: usize = 256 << 10;
+/// Bytes hyper buffers in each direction of a connection: as many, and a block, wait for a client that
+/// does not read.
+const BUFFER_LEN_MAX: usize = 128 << 10;

@@ -1,8 +1,9 @@
 //! How far one node's log has been folded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{CacheId, ClusterId, Dot};
+use crate::ids::{CacheId, ClusterId, Dot, NodeId};
+use crate::record::{Record, kind};
 use crate::segment::{Segment, SegmentId, SegmentKind};
 
 /// The end of a log.
@@ -46,6 +47,15 @@ impl Spot {
     }
 }
 
+/// How far another log must be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// Its author must have said so much: records of it are named.
+    pub(crate) said: u64,
+    /// So much must count: what is not restated was about what that dropped.
+    pub(crate) counts: u64,
+}
+
 /// The parts of a checkpoint, some or all of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
@@ -55,8 +65,12 @@ pub(crate) struct Run {
     /// The first place in each part that is there. Places rise through all parts.
     firsts: Vec<Spot>,
     last: Option<Spot>,
+    /// The newest part.
+    tip: Option<Tip>,
     /// Whether segments before the first part were never seen here.
     jumped: bool,
+    /// The other logs it names.
+    needs: BTreeMap<NodeId, Need>,
 }
 
 impl Run {
@@ -66,22 +80,30 @@ impl Run {
             parts,
             firsts: Vec::new(),
             last: None,
+            tip: None,
             jumped,
+            needs: BTreeMap::new(),
         }
     }
 
     /// Adds the next part; false, and the run is void, if it cannot be one.
     fn add(&mut self, segment: &Segment, part: u32, parts: u32) -> bool {
-        let Some((first, last)) = self.fit(segment, part, parts) else {
+        let Some(fit) = self.fit(segment, part, parts) else {
             return false;
         };
-        self.firsts.push(first);
-        self.last = Some(last);
+        self.firsts.push(fit.first);
+        self.last = Some(fit.last);
+        self.tip = Some(Tip::of(segment));
+        for (node, needed) in fit.needs {
+            let need = self.needs.entry(node).or_default();
+            need.said = need.said.max(needed.said);
+            need.counts = need.counts.max(needed.counts);
+        }
         true
     }
 
-    /// The first and last place in `segment`, if it can be the next part.
-    fn fit(&self, segment: &Segment, part: u32, parts: u32) -> Option<(Spot, Spot)> {
+    /// What `segment` adds, if it can be the next part.
+    fn fit(&self, segment: &Segment, part: u32, parts: u32) -> Option<Fit> {
         if part as usize != self.firsts.len() || parts != self.parts {
             return None;
         }
@@ -97,10 +119,19 @@ impl Run {
             first = first.or(Some(spot));
             last = Some(spot);
         }
-        first.zip(last)
+        let (first, last) = first.zip(last)?;
+        let needs = needs(segment);
+        let is_new = |node: &&NodeId| !self.needs.contains_key(*node);
+        let count = self.needs.len() + needs.keys().filter(is_new).count();
+        (count <= NEEDS_MAX).then_some(Fit { first, last, needs })
     }
 
-    fn is_complete(&self) -> bool {
+    /// The other logs it names, and how far.
+    pub(crate) fn needs(&self) -> &BTreeMap<NodeId, Need> {
+        &self.needs
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
         self.firsts.len() == self.parts as usize
     }
 
@@ -121,16 +152,24 @@ impl Run {
     }
 }
 
+/// What a segment adds to the parts before it.
+struct Fit {
+    first: Spot,
+    last: Spot,
+    needs: BTreeMap<NodeId, Need>,
+}
+
 /// How far one node's log has been folded, and where its records are.
 #[derive(Clone, Debug)]
 pub(crate) struct Author {
     head: Tip,
     /// The checkpoint in force.
     base: Option<Run>,
-    /// One that is not complete.
+    /// One that is not complete, or waits for other logs.
     run: Option<Run>,
-    /// The last part of it, if it jumped.
-    jump_tip: Option<Tip>,
+    /// The last segment received, if it is beyond the head: a part of a checkpoint that jumped, or
+    /// what follows one that waits.
+    beyond: Option<Tip>,
     pub(crate) hlc: u64,
     /// Records that are kept in memory.
     pub(crate) statements: u32,
@@ -149,9 +188,9 @@ pub(crate) struct Author {
 pub(crate) enum Step {
     /// Its records count.
     Append,
-    /// It waits for more parts, or is void.
+    /// It waits, or is void.
     Nothing,
-    /// A checkpoint is complete: only what it restates counts.
+    /// A checkpoint is complete: it comes into force with the logs it names.
     Complete,
 }
 
@@ -161,7 +200,7 @@ impl Author {
             head: Tip::before_first(cluster),
             base: None,
             run: None,
-            jump_tip: None,
+            beyond: None,
             hlc: 0,
             statements: 0,
             sealed_statements: 0,
@@ -186,14 +225,29 @@ impl Author {
     }
 
     /// The end of what was received: beyond the head while a checkpoint arrives whose
-    /// predecessors are not here.
+    /// predecessors are not here, and while one waits for other logs.
     pub(crate) fn received(&self) -> Tip {
-        self.jump_tip.unwrap_or(self.head)
+        self.beyond.unwrap_or(self.head)
     }
 
     /// Whether only the next part of a checkpoint may follow.
     pub(crate) fn is_jumping(&self) -> bool {
-        self.jump_tip.is_some()
+        self.beyond.is_some() && self.pending().is_none()
+    }
+
+    /// The checkpoint that is complete and not in force.
+    pub(crate) fn pending(&self) -> Option<&Run> {
+        self.run.as_ref().filter(|run| run.is_complete())
+    }
+
+    /// Puts the pending checkpoint in force. What was received after it is to be folded anew.
+    pub(crate) fn enact(&mut self) {
+        let run = self.run.take_if(|run| run.is_complete());
+        if let Some((run, tip)) = run.and_then(|run| run.tip.map(|tip| (run, tip))) {
+            self.head = tip;
+            self.base = Some(run);
+            self.beyond = None;
+        }
     }
 
     /// Whether `segment` can begin a jump, or continue the one there is.
@@ -231,9 +285,13 @@ impl Author {
         let head = segment.head();
         self.hlc = self.hlc.max(head.hlc);
         match head.kind {
+            SegmentKind::Append if self.pending().is_some() => {
+                self.beyond = Some(Tip::of(segment));
+                Step::Nothing
+            }
             SegmentKind::Append => {
                 self.run = None;
-                self.jump_tip = None;
+                self.beyond = None;
                 self.head = Tip::of(segment);
                 Step::Append
             }
@@ -247,20 +305,50 @@ impl Author {
             let jumped = seq != self.head.seq + 1;
             self.run = Some(Run::begin(seq, parts, jumped));
         }
-        let jumped = self.run.as_ref().is_some_and(|run| run.jumped);
         let mut run = self.run.take();
+        let jumped = run.as_ref().is_some_and(|run| run.jumped);
         let add = |run: &mut Run| run.add(segment, part, parts);
-        let fits = run.as_mut().is_some_and(add);
-        let complete = fits && run.as_ref().is_some_and(Run::is_complete);
-        if !jumped || complete {
+        self.run = run.take_if(add);
+        let complete = self.pending().is_some();
+        if !jumped && !complete {
             self.head = Tip::of(segment);
         }
-        self.jump_tip = (jumped && fits && !complete).then(|| Tip::of(segment));
-        if complete {
-            self.base = run;
-            return Step::Complete;
+        let is_beyond = complete || jumped && self.run.is_some();
+        self.beyond = is_beyond.then(|| Tip::of(segment));
+        match complete {
+            true => Step::Complete,
+            false => Step::Nothing,
         }
-        self.run = run.filter(|_| fits);
-        Step::Nothing
     }
 }
+
+/// The logs of others that `segment` names, and how far.
+pub(crate) fn needs(segment: &Segment) -> BTreeMap<NodeId, Need> {
+    let mut needs: BTreeMap<NodeId, Need> = BTreeMap::new();
+    let mut says = |dot: Dot| {
+        let need = needs.entry(dot.node).or_default();
+        need.said = need.said.max(dot.seq);
+    };
+    let mut logs = Vec::new();
+    for entry in segment.entries() {
+        // Others, which are nearly all, are not decoded.
+        if !matches!(entry.record.kind, kind::DEL | kind::UNPIN | kind::AFTER) {
+            continue;
+        }
+        match entry.record.read() {
+            Record::Del(del) => del.dots.into_iter().for_each(&mut says),
+            Record::Unpin(dots) => dots.into_iter().for_each(&mut says),
+            Record::After(after) => logs.extend(after),
+            _ => {}
+        }
+    }
+    for log in logs {
+        let need = needs.entry(log.node).or_default();
+        need.counts = need.counts.max(log.seq);
+    }
+    needs.remove(&segment.head().node);
+    needs
+}
+
+/// Most logs that a checkpoint may name: as many as there can be.
+const NEEDS_MAX: usize = u16::MAX as usize;

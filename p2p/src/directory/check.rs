@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::directory::Directory;
-use crate::directory::author::{Author, Tip};
+use crate::directory::author::{Author, Need, Tip, needs};
 use crate::ids::{Dot, NodeId};
 use crate::log::{Log, LogError};
 use crate::record::{Frontier, Record, kind};
@@ -21,7 +21,7 @@ pub enum Refused {
         /// The first one.
         next: u64,
     },
-    /// It names records of a log that is not folded so far.
+    /// It names records that are not here yet, or a log that is not folded so far.
     #[error("segment {} of {} comes first", .0.seq, .0.node)]
     Waiting(Frontier),
     /// Its author says two different things. The author is in quarantine once the proof is folded.
@@ -101,7 +101,12 @@ impl Directory {
 
     /// Whether `node` may write `record` now: it does not name what is not folded here.
     pub(crate) fn can_say(&self, node: NodeId, record: &Record) -> bool {
-        self.missing_for(node, record).is_none()
+        match record {
+            Record::Del(del) => self.is_known(node, del.dots.iter().map(frontier)),
+            Record::Unpin(dots) => self.is_known(node, dots.iter().map(frontier)),
+            Record::After(logs) => self.is_known(node, logs.iter().copied()),
+            _ => true,
+        }
     }
 
     fn check_place<L: Log>(&self, segment: &Segment, log: &L) -> Result<(), Refused> {
@@ -140,45 +145,52 @@ impl Directory {
         fits.then_some(()).ok_or(Refused::Misplaced)
     }
 
-    /// The logs that `segment` names must be folded as far as it names them.
+    /// The authors of the records that `segment` names must have said them. What a checkpoint names
+    /// is looked at when it is complete: it may name another one that names it.
     fn check_context(&self, segment: &Segment) -> Result<(), Refused> {
-        let author = segment.head().node;
-        for entry in segment.entries() {
-            if !matches!(entry.record.kind, kind::DEL | kind::UNPIN | kind::AFTER) {
-                continue;
-            }
-            let missing = self.missing_for(author, &entry.record.read());
-            if let Some(frontier) = missing {
-                return Err(Refused::Waiting(frontier));
-            }
+        if !matches!(segment.head().kind, SegmentKind::Append) {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn missing_for(&self, author: NodeId, record: &Record) -> Option<Frontier> {
-        match record {
-            Record::Del(del) => self.missing(author, del.dots.iter().map(frontier)),
-            Record::Unpin(dots) => self.missing(author, dots.iter().map(frontier)),
-            Record::After(logs) => self.missing(author, logs.iter().copied()),
-            _ => None,
+        let unmet = |(node, need)| self.unmet(node, need);
+        match needs(segment).into_iter().find_map(unmet) {
+            Some(frontier) => Err(Refused::Waiting(frontier)),
+            None => Ok(()),
         }
     }
 
-    fn missing(
-        &self,
-        author: NodeId,
-        mut named: impl Iterator<Item = Frontier>,
-    ) -> Option<Frontier> {
-        named.find(|frontier| frontier.node != author && !self.has_folded(frontier))
+    /// How far the log of `node` is missing for `need`, if it is.
+    fn unmet(&self, node: NodeId, need: Need) -> Option<Frontier> {
+        let said = Frontier {
+            node,
+            seq: need.said,
+        };
+        let counts = Frontier {
+            node,
+            seq: need.counts,
+        };
+        let unsaid = (!self.has_said(&said)).then_some(said);
+        unsaid.or((!self.has_folded(&counts)).then_some(counts))
+    }
+
+    /// Whether all that `named` says of other logs is folded here, or will never count.
+    fn is_known(&self, author: NodeId, mut named: impl Iterator<Item = Frontier>) -> bool {
+        named.all(|frontier| frontier.node == author || self.has_folded(&frontier))
+    }
+
+    /// Whether the author wrote so much: it signed a segment with this or a higher number, be it that
+    /// what came before is not here. So nobody removes what is not written yet.
+    pub(super) fn has_said(&self, frontier: &Frontier) -> bool {
+        self.next_wanted(frontier.node) > frontier.seq || self.never_counts(frontier)
     }
 
     /// Whether the log is folded so far, or will never count so far.
-    fn has_folded(&self, frontier: &Frontier) -> bool {
-        self.seq(frontier.node) >= frontier.seq
-            || self.forks.contains(&frontier.node)
-            || self
-                .cut(frontier.node)
-                .is_some_and(|cut| cut < frontier.seq)
+    pub(super) fn has_folded(&self, frontier: &Frontier) -> bool {
+        self.seq(frontier.node) >= frontier.seq || self.never_counts(frontier)
+    }
+
+    fn never_counts(&self, frontier: &Frontier) -> bool {
+        let cut = self.cut(frontier.node);
+        self.forks.contains(&frontier.node) || cut.is_some_and(|cut| cut < frontier.seq)
     }
 
     /// Whether the author showed a certificate with what is here already.

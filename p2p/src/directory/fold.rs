@@ -20,6 +20,7 @@ use crate::record::{CacheConfig, Grant, NarTag, PathRecord, Pin, RawRecord, Reco
 use crate::segment::{ForkProof, Segment, SegmentKind};
 use crate::signed::Signed;
 
+mod pending;
 mod unfolded;
 
 /// What folding a segment did.
@@ -27,8 +28,9 @@ mod unfolded;
 pub struct Folded {
     /// What may be different now; not in any order that means something.
     pub changes: Vec<Change>,
-    /// Segments of its author below this number are not needed any more.
-    pub needless_before: Option<u64>,
+    /// Checkpoints came into force: segments of these nodes below these numbers are not needed any
+    /// more.
+    pub needless_before: Vec<(NodeId, u64)>,
 }
 
 impl Directory {
@@ -42,18 +44,11 @@ impl Directory {
         self.put(segment, log)?;
         let mut changes = Changes::default();
         let number = self.nodes.give(node).ok_or(Refused::Full)?;
-        let step = self.advance(number, segment, log, &mut changes)?;
-        let step = match self.fold_unfolded(log, &mut changes)?.contains(&node) {
-            // What came into force since is looked at when the next one does.
-            true => Step::Nothing,
-            false => step,
-        };
-        self.enforce(log, &mut changes)?;
-        let base = self.author(node).and_then(Author::base);
-        let completed = matches!(step, Step::Complete);
+        self.advance(number, segment, log, &mut changes)?;
+        let needless_before = self.settle(log, &mut changes)?;
         Ok(Folded {
             changes: changes.list(),
-            needless_before: base.filter(|_| completed).map(|run| run.start),
+            needless_before,
         })
     }
 
@@ -68,7 +63,7 @@ impl Directory {
     ) -> Result<Vec<Change>, LogError> {
         let mut changes = Changes::default();
         self.fold_fork(proof, None);
-        self.enforce(log, &mut changes)?;
+        self.settle(log, &mut changes)?;
         Ok(changes.list())
     }
 
@@ -108,7 +103,7 @@ impl Directory {
                 self.unfolded.insert(node);
             }
         }
-        self.enforce(log, &mut changes)?;
+        self.settle(log, &mut changes)?;
         Ok(changes.list())
     }
 
@@ -122,6 +117,7 @@ impl Directory {
             for node in &waiting {
                 self.replay(*node, log, &mut changes)?;
             }
+            self.enact_pending(log, &mut changes)?;
             let after: u64 = waiting.iter().map(|node| self.seq(*node)).sum();
             waiting.retain(|node| {
                 let last = log.range(*node).map_or(0, |(_, last)| last);
@@ -139,14 +135,15 @@ impl Directory {
                 self.unfolded.insert(node);
             }
         }
-        self.enforce(log, &mut changes)
+        self.settle(log, &mut changes)?;
+        Ok(())
     }
 
     /// Folds what `log` has of `node` beyond what is folded, as far as it fits.
     fn replay<L: Log>(
         &mut self,
         node: NodeId,
-        log: &mut L,
+        log: &L,
         changes: &mut Changes,
     ) -> Result<(), LogError> {
         // Numbers of which nothing is kept are passed over: an author chooses how many there are.
@@ -179,7 +176,8 @@ impl Directory {
         let author = self.author(node);
         let head = author.map_or(0, |author| author.head().seq);
         let restarts = matches!(segment.head().kind, SegmentKind::Checkpoint { part: 0, .. });
-        if last > head && (restarts || last >= seq || !author.is_some_and(Author::is_jumping)) {
+        let is_beyond = author.is_some_and(|author| author.received().seq > head);
+        if last > head && (restarts || last >= seq || !is_beyond) {
             log.forget_after(node, head)?;
         }
         Ok(())
@@ -191,17 +189,18 @@ impl Directory {
         segment: &Segment,
         log: &L,
         changes: &mut Changes,
-    ) -> Result<Step, LogError> {
+    ) -> Result<(), LogError> {
         let cluster = self.cluster;
         let author = self.authors.entry(number);
         let author = author.or_insert_with(|| Author::new(&cluster));
         let step = author.advance(segment);
         match step {
-            Step::Nothing => {}
-            Step::Append => self.fold_segment(number, segment, log, changes)?,
-            Step::Complete => self.fold_checkpoint(number, log, changes)?,
+            Step::Nothing => Ok(()),
+            Step::Append => self.fold_segment(number, segment, log, changes),
+            Step::Complete if self.can_enact_alone(number) => self.enact(&[number], log, changes),
+            // It is looked at with the others.
+            Step::Complete => Ok(()),
         }
-        Ok(step)
     }
 
     /// Puts the checkpoint that is in force now in the place of all that its author said.

@@ -8,15 +8,13 @@ use libp2p::multiaddr::Protocol;
 use libp2p::ping::Failure;
 use libp2p::swarm::ConnectionId;
 
+use crate::behaviour::SURPLUS_AFTER;
 use crate::dialer::is_circuit;
 use crate::ids::NodeId;
 use crate::network::{Direction, PeerInfo};
 
 /// Pings in a row that must fail for a connection to count as dead.
 const PINGS_MISSED_MAX: u32 = 2;
-
-/// After it, a second connection to a peer is closed by whichever side notices.
-const SURPLUS_AFTER: Duration = Duration::from_secs(5);
 
 /// Characters of an agent's name that are kept.
 const AGENT_LEN_MAX: usize = 128;

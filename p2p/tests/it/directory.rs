@@ -28,8 +28,8 @@ impl Fold {
 
     fn take(&mut self, segment: &Segment) -> Result<Vec<Change>, Refused> {
         let folded = self.directory.take(segment, &mut self.log)?;
-        if let Some(seq) = folded.needless_before {
-            self.log.forget_before(segment.head().node, seq).unwrap();
+        for (node, seq) in folded.needless_before {
+            self.log.forget_before(node, seq).unwrap();
         }
         Ok(folded.changes)
     }
@@ -149,6 +149,32 @@ fn a_removal_waits_for_what_it_removes() {
     assert!(matches!(outcome, Err(Refused::Waiting(f)) if f.node == one.node() && f.seq == 2));
     early.take_all(one.segments.iter());
     assert!(early.take(&removal).is_ok());
+}
+
+/// Nobody removes what was not written yet, be it by a checkpoint.
+#[test]
+fn a_checkpoint_waits_for_what_it_removes() {
+    let cluster = Cluster::new();
+    let (mut one, mut two) = (cluster.writer(1), cluster.writer(2));
+    one.append(&[cluster.config(1)]);
+    let dot = one.next_dot();
+    one.append(&[Record::Path(cluster.path(7))]);
+    two.append(&[Record::Hold(vec![tag(7)])]);
+    let certificate = Record::Member(cluster.certificate(2, Scopes::all()));
+    two.checkpoint(&[(0, 0, certificate), (2, 0, del(vec![dot]))]);
+    let mut early = fold(&cluster, &[]);
+    early.take_all(two.segments.iter());
+    early.take_all(one.segments.iter().take(2));
+    assert_eq!(
+        early.directory.holders(tag(7)),
+        [two.node()],
+        "not in force"
+    );
+    assert_eq!(early.directory.seq(two.node()), 3);
+    early.take_all(one.segments.iter());
+    assert!(early.directory.holders(tag(7)).is_empty());
+    assert_eq!(early.directory.seq(two.node()), 4);
+    assert!(!early.has(&cluster, 7));
 }
 
 #[test]
@@ -448,6 +474,90 @@ fn history(cluster: &Cluster, deeds: &[(usize, Deed)]) -> (Vec<Writer>, Fold) {
         fold.take(&segment).unwrap();
     }
     (writers, fold)
+}
+
+/// Of each the other removed something, and dropped it when it restated what it says; what came before
+/// nobody has any more.
+#[test]
+fn checkpoints_that_name_each_other_come_into_force_together() {
+    let cluster = Cluster::new();
+    let deeds = [
+        (1, Deed::Path(6)),
+        (0, Deed::Path(0)),
+        (0, Deed::Config(1)),
+        (1, Deed::Remove { of: 0, number: 0 }),
+        (0, Deed::Path(0)),
+        (0, Deed::Path(0)),
+        (0, Deed::Remove { of: 1, number: 6 }),
+        (0, Deed::Checkpoint),
+        (0, Deed::Path(3)),
+        (1, Deed::Remove { of: 0, number: 3 }),
+        (1, Deed::Checkpoint),
+        (0, Deed::Path(4)),
+    ];
+    let (writers, whole) = history(&cluster, &deeds);
+    let is_needed = |segment: &&Segment| {
+        segment.head().seq >= whole.directory.first_needed(segment.head().node)
+    };
+    let needed = |writer: &Writer| -> Vec<Segment> {
+        let segments = writer.segments.iter().filter(is_needed);
+        segments.cloned().collect()
+    };
+    let logs: Vec<Vec<Segment>> = writers.iter().map(needed).collect();
+    // In one order, in the other, and by a node that knows how it began.
+    for order in [[0, 1, 2], [2, 1, 0]] {
+        for begun in [0, 1, 2] {
+            let mut late = Fold::new(&cluster);
+            for writer in &writers {
+                late.take_all(writer.segments.iter().take(begun));
+            }
+            let segments = order.iter().flat_map(|writer| &logs[*writer]);
+            late.take_all(segments);
+            assert_eq!(late.directory.digest(), whole.directory.digest());
+            assert!(late.has(&cluster, 0) && late.has(&cluster, 4));
+            assert!(!late.has(&cluster, 3) && !late.has(&cluster, 6));
+            assert_eq!(late.log.range(writers[0].node()), {
+                let last = writers[0].segments.len() as u64;
+                Some((whole.directory.first_needed(writers[0].node()), last))
+            });
+            let reloaded = cluster.load(&mut late.log);
+            assert_eq!(reloaded.digest(), whole.directory.digest());
+        }
+    }
+}
+
+/// What was removed does not come back for a while: a checkpoint that does not restate a removal waits
+/// for the log that dropped what was removed.
+#[test]
+fn a_checkpoint_waits_for_what_it_relies_on() {
+    let cluster = Cluster::new();
+    let deeds = [
+        (0, Deed::Config(1)),
+        (0, Deed::Path(0)),
+        (1, Deed::Remove { of: 0, number: 0 }),
+        (0, Deed::Checkpoint),
+        (1, Deed::Checkpoint),
+        (1, Deed::Path(1)),
+    ];
+    let (writers, whole) = history(&cluster, &deeds);
+    let mut behind = Fold::new(&cluster);
+    // All that the first said before it restated it.
+    behind.take_all(writers[0].segments.iter().take(3));
+    assert!(behind.has(&cluster, 0));
+    behind.take_all(writers[1].segments.iter().take(2));
+    assert!(!behind.has(&cluster, 0));
+    behind.take_all(writers[1].segments.iter());
+    assert!(!behind.has(&cluster, 0), "it waits");
+    assert!(!behind.has(&cluster, 1), "and what follows it");
+    let mut restarted = Fold {
+        directory: cluster.load(&mut behind.log),
+        log: behind.log,
+    };
+    assert!(!restarted.has(&cluster, 0), "and after a restart");
+    restarted.take_all(writers[0].segments.iter());
+    restarted.take_all(writers[2].segments.iter());
+    assert!(!restarted.has(&cluster, 0) && restarted.has(&cluster, 1));
+    assert_eq!(restarted.directory.digest(), whole.directory.digest());
 }
 
 proptest! {

@@ -42,8 +42,8 @@ impl Node {
 
     fn take(&mut self, segment: &Segment) {
         let folded = self.directory.take(segment, &mut self.log).unwrap();
-        if let Some(seq) = folded.needless_before {
-            self.log.forget_before(segment.head().node, seq).unwrap();
+        for (node, seq) in folded.needless_before {
+            self.log.forget_before(node, seq).unwrap();
         }
     }
 

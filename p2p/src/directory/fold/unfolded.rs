@@ -1,27 +1,22 @@
 //! Logs that go on beyond what could be folded of them, and what outlives a fold.
 
-use std::collections::BTreeSet;
-
 use super::{Changes, hash};
 use crate::directory::Directory;
-use crate::ids::NodeId;
 use crate::log::{Log, LogError};
 use crate::segment::Segment;
 
 impl Directory {
-    /// Folds on where a missing segment may have come; the nodes of whose logs more was folded.
+    /// Folds on where a missing segment may have come; whether anything was.
     pub(super) fn fold_unfolded<L: Log>(
         &mut self,
-        log: &mut L,
+        log: &L,
         changes: &mut Changes,
-    ) -> Result<BTreeSet<NodeId>, LogError> {
-        let mut moved = BTreeSet::new();
+    ) -> Result<bool, LogError> {
+        let mut moved = false;
         for node in self.unfolded.clone() {
             let before = self.next_wanted(node);
             self.replay(node, log, changes)?;
-            if self.next_wanted(node) > before {
-                moved.insert(node);
-            }
+            moved |= self.next_wanted(node) > before;
             let last = log.range(node).map_or(0, |(_, last)| last);
             if self.next_wanted(node) > last {
                 self.unfolded.remove(&node);
@@ -44,7 +39,8 @@ impl Directory {
             let key = (subject, hash(&signed.encode()));
             self.has_new_cut |= self.revocations.insert(key, signed.clone(), None);
         }
-        self.enforce(log, &mut Changes::default())
+        self.settle(log, &mut Changes::default())?;
+        Ok(())
     }
 
     /// Puts `segment` into its log: at the end, or where it was missed.
