@@ -233,6 +233,9 @@ pub enum CacheVerb {
         /// Whether to ask.
         #[command(flatten)]
         confirm: ConfirmArgs,
+        /// How to print
+        #[command(flatten)]
+        json: JsonArgs,
     },
 }
 
@@ -250,6 +253,9 @@ pub struct CacheCreateArgs {
     /// Do not share it with the cluster this node is in
     #[arg(long)]
     pub local: bool,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Options of `cache configure`.
@@ -263,6 +269,9 @@ pub struct CacheConfigureArgs {
     /// Share it with the cluster: a private one with the members that may read it; cannot be undone
     #[arg(long)]
     pub share: bool,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Settings of a cache; what is absent is left alone.
@@ -361,6 +370,9 @@ pub enum PinVerb {
         #[arg(long, value_name = "N", default_value = "1",
               value_parser = clap::value_parser!(u32).range(1..))]
         keep: u32,
+        /// How to print
+        #[command(flatten)]
+        json: JsonArgs,
     },
     /// List the pins of a cache
     List {
@@ -376,6 +388,9 @@ pub enum PinVerb {
         cache: CacheName,
         /// Name of the pin
         name: PinName,
+        /// How to print
+        #[command(flatten)]
+        json: JsonArgs,
     },
 }
 
@@ -414,6 +429,9 @@ pub enum KeyVerb {
     Show {
         /// Which cache
         cache: CacheName,
+        /// How to print
+        #[command(flatten)]
+        json: JsonArgs,
     },
     /// Sign with the secret key in a file
     ///
@@ -427,6 +445,9 @@ pub enum KeyVerb {
         /// How long the old key stays good, with the signatures made with it [default: for ever]
         #[arg(long, value_name = "TIME")]
         keep_old: Option<Expiry>,
+        /// How to print
+        #[command(flatten)]
+        json: JsonArgs,
     },
     /// Sign with a new key
     ///
@@ -441,6 +462,9 @@ pub enum KeyVerb {
         /// Whether to ask.
         #[command(flatten)]
         confirm: ConfirmArgs,
+        /// How to print
+        #[command(flatten)]
+        json: JsonArgs,
     },
 }
 

@@ -218,6 +218,9 @@ fn client_hint(error: &ClientError) -> Option<String> {
             (_, "InCluster") => Some(
                 "see it with: attic-node cluster info; leave it with: attic-node leave".to_owned(),
             ),
+            (_, "HoldsClusterKey") => Some(
+                "delete it with the membership: attic-node leave --delete-cluster-key".to_owned(),
+            ),
             (_, "NoSuchPeer") => Some(PEERS_HINT.to_owned()),
             (401 | 403, _) => Some(TOKEN_HINT.to_owned()),
             (_, "NoSuchCache") => Some("see the caches with: attic-node cache list".to_owned()),

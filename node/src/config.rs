@@ -289,7 +289,7 @@ impl Layers {
         for (name, setting) in replaced.into_iter().chain(set) {
             // Among defaults, which are valid, only this one can be wrong.
             layers.set = BTreeMap::from([(name, setting)]);
-            match layers.config() {
+            match layers.each_value() {
                 Err(ConfigError::NoDataDir) | Ok(_) => {}
                 Err(fault) => faults.push(fault),
             }
@@ -342,7 +342,30 @@ impl Layers {
     /// Checks every value.
     ///
     /// **Errors**: [`ConfigError::Value`] for the first bad one, [`ConfigError::NoDataDir`].
+    /// [`ConfigError::Value`] as well for one that another one rules out.
     pub fn config(&self) -> Result<Config, ConfigError> {
+        let config = self.each_value()?;
+        self.check_relaying(&config.mesh)?;
+        Ok(config)
+    }
+
+    /// What is asked for by relays must be possible.
+    fn check_relaying(&self, mesh: &MeshConfig) -> Result<(), ConfigError> {
+        let is_set = |name: &str| self.set.contains_key(name);
+        let has_relays = !mesh.relays.is_empty();
+        if has_relays && !mesh.relay_client && is_set("mesh.relay-client") {
+            let wanted = "true where mesh.relays names some".to_owned();
+            return Err(self.bad_value("mesh.relay-client", "false".to_owned(), wanted));
+        }
+        if mesh.hole_punching && !mesh.relay_client && !has_relays {
+            let wanted =
+                "false, or mesh.relay-client true: nodes meet through a relay first".to_owned();
+            return Err(self.bad_value("mesh.hole-punching", "true".to_owned(), wanted));
+        }
+        Ok(())
+    }
+
+    fn each_value(&self) -> Result<Config, ConfigError> {
         Ok(Config {
             data_dir: self.data_dir()?,
             http: HttpConfig {
@@ -417,10 +440,19 @@ impl Layers {
             relays: self.list("mesh.relays", value::relay)?,
             hole_punching: self.parse("mesh.hole-punching", value::switch)?,
             autonat: self.parse("mesh.autonat", value::switch)?,
-            deadline: self.timeout("mesh.deadline")?,
+            deadline: self.parse("mesh.deadline", |text| {
+                let deadline = value::duration(text)?;
+                let inside = !deadline.is_zero() && deadline <= DEADLINE_MAX;
+                let inside = inside.then_some(deadline);
+                inside.ok_or_else(|| "more than zero, at most 30s: Nix waits for it".to_owned())
+            })?,
             replicas: self.count("mesh.replicas", 1, 64)?,
             log_max: self.size_between("mesh.log-max", 2 << 20, 1 << 40)?,
-            upload_rate_max: self.optional("mesh.upload-rate-max", value::size)?,
+            upload_rate_max: self.optional("mesh.upload-rate-max", |text| {
+                let rate = value::size(text)?;
+                let inside = (rate >= UPLOAD_RATE_MIN).then_some(rate);
+                inside.ok_or_else(|| format!("{UPLOAD_RATE_MIN} bytes a second or more"))
+            })?,
         })
     }
 
@@ -605,6 +637,12 @@ fn host_name(text: &str) -> Result<String, String> {
     }
     Ok(text.to_ascii_lowercase())
 }
+
+/// Longer, and Nix gives up on the cache.
+const DEADLINE_MAX: Duration = Duration::from_secs(30);
+
+/// Slower, and a single chunk takes longer than others wait for it.
+const UPLOAD_RATE_MIN: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests;

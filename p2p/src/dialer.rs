@@ -377,5 +377,15 @@ pub(crate) fn is_dialable(address: &Multiaddr) -> bool {
     host && port && rest && address.len() <= ADDRESS_LEN_MAX
 }
 
+/// Whether a node can be reached at an address of this form, which may name it: over TCP, as a host
+/// and a port, or through a relay that is there.
+pub fn is_node_address(address: &Multiaddr) -> bool {
+    let mut place = address.clone();
+    if let Some(Protocol::P2p(_)) = place.iter().last() {
+        place.pop();
+    }
+    is_dialable(&place)
+}
+
 #[cfg(test)]
 mod tests;

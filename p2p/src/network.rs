@@ -18,6 +18,8 @@ use libp2p::gossipsub::MessageId;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use crate::dialer::is_node_address;
+
 use crate::bulk::{BulkStream, OpenError};
 use crate::control::REQUEST_LEN_MAX;
 use crate::gate::{Gate, Refusal};

@@ -1,6 +1,8 @@
 //! `testnet up`: a cluster to play with. `testnet sim`: a simulated one. `testnet bench`: measures a
 //! release build against what it should reach.
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -72,8 +74,8 @@ struct SimArgs {
     #[arg(long)]
     scenario: String,
     /// How many nodes, if not as many as the scenario says
-    #[arg(long)]
-    nodes: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    nodes: Option<u16>,
     /// Of everything that is left to chance; the first of several
     #[arg(long, default_value = "1")]
     seed: u64,
@@ -128,10 +130,15 @@ fn main() -> ExitCode {
             step: Step::Read,
             dir,
         } => {
-            println!("{}", locators::read(&dir));
+            say(locators::read(&dir));
             ExitCode::SUCCESS
         }
     }
+}
+
+/// Prints a line. Whoever reads it may have read enough.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
 fn up(nodes: usize) -> ExitCode {
@@ -141,7 +148,7 @@ fn up(nodes: usize) -> ExitCode {
             let mut interrupted = signal(SignalKind::interrupt())?;
             let mut terminated = signal(SignalKind::terminate())?;
             let cluster = spawn_blocking(move || Cluster::joined(nodes)).await?;
-            println!("{}", cluster.table());
+            say(cluster.table());
             tokio::select! {
                 _ = interrupted.recv() => {}
                 _ = terminated.recv() => {}
@@ -182,14 +189,14 @@ fn simulate(args: &SimArgs) -> Result<bool, String> {
     let options = Options {
         seed: args.seed,
         scale: args.size,
-        nodes: args.nodes,
+        nodes: args.nodes.map(usize::from),
         mutant: args.mutant,
     };
     let threads = args.threads.unwrap_or_else(sim::threads);
     let mut good = true;
     for scenario in &scenarios {
         let outcomes = sim::run_seeds(scenario, &options, args.seeds, threads);
-        println!("{}", report::table(scenario, &outcomes));
+        say(report::table(scenario, &outcomes));
         eprint!("{}", report::failures(&outcomes));
         if let Some(dir) = &args.out {
             let written = report::write(dir, scenario, &outcomes);
@@ -202,7 +209,7 @@ fn simulate(args: &SimArgs) -> Result<bool, String> {
 
 fn bench(subjects: &[Subject], repeat: u32, json: &Path) -> ExitCode {
     let rows = bench::run(subjects, repeat);
-    println!("{}", bench::table(&rows));
+    say(bench::table(&rows));
     match bench::write_json(&rows, json) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

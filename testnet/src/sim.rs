@@ -210,6 +210,7 @@ fn conclude(scenario: &Scenario, options: &Options, mut world: World) -> Outcome
         seed: options.seed,
         scale: options.scale,
         nodes: world.hosts.len(),
+        mutant: options.mutant,
         trace: world.trace.hash(),
         events: world.trace.notes(),
         seconds: world.now().as_secs_f64(),

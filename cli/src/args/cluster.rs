@@ -83,6 +83,10 @@ pub struct JoinArgs {
 /// Options of `leave`.
 #[derive(Args, Debug)]
 pub struct LeaveArgs {
+    /// Leave though this node holds the cluster key, and delete it: nobody is let in, revoked or
+    /// renewed any more
+    #[arg(long)]
+    pub delete_cluster_key: bool,
     /// Whether to ask.
     #[command(flatten)]
     pub confirm: ConfirmArgs,

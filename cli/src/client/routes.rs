@@ -6,9 +6,9 @@ use attic_node_core::api::wire::{commit_body, ids_body, parse_bitmap};
 use attic_node_core::api::{
     CacheCreate, CachePatch, CacheView, ChunksReply, ClusterInit, ClusterMade, ClusterView,
     CommitReply, CommitRequest, GcReply, GcRequest, InviteReply, InviteRequest, JoinReply,
-    JoinRequest, KeyImport, KeyRotate, LeaveReply, NodeId, Nothing, PathPage, PathView, PeerView,
-    PinPut, PinView, PushPlan, PushSession, RemoveReply, RemoveRequest, Status, UsageReply,
-    VerifyReply, VerifyRequest,
+    JoinRequest, KeyImport, KeyRotate, LeaveReply, LeaveRequest, NodeId, Nothing, PathPage,
+    PathView, PeerView, PinPut, PinView, PushPlan, PushSession, RemoveReply, RemoveRequest, Status,
+    UsageReply, VerifyReply, VerifyRequest,
 };
 use attic_store::cache_name::CacheName;
 use attic_store::hash::{ChunkId, NarHash};
@@ -203,10 +203,10 @@ impl Client {
         .await
     }
 
-    /// `POST cluster/leave`. Answers when what only this node held has another holder, however long
-    /// that takes.
-    pub async fn leave(&self) -> Result<LeaveReply, ClientError> {
-        let call = Call::new(Method::POST, "cluster/leave").payload(json(&Nothing {})?);
+    /// `POST cluster/leave`. Answers when what only this node held has another holder, or that takes
+    /// too long.
+    pub async fn leave(&self, request: LeaveRequest) -> Result<LeaveReply, ClientError> {
+        let call = Call::new(Method::POST, "cluster/leave").payload(json(&request)?);
         self.json(call.once().silence_max(None)).await
     }
 

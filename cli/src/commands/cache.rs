@@ -21,7 +21,11 @@ pub(super) async fn run(context: &Context, verb: CacheVerb) -> Result<(), CliErr
         CacheVerb::List(json) => list(context, json).await,
         CacheVerb::Info { cache, json } => info(context, &cache, json).await,
         CacheVerb::Configure(args) => configure(context, &args).await,
-        CacheVerb::Destroy { cache, confirm } => destroy(context, &cache, confirm).await,
+        CacheVerb::Destroy {
+            cache,
+            confirm,
+            json,
+        } => destroy(context, &cache, confirm, json).await,
     }
 }
 
@@ -41,6 +45,9 @@ async fn create(context: &Context, args: CacheCreateArgs) -> Result<(), CliError
         key,
     };
     let view = context.client()?.create_cache(&create).await?;
+    if args.json.json {
+        return context.ui.json(&view);
+    }
     context
         .ui
         .say(format_args!("✅ Created cache \"{}\"", view.name));
@@ -87,6 +94,9 @@ async fn configure(context: &Context, args: &CacheConfigureArgs) -> Result<(), C
         ));
     }
     let view = context.client()?.patch_cache(&args.cache, &patch).await?;
+    if args.json.json {
+        return context.ui.json(&view);
+    }
     context
         .ui
         .say(format_args!("✅ Configured cache \"{}\"", view.name));
@@ -97,12 +107,16 @@ async fn destroy(
     context: &Context,
     cache: &CacheName,
     confirm: ConfirmArgs,
+    json: JsonArgs,
 ) -> Result<(), CliError> {
     let client = context.client()?;
-    client.cache(cache).await?;
+    let view = client.cache(cache).await?;
     let question = format_args!("Destroy cache \"{cache}\" with all its paths and its key?");
     context.ui.confirm(confirm, question)?;
     client.destroy_cache(cache).await?;
+    if json.json {
+        return context.ui.json(&view);
+    }
     context
         .ui
         .say(format_args!("✅ Destroyed cache \"{cache}\""));

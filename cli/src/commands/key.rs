@@ -15,23 +15,25 @@ use crate::ui::date;
 /// Runs a verb on the keys of a cache.
 pub(super) async fn run(context: &Context, verb: KeyVerb) -> Result<(), CliError> {
     let client = context.client()?;
-    let (view, changed) = match &verb {
-        KeyVerb::Show { cache } => (client.cache(cache).await?, false),
+    let (view, changed, json) = match &verb {
+        KeyVerb::Show { cache, json } => (client.cache(cache).await?, false, json),
         KeyVerb::Import {
             cache,
             file,
             keep_old,
+            json,
         } => {
             let key = KeyImport {
                 keep_old_seconds: keep_old.map(Expiry::seconds),
                 ..read_secret_key(file)?
             };
-            (client.import_key(cache, &key).await?, true)
+            (client.import_key(cache, &key).await?, true, json)
         }
         KeyVerb::Rotate {
             cache,
             keep_old,
             confirm,
+            json,
         } => {
             client.cache(cache).await?;
             let question =
@@ -40,9 +42,12 @@ pub(super) async fn run(context: &Context, verb: KeyVerb) -> Result<(), CliError
             let rotate = KeyRotate {
                 keep_old_seconds: keep_old.map(Expiry::seconds),
             };
-            (client.rotate_key(cache, &rotate).await?, true)
+            (client.rotate_key(cache, &rotate).await?, true, json)
         }
     };
+    if json.json {
+        return context.ui.json(&view);
+    }
     context.ui.data(&view.public_key)?;
     view.old_public_keys
         .iter()

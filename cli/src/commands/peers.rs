@@ -11,12 +11,12 @@ use crate::ui::{bytes, date};
 pub(super) async fn run(context: &Context, args: JsonArgs) -> Result<(), CliError> {
     let client = context.client()?;
     let peers = client.peers().await?;
-    if args.json {
-        return context.ui.json(&peers);
-    }
     if peers.is_empty() {
         // The list is empty on a node without a cluster as well; this tells them apart.
         client.cluster().await?;
+    }
+    if args.json {
+        return context.ui.json(&peers);
     }
     let head = [
         "NAME", "STATE", "ROLE", "VERSION", "RTT", "SENT", "RECEIVED", "BEHIND", "LACKS",

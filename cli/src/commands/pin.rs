@@ -16,6 +16,7 @@ pub(super) async fn run(context: &Context, verb: PinVerb) -> Result<(), CliError
             name,
             path,
             keep,
+            json,
         } => {
             let Some(path) = path.path else {
                 let message = format!("{} is only a hash part; name the path in full", path.text);
@@ -24,6 +25,9 @@ pub(super) async fn run(context: &Context, verb: PinVerb) -> Result<(), CliError
             let pin = client
                 .put_pin(&cache, name.as_str(), &PinPut { path, keep })
                 .await?;
+            if json.json {
+                return context.ui.json(&pin);
+            }
             context
                 .ui
                 .say(format_args!("✅ Pinned {} as \"{}\"", pin.path, pin.name));
@@ -46,8 +50,13 @@ pub(super) async fn run(context: &Context, verb: PinVerb) -> Result<(), CliError
             rows.extend(pins.iter().map(row));
             context.ui.table([false, true, false, false], &rows)
         }
-        PinVerb::Rm { cache, name } => {
+        PinVerb::Rm { cache, name, json } => {
+            let mut pins = client.pins(&cache).await?;
+            pins.retain(|pin| pin.name == name.as_str());
             client.delete_pin(&cache, name.as_str()).await?;
+            if json.json {
+                return context.ui.json(&pins);
+            }
             context
                 .ui
                 .say(format_args!("✅ Removed pin \"{}\"", name.as_str()));

@@ -53,7 +53,7 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
         if let Some(plan) = plan {
             plan.abandon().await?;
         }
-        return unusable.check();
+        return unusable.check(tally.too_large);
     }
     announce(ui, &args, client.endpoint(), tally)?;
     let too_large = too_large(planned);
@@ -119,9 +119,9 @@ struct Unusable {
 }
 
 impl Unusable {
-    /// **Errors**: [`CliError::Incomplete`] when there are some.
-    fn check(&self) -> Result<(), CliError> {
-        match self.reasons.len() as u64 {
+    /// **Errors**: [`CliError::Incomplete`] when there are some, or paths that are too large.
+    fn check(&self, too_large: u64) -> Result<(), CliError> {
+        match self.reasons.len() as u64 + too_large {
             0 => Ok(()),
             len => Err(CliError::Incomplete(format!(
                 "{} cannot be pushed",
@@ -166,7 +166,8 @@ async fn select(args: &PushArgs, store: LocalStore) -> Result<Selection, CliErro
     read.await.map_err(|_| CliError::Interrupted)?
 }
 
-/// Every line that is not empty.
+/// Every line that is not empty, without the blanks and carriage returns around it: no store path has
+/// any.
 fn read_lines() -> Result<Vec<PathBuf>, CliError> {
     let lines = io::stdin()
         .lock()
@@ -177,7 +178,10 @@ fn read_lines() -> Result<Vec<PathBuf>, CliError> {
         path: "standard input".into(),
         source,
     })?;
-    let path = |line: Vec<u8>| (!line.is_empty()).then(|| OsString::from_vec(line).into());
+    let path = |line: Vec<u8>| {
+        let text = line.trim_ascii();
+        (!text.is_empty()).then(|| OsString::from_vec(text.to_owned()).into())
+    };
     Ok(lines.into_iter().filter_map(path).collect())
 }
 
@@ -254,9 +258,9 @@ fn explain(
         send,
         cached,
         upstream,
-        too_large,
+        too_large: _,
     } = tally;
-    let skipped = cached + upstream + too_large;
+    let skipped = cached + upstream;
     ui.say(format_args!(
         "{} to push, {skipped} to skip; nothing was pushed",
         count(send, "path")
@@ -276,14 +280,14 @@ fn describe(verdict: &Verdict, cache: &CacheName) -> (&'static str, String) {
         Verdict::Cached => ("skip", format!("already in cache {cache}")),
         Verdict::Upstream { key } => ("skip", format!("in upstream, signed by {key}")),
         Verdict::TooLarge { nar_size_max } => (
-            "skip",
+            "fail",
             format!(
                 "larger than the {} that the node takes",
                 bytes(*nar_size_max)
             ),
         ),
         Verdict::NoRoom { room } => (
-            "skip",
+            "fail",
             format!(
                 "larger than the {} that fit below the size cap of the node",
                 bytes(*room)

@@ -211,7 +211,7 @@ async fn leave_asks_first() {
     assert!(world.node.state().cluster.name.is_none());
     world.node.state().cluster = Cluster::of_three();
     let left = world.json("leave --no-confirm").await;
-    assert_eq!(left, json!({ "handed_off": 2 }));
+    assert_eq!(left, json!({ "handed_off": 2, "only_here": 1 }));
 }
 
 #[tokio::test]

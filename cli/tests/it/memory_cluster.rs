@@ -63,7 +63,10 @@ impl Cluster {
             ("POST", ["cluster", "leave"]) => {
                 parse::<Nothing>(body)?;
                 self.name = None;
-                json(&LeaveReply { handed_off: 2 })
+                json(&LeaveReply {
+                    handed_off: 2,
+                    only_here: 1,
+                })
             }
             ("POST", ["peers", node, "revoke"]) => {
                 parse::<Nothing>(body)?;

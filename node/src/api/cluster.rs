@@ -5,7 +5,7 @@
 //! POST   cluster/init      ClusterInit    -> ClusterMade    201
 //! POST   cluster/invites   InviteRequest  -> InviteReply    201
 //! POST   cluster/join      JoinRequest    -> JoinReply
-//! POST   cluster/leave     Nothing        -> LeaveReply
+//! POST   cluster/leave     LeaveRequest   -> LeaveReply
 //! GET    peers                            -> [PeerView]     empty in none
 //! POST   peers/{node}/revoke  Nothing     -> Nothing
 //! ```
@@ -20,6 +20,7 @@
 //! | 404 | `NoCluster` | this node is in no cluster |
 //! | 404 | `NoSuchPeer` | no member of the cluster has this id |
 //! | 409 | `InCluster` | this node is in a cluster already |
+//! | 409 | `HoldsClusterKey` | to leave would delete the cluster key |
 //! | 410 | `TicketExpired` | the ticket's time is over |
 //! | 410 | `TicketUsedUp` | the ticket admitted as many nodes as it may |
 //! | 504 | `NobodyReached` | no member answered; the message lists the addresses tried |
@@ -152,11 +153,23 @@ pub struct RenamedCache {
     pub to: CacheName,
 }
 
+/// How to leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaveRequest {
+    /// Whether to leave though the cluster key goes with it.
+    #[serde(default)]
+    pub delete_cluster_key: bool,
+}
+
 /// What leaving did. Paths stay; caches of the cluster stay as local ones without a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaveReply {
     /// NARs that only this node held and another member took over.
     pub handed_off: u64,
+    /// NARs that no other member holds: they are here, and the cluster has lost them.
+    #[serde(default)]
+    pub only_here: u64,
 }
 
 /// The cluster, as this node sees it.

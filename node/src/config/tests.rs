@@ -247,3 +247,29 @@ fn show_says_where_a_value_comes_from() {
     let hosts = "# From: ATTIC_NODE_HTTP_ALLOWED_HOSTS\nallowed-hosts = [\"a.lan\", \"b.lan\"]\n";
     assert!(text.contains(hosts), "{text}");
 }
+
+#[test]
+fn relaying_that_cannot_work_is_refused() {
+    let peer = "12D3KooWRYyfRQXYSSu1fyfQ8xLBbbWkBgBGx1y8Ao3nBqyDsSKh";
+    let relay = format!("mesh.relays = [\"/ip4/192.0.2.7/tcp/7746/p2p/{peer}\"]\n");
+    let punching = "mesh.hole-punching = true\n";
+    let fine = [
+        relay.clone(),
+        format!("{relay}{punching}"),
+        format!("{punching}mesh.relay-client = true\n"),
+    ];
+    for text in fine {
+        assert!(load(&text, &[]).is_ok(), "{text}");
+    }
+    let client_off = format!("{relay}mesh.relay-client = false\n");
+    let rows = [
+        (client_off.as_str(), "mesh.relay-client"),
+        (punching, "mesh.hole-punching"),
+        ("mesh.deadline = \"10h\"", "mesh.deadline"),
+        ("mesh.upload-rate-max = 0", "mesh.upload-rate-max"),
+    ];
+    for (text, key) in rows {
+        let error = load(text, &[]).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}

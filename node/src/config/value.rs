@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use attic_p2p::Multiaddr;
+use attic_p2p::network::is_node_address;
 
 /// Reads a duration: a whole number and one of `ms s m h d`, with or without a space between.
 ///
@@ -91,12 +92,13 @@ pub(crate) fn switch(text: &str) -> Result<bool, String> {
     text.trim().parse().map_err(|_| "true or false".to_owned())
 }
 
-/// Reads a multiaddr and keeps it as text.
+/// Reads the multiaddr of a node and keeps it as text.
 ///
-/// **Errors**: what a multiaddr looks like, as a phrase.
+/// **Errors**: what such a multiaddr looks like, as a phrase.
 pub(crate) fn multiaddr(text: &str) -> Result<String, String> {
-    let address: Result<Multiaddr, _> = text.trim().parse();
-    let address = address.map_err(|_| "a multiaddr such as \"/ip4/192.0.2.7/tcp/7746\"")?;
+    let address: Option<Multiaddr> = text.trim().parse().ok();
+    let address = address.filter(is_node_address);
+    let address = address.ok_or("the multiaddr of a TCP port, \"/ip4/192.0.2.7/tcp/7746\"")?;
     Ok(address.to_string())
 }
 
@@ -198,6 +200,28 @@ mod tests {
         ];
         for (text, bytes) in rows {
             assert_eq!(size(text).ok(), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_of_tcp_ports() {
+        let peer = "12D3KooWRYyfRQXYSSu1fyfQ8xLBbbWkBgBGx1y8Ao3nBqyDsSKh";
+        let plain = "/ip4/192.0.2.7/tcp/7746".to_owned();
+        let named = format!("/dns4/cache.example.org/tcp/7746/p2p/{peer}");
+        let through = format!("{plain}/p2p/{peer}/p2p-circuit/p2p/{peer}");
+        for text in [plain, named, through] {
+            assert_eq!(multiaddr(&text), Ok(text.clone()));
+        }
+        for text in [
+            "",
+            "/ip4/192.0.2.7/udp/7746/quic-v1",
+            "/ip4/192.0.2.7/tcp/0",
+            "/ip4/0.0.0.0/tcp/7746",
+            "/tcp/7746",
+            "/ip4/192.0.2.7",
+            "192.0.2.7:7746",
+        ] {
+            assert!(multiaddr(text).is_err(), "{text}");
         }
     }
 

@@ -25,7 +25,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::api::cluster::{
     ClusterCache, ClusterInit, ClusterMade, ClusterStatus, ClusterView, InviteReply, InviteRequest,
-    JoinReply, JoinRequest, JoinedCache, LeaveReply, LogUsage, Nothing, RenamedCache, Role,
+    JoinReply, JoinRequest, JoinedCache, LeaveReply, LeaveRequest, LogUsage, Nothing, RenamedCache,
+    Role,
 };
 use crate::app::App;
 use crate::auth::random;
@@ -365,10 +366,18 @@ fn join_failure(error: JoinError) -> Failure {
     }
 }
 
-async fn leave(State(app): State<Arc<App>>) -> Result<Json<LeaveReply>, Failure> {
+async fn leave(
+    State(app): State<Arc<App>>,
+    Json(request): Json<LeaveRequest>,
+) -> Result<Json<LeaveReply>, Failure> {
     let _membership = app.membership.lock().await;
     let mesh = mesh_of(&app)?;
-    let handed_off = mesh.hand_over(&app).await;
+    if mesh.members.issues() && !request.delete_cluster_key {
+        let message = "this node holds the cluster key: without it nobody is let in, revoked or \
+                       renewed any more";
+        return Err(Failure::new(Kind::HoldsClusterKey, message));
+    }
+    let handed_over = mesh.hand_over(&app).await;
     app.mesh.set(None);
     mesh.stop().await;
     let files = ClusterFiles::new(&app.data);
@@ -384,7 +393,10 @@ async fn leave(State(app): State<Arc<App>>) -> Result<Json<LeaveReply>, Failure>
         files.leave().map_err(Failure::internal)
     });
     done.await?;
-    Ok(Json(LeaveReply { handed_off }))
+    Ok(Json(LeaveReply {
+        handed_off: handed_over.handed_off,
+        only_here: handed_over.left,
+    }))
 }
 
 async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure> {

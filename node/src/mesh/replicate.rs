@@ -5,7 +5,7 @@
 //! anything else. The queue is in memory: after a start it is filled from what is said and not held
 //! elsewhere.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -125,6 +125,31 @@ pub(crate) async fn replicate(app: Arc<App>, mesh: Arc<Mesh>) {
 /// Whom to ask to hold which paths of a cache; nobody, where nobody is there to be asked.
 type Plan = BTreeMap<(Option<NodeId>, CacheId), Vec<StorePathHash>>;
 
+/// What came of handing over, in NARs.
+pub(crate) struct HandOver {
+    /// Another member holds them now.
+    pub(crate) handed_off: u64,
+    /// No other member says to hold them.
+    pub(crate) left: u64,
+}
+
+struct HandOverPlan {
+    lacking: Plan,
+    /// What the cluster has not heard of.
+    unsaid: Vec<Key>,
+}
+
+impl HandOverPlan {
+    /// Paths that nobody else holds yet, each once.
+    fn left(&self) -> Vec<Key> {
+        let lacking = self.lacking.iter();
+        let lacking =
+            lacking.flat_map(|((_, cache), hashes)| hashes.iter().map(|hash| (*cache, *hash)));
+        let left: BTreeSet<Key> = lacking.chain(self.unsaid.iter().copied()).collect();
+        left.into_iter().collect()
+    }
+}
+
 impl Mesh {
     fn lacking(&self, due: Vec<Key>, wanted: usize) -> Plan {
         let mut plan = Plan::new();
@@ -158,8 +183,8 @@ impl Mesh {
     }
 
     /// Sees to it that what only this node holds is held by another, as far as there is one and it
-    /// does not take too long. Returns how many NARs found another holder.
-    pub(crate) async fn hand_over(self: &Arc<Self>, app: &Arc<App>) -> u64 {
+    /// does not take too long. Returns how many NARs found another holder, and how many did not.
+    pub(crate) async fn hand_over(self: &Arc<Self>, app: &Arc<App>) -> HandOver {
         let (looking, asking) = (Arc::clone(self), Arc::clone(app));
         let sole = spawn_blocking(move || looking.announcer.sole_holdings(&asking));
         let sole = joined(sole.await).unwrap_or_else(|error| {
@@ -172,14 +197,10 @@ impl Mesh {
         let mut left = sole.clone();
         let started = Instant::now();
         while !left.is_empty() && started.elapsed() < HAND_OVER_MAX {
-            let (looking, due) = (Arc::clone(self), left.clone());
-            // Two holders: this one, which leaves, and another.
-            let plan = joined(spawn_blocking(move || looking.lacking(due, 2)).await);
-            left = plan
-                .iter()
-                .flat_map(|((_, cache), hashes)| hashes.iter().map(|hash| (*cache, *hash)))
-                .collect();
-            for ((node, cache), hashes) in plan {
+            let (looking, due) = (Arc::clone(self), left);
+            let plan = joined(spawn_blocking(move || looking.plan_hand_over(due)).await);
+            left = plan.left();
+            for ((node, cache), hashes) in plan.lacking {
                 let Some(node) = node else {
                     continue;
                 };
@@ -190,12 +211,25 @@ impl Mesh {
                     let _ = self.network.request(node, question).await;
                 }
             }
-            if self.network.peers().is_empty() {
+            let nothing_moves = left.len() == plan.unsaid.len() && self.announcer.noted() == 0;
+            if nothing_moves || self.network.peers().is_empty() {
                 break;
             }
             sleep(HAND_OVER_PAUSE).await;
         }
-        (sole.len() - left.len()) as u64
+        HandOver {
+            handed_off: (sole.len() - left.len()) as u64,
+            left: left.len() as u64,
+        }
+    }
+
+    /// Who is to take which of the paths `due`. Nobody takes what no log says.
+    fn plan_hand_over(&self, due: Vec<Key>) -> HandOverPlan {
+        let is_said = |(cache, hash): &Key| self.view.path(*cache, hash).is_some();
+        let (said, unsaid) = due.into_iter().partition(is_said);
+        // Two holders: this one, which leaves, and another.
+        let lacking = self.lacking(said, 2);
+        HandOverPlan { lacking, unsaid }
     }
 
     /// Begins to hold paths that another node pushed; returns how many.

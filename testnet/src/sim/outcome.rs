@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::sim::mutant::Mutant;
@@ -32,6 +33,8 @@ pub struct Outcome {
     pub scale: Scale,
     /// How many nodes took part.
     pub nodes: usize,
+    /// How all of them were broken, if they were.
+    pub mutant: Option<Mutant>,
     /// Hash of all that happened.
     pub trace: String,
     /// How much happened.
@@ -65,8 +68,12 @@ impl Outcome {
 
     /// The command that repeats the run.
     pub fn replay(&self) -> String {
+        let value = self.mutant.and_then(|mutant| mutant.to_possible_value());
+        let mutant = value.map_or(String::new(), |value| {
+            format!(" --mutant {}", value.get_name())
+        });
         format!(
-            "cargo run -p testnet -- sim --scenario {} --size {} --nodes {} --seed {}",
+            "cargo run -p testnet -- sim --scenario {} --size {} --nodes {} --seed {}{mutant}",
             self.scenario,
             self.scale.name(),
             self.nodes,
@@ -88,6 +95,7 @@ impl Outcome {
             nodes: options
                 .nodes
                 .unwrap_or_else(|| scenario.nodes(options.scale)),
+            mutant: options.mutant,
             trace: String::new(),
             events: 0,
             seconds: 0.0,

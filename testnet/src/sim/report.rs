@@ -165,6 +165,7 @@ svg text{font:12px sans-serif;fill:#444}h2{font-size:1rem;margin:2rem 0 0}";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::mutant::Mutant;
     use crate::sim::outcome::{Options, Samples};
     use crate::sim::scenario::Scale;
 
@@ -176,7 +177,7 @@ mod tests {
             seed: 3,
             scale: Scale::Small,
             nodes: None,
-            mutant: None,
+            mutant: Some(Mutant::NeverCompares),
         };
         let mut outcome = Outcome::panicked(&scenario, &options, "<oh>".to_owned());
         outcome.figures.insert("bans".to_owned(), 1.0);
@@ -189,6 +190,7 @@ mod tests {
         assert!(page.contains("&lt;b&gt;") && page.contains("&lt;oh&gt;"));
         assert!(!page.contains("http") && !page.contains("src="));
         assert_eq!(page.matches("<svg").count(), 3);
-        assert!(failures(&[outcome]).contains("--scenario x --size small --nodes 2 --seed 3"));
+        let replay = "--scenario x --size small --nodes 2 --seed 3 --mutant never-compares";
+        assert!(failures(&[outcome]).contains(replay));
     }
 }

@@ -53,6 +53,30 @@ fn p15_paths_are_listed_measured_and_removed() {
     cli.run(&["rm", "main", &doomed]).says("listed-2");
 }
 
+/// What changes a cache can be read by programs.
+#[test]
+fn p15_changes_are_said_in_json() {
+    let node = &TestNode::start();
+    let cli = node.cli();
+    let made = cli.json(&["cache", "create", "other", "--priority", "30"]);
+    assert_eq!((&made["name"], &made["priority"]), (&json!("other"), &json!(30)));
+    let set = cli.json(&["cache", "configure", "other", "--priority", "31"]);
+    assert_eq!(set["priority"], 31);
+    let key = cli.json(&["key", "show", "other"]);
+    assert_eq!(key["public_key"], made["public_key"]);
+    let key = cli.json(&["key", "rotate", "other", "--no-confirm"]);
+    assert_eq!(key["old_public_keys"][0], made["public_key"]);
+    let upload = Upload::random(&mut Seed::for_test("p15_json"), "pinned", 5_000);
+    upload.publish(node.address(), "main", &node.token());
+    let pin = cli.json(&["pin", "add", "main", "keep", &upload.path()]);
+    assert_eq!(pin["path"], upload.path());
+    let gone = cli.json(&["pin", "rm", "main", "keep"]);
+    assert_eq!(gone, json!([pin]));
+    let gone = cli.json(&["cache", "destroy", "other", "--no-confirm"]);
+    assert_eq!(gone["name"], "other");
+    assert_eq!(cli.json(&["cache", "list"]).as_array().map(Vec::len), Some(1));
+}
+
 /// `du` counts what was uploaded, byte for byte.
 #[track_caller]
 fn measured(node: &TestNode, uploads: &[Upload]) {

@@ -122,16 +122,39 @@ fn c1_a_node_that_leaves_keeps_what_it_has() {
     let pushed = (Instant::now(), VISIBLE_MAX);
     all_answer(&cluster, &[2], &had, 200, pushed);
     realise(&cluster, 2, &[&had]);
-    cluster[2].cli().run(&["leave", "--no-confirm"]).succeeds();
+    // What was pushed just now is handed over as well.
+    let just_now = path("c1-just-now", 1 << 20);
+    cluster[2].push(&[&just_now]).succeeds();
+    let reply = cluster[2].cli().json(&["leave", "--no-confirm"]);
+    assert_eq!(reply["only_here"], 0, "{reply}");
     cluster.wait_connected(&[0, 1]);
     let left = cluster[2].cli().run(&["cluster", "info"]);
     left.exits_with(1).says("hint: make one with");
     realise(&cluster, 2, &[&had]);
     // What only it held was handed over before.
-    realise(&cluster, 1, &[&only_here]);
+    realise(&cluster, 1, &[&only_here, &just_now]);
     let after = path("c1-after", 1 << 20);
     cluster[0].push(&[&after]).succeeds();
     let pushed = (Instant::now(), VISIBLE_MAX);
     all_answer(&cluster, &[1], &after, 200, pushed);
     assert_eq!(status(&cluster[2], &after), 404);
+}
+
+/// Nobody leaves with the cluster's only key by accident, and what nobody takes over is said.
+#[test]
+fn c1_who_holds_the_cluster_key_leaves_on_purpose_only() {
+    if !is_root("c1 leave with the key") {
+        return;
+    }
+    let cluster = Cluster::joined(2);
+    let alone = path("c1-alone", 1 << 20);
+    let founder = cluster[0].cli();
+    let refused = founder.run(&["leave", "--no-confirm"]);
+    refused.exits_with(1).says("--delete-cluster-key");
+    founder.run(&["cluster", "info"]).succeeds();
+    cluster[1].cli().run(&["leave", "--no-confirm"]).succeeds();
+    cluster[0].push(&[&alone]).succeeds();
+    let left = founder.run(&["leave", "--no-confirm", "--delete-cluster-key"]);
+    left.succeeds().says("1 NAR on no other node");
+    realise(&cluster, 0, &[&alone]);
 }

@@ -185,25 +185,27 @@ fn p6_a_dry_run_explains_every_path() {
     node.push(&paths[..1]).succeeds();
     let names = [&paths[0], &paths[1], &large].map(|path| base_name(path));
     let push = ["push", "main", "--dry-run", &paths[0], &paths[1], &large];
-    let dry = node.cli().run(&push).succeeds();
+    // As the push itself will end.
+    let dry = node.cli().run(&push).exits_with(1);
     let mut lines: Vec<&str> = dry.lines().collect();
     lines.sort_unstable();
     let mut wanted = [
         format!("skip {} (195.42 KiB): already in cache main", names[0]),
         format!("push {} (120 B): not in cache main", names[1]),
         format!(
-            "skip {} (2.00 MiB): larger than the 1.00 MiB that the node takes",
+            "fail {} (2.00 MiB): larger than the 1.00 MiB that the node takes",
             names[2]
         ),
     ];
     wanted.sort_unstable();
     assert_eq!(lines, wanted, "{dry}");
-    dry.says("1 path to push, 2 to skip; nothing was pushed");
+    let dry = dry.says("1 path to push, 1 to skip; nothing was pushed");
+    dry.says("1 path cannot be pushed");
 
     let dry = node
         .cli()
         .run(&[&push[..], &["--json"]].concat())
-        .succeeds();
+        .exits_with(1);
     let events: Vec<Value> = dry
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
@@ -220,7 +222,7 @@ fn p6_a_dry_run_explains_every_path() {
     assert_eq!(reason(names[0]), "\"skip\" \"already in cache main\"");
     assert_eq!(reason(names[1]), "\"push\" \"not in cache main\"");
     assert!(
-        reason(names[2]).starts_with("\"skip\" \"larger than"),
+        reason(names[2]).starts_with("\"fail\" \"larger than"),
         "{dry}"
     );
     assert_eq!(events.len(), 4, "{dry}");
@@ -255,7 +257,8 @@ fn p6_paths_may_come_on_standard_input() {
     let paths = two_paths("p6-stdin");
     let dir = tempfile::TempDir::new().expect("make a directory");
     let list = dir.path().join("list");
-    std::fs::write(&list, paths.join("\n")).expect("write a list");
+    let lines = format!("  {}\r\n\n{}", paths[0], paths[1]);
+    std::fs::write(&list, lines).expect("write a list");
     let mut command = node.cli().command(&["push", "--stdin", "main"]);
     let list = Stdio::from(File::open(list).expect("open the list"));
     program::start_reading(&mut command, list).wait().succeeds();
