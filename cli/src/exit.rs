@@ -225,7 +225,7 @@ fn client_hint(error: &ClientError) -> Option<String> {
             (401 | 403, _) => Some(TOKEN_HINT.to_owned()),
             (_, "NoSuchCache") => Some("see the caches with: attic-node cache list".to_owned()),
             (_, "CapReached") => Some(CAP_HINT.to_owned()),
-            (507, _) => Some("free some space with: attic-node gc".to_owned()),
+            (507, _) => Some(SPACE_HINT.to_owned()),
             _ => None,
         },
         ClientError::Unintelligible { .. } => {
@@ -293,6 +293,8 @@ const START_HINT: &str = "start a node with: attic-node up";
 const WAIT_HINT: &str = "a node that starts or stops, or a verification; try again when it is done";
 const CAP_HINT: &str =
     "raise store.size-cap, or remove pins or paths; pushes under way hold space as well";
+const SPACE_HINT: &str =
+    "make room with: attic-node gc; if it has none to work in, delete something else on that disk";
 const TOKEN_HINT: &str = "pass the node's own data directory with --data-dir";
 const TICKET_HINT: &str = "ask for a new ticket: attic-node invite, on a node of the cluster";
 const REACH_HINT: &str =

@@ -59,7 +59,10 @@ fn p15_changes_are_said_in_json() {
     let node = &TestNode::start();
     let cli = node.cli();
     let made = cli.json(&["cache", "create", "other", "--priority", "30"]);
-    assert_eq!((&made["name"], &made["priority"]), (&json!("other"), &json!(30)));
+    assert_eq!(
+        (&made["name"], &made["priority"]),
+        (&json!("other"), &json!(30))
+    );
     let set = cli.json(&["cache", "configure", "other", "--priority", "31"]);
     assert_eq!(set["priority"], 31);
     let key = cli.json(&["key", "show", "other"]);
@@ -74,7 +77,10 @@ fn p15_changes_are_said_in_json() {
     assert_eq!(gone, json!([pin]));
     let gone = cli.json(&["cache", "destroy", "other", "--no-confirm"]);
     assert_eq!(gone["name"], "other");
-    assert_eq!(cli.json(&["cache", "list"]).as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        cli.json(&["cache", "list"]).as_array().map(Vec::len),
+        Some(1)
+    );
 }
 
 /// `du` counts what was uploaded, byte for byte.

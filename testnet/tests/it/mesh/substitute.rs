@@ -1,13 +1,13 @@
 //! What one node was given, Nix fetches beside all others.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use testnet::cluster::Cluster;
 use testnet::corpus::Closure;
 use testnet::program::{eventually, is_root};
 
-use super::{HEALED_MAX, VISIBLE_MAX, all_answer, path, realise};
+use super::{HEALED_MAX, VISIBLE_MAX, all_answer, path, realise, status};
 
 /// A closure is pushed on A; beside B, C and D real Nix fetches it through their own nodes, with A
 /// up, and with A dead what only B had fetched.
@@ -33,6 +33,34 @@ fn s2_peers_substitute_what_one_was_given_while_it_lives_and_after() {
     for node in [1, 2, 3] {
         realise(&cluster, node, &[&closure.root, &known_to_b]);
     }
+}
+
+/// Row S2: who does not answer costs the deadline and no more, and a retry finds what came after it.
+#[test]
+fn s2_who_does_not_answer_costs_the_deadline_and_a_retry_hits() {
+    if !is_root("s2 deadline") {
+        return;
+    }
+    let config = "[mesh]\nreplicas = 1\ndeadline = \"500ms\"\n";
+    let mut cluster = Cluster::joined_with_config(2, config);
+    let late = path("s2-late", 1 << 20);
+    // The other does not hear of it, and then nobody answers who knows of it.
+    cluster.network().partition(&[&[1]]);
+    cluster[0].push(&[&late]).succeeds();
+    cluster[0].freeze();
+    cluster.network().heal_all();
+    let asked = Instant::now();
+    assert_eq!(status(&cluster[1], &late), 404);
+    let took = asked.elapsed();
+    assert!(
+        took >= Duration::from_millis(500),
+        "nobody was waited for: {took:?}"
+    );
+    assert!(took < Duration::from_secs(2), "a miss took {took:?}");
+    cluster[0].thaw();
+    let thawed = (Instant::now(), VISIBLE_MAX);
+    all_answer(&cluster, &[1], &late, 200, thawed);
+    realise(&cluster, 1, &[&late]);
 }
 
 /// What was pushed has a second holder soon, although nobody asked for it.
