@@ -1,11 +1,13 @@
 //! Local garbage collection: what nothing refers to goes, and the disk stays below its cap.
 //!
 //! 1. **Evict** (only near the size cap): least recently used paths leave their caches, referrers
-//!    before their references, never a pinned closure ([`crate::liveness`]).
+//!    before their references, never a pinned closure ([`crate::liveness`]), nor for bytes that are
+//!    garbage already.
 //! 2. **Drop** NARs that no path refers to: at once if they were published, else after the grace
 //!    that an upload has to be published.
 //! 3. **Condemn** packs with enough dead bytes, unless a lease pins them; *then* read again what
-//!    lives, so that nothing published meanwhile is missed ([`crate::lease`]).
+//!    lives and what leases hold, so that nothing found or published meanwhile is missed
+//!    ([`crate::lease`]).
 //! 4. **Rewrite**: copy what lives into a new pack, make it durable, delete the old pack.
 //!
 //! A crash at any point leaves copies, never a gap: the next collection removes them. Any read
@@ -48,7 +50,7 @@ pub struct CollectReport {
     pub deleted_packs: u64,
     /// Packs rewritten.
     pub rewritten_packs: u64,
-    /// Packs left alone because an upload or download uses them.
+    /// Packs left alone because a download, or a very large upload, uses them.
     pub leased_packs: u64,
     /// Bytes copied from rewritten packs.
     pub copied_bytes: u64,
@@ -67,19 +69,37 @@ pub(crate) struct Pressure {
     pub(crate) cap: u64,
     /// Above this, collection begins: below it there is room to copy what lives in a pack.
     pub(crate) start: u64,
+    /// Up to here garbage that cannot be freed yet is waited for: above it, there might soon be no
+    /// room to copy what lives in a pack, and then nothing could be freed but whole packs.
+    brink: u64,
     /// Below this, it ends.
     target: u64,
 }
 
 impl Pressure {
-    /// The pressure of a store that must stay below `cap` bytes, with packs of this length.
+    /// The pressure of a store that must stay below `cap` bytes, with packs of this length: two fit
+    /// between start and cap, since a pack may be longer by one record.
     pub(crate) fn below(cap: u64, pack_len: u64) -> Pressure {
-        let start = cap - pack_len.min(cap / 8);
+        let start = cap - (2 * pack_len).min(cap / 8);
         Pressure {
             cap,
             start,
+            brink: start + (cap - start) / 4,
             target: start - start / 10,
         }
+    }
+
+    /// Bytes to be evicted from a store of `total` bytes that `len` more are to come to.
+    ///
+    /// Of the total, `held_back` bytes are garbage in packs that somebody uses just now. They go when
+    /// the use ends, so nothing is evicted in their place below the brink.
+    fn wanted(&self, total: u64, len: u64, held_back: u64) -> u64 {
+        let excess = total.saturating_sub(self.target);
+        let beyond = match total + len > self.brink {
+            true => total + len - self.start,
+            false => 0,
+        };
+        excess.saturating_sub(held_back).max(beyond)
     }
 }
 
@@ -102,15 +122,16 @@ impl Store {
 }
 
 impl Inner {
-    /// Brings the store below the pressure's target, as far as pins and leases allow.
-    pub(crate) fn relieve(&self, pressure: Pressure) -> Result<(), StoreError> {
+    /// Brings the store below the pressure's target, as far as pins and leases allow, so that `len`
+    /// bytes fit.
+    pub(crate) fn relieve(&self, pressure: Pressure, len: u64) -> Result<(), StoreError> {
         let _turn = self.housekeeping.lock().expect("no panic under this lock");
         self.size.measure(self);
         if self.size.total() <= pressure.target {
             return Ok(());
         }
         let mut report = CollectReport::default();
-        let outcome = self.make_way(pressure, &mut report);
+        let outcome = self.make_way(pressure, len, &mut report);
         self.count_freed(&report);
         if report.evicted_paths > 0 {
             tracing::info!(
@@ -137,11 +158,12 @@ impl Inner {
         };
         let dropped = self.unreferenced_nars(&HashSet::new())?;
         let mut report = new_report(&dropped);
-        self.foresee_packs(options, &dropped, &mut report)?;
+        let held_back = self.foresee_packs(options, &dropped, &mut report)?;
         if let Some(pressure) = self.pressure() {
             let left = self.size.total().saturating_sub(report.freed_bytes);
-            if left > pressure.start {
-                let doomed = self.eviction_plan(left - pressure.target)?;
+            let wanted = pressure.wanted(left, 0, held_back);
+            if left > pressure.start && wanted > 0 {
+                let doomed = self.eviction_plan(wanted)?;
                 let dropped = self.unreferenced_nars(&doomed)?;
                 report = new_report(&dropped);
                 report.evicted_paths = doomed.len() as u64;
@@ -180,7 +202,7 @@ impl Inner {
         if let Some(pressure) = self.pressure()
             && self.size.total() > pressure.start
         {
-            self.make_way(pressure, &mut report)?;
+            self.make_way(pressure, 0, &mut report)?;
         }
         self.size.measure(self);
         self.count_freed(&report);
@@ -222,33 +244,54 @@ impl Inner {
         }
     }
 
-    /// Evicts and rewrites until the target is reached or nothing is left to evict.
-    fn make_way(&self, pressure: Pressure, report: &mut CollectReport) -> Result<(), StoreError> {
-        for round in 0..=EVICTION_ROUNDS_MAX {
-            let excess = self.size.total().saturating_sub(pressure.target);
-            if excess == 0 {
+    /// Frees what is garbage, then evicts for as long as the target is not reached, that helps, and
+    /// there is something to evict.
+    ///
+    /// Garbage in packs that somebody uses (one being written, one being read) counts as freed: until
+    /// the use ends the store may stay above the target by so much. It counts so only up to a quarter
+    /// of the way from where collection begins to the cap, and on disk never passes the cap.
+    fn make_way(
+        &self,
+        pressure: Pressure,
+        len: u64,
+        report: &mut CollectReport,
+    ) -> Result<(), StoreError> {
+        let mut cleared = self.clear_away(pressure, report)?;
+        for _ in 0..EVICTION_ROUNDS_MAX {
+            let wanted = pressure.wanted(self.size.total(), len, cleared.held_back);
+            if wanted == 0 {
                 return Ok(());
             }
-            // What is garbage already goes before anything is evicted.
-            if round > 0 {
-                report.evicted_paths += self.evict(excess)?;
-            }
-            let dropped = self.drop_nars()?;
-            report.dropped_nars += dropped.len() as u64;
-            self.seal_for_collection()?;
-            let before = self.size.total();
-            let options = CollectOptions {
-                dry_run: false,
-                full: true,
-            };
-            self.rewrite_packs(&options, &dropped, Some(pressure), report)?;
-            self.size.measure(self);
-            // Leases keep the packs: evicting more would not help either.
-            if round > 0 && self.size.total() >= before {
+            report.evicted_paths += self.evict(wanted)?;
+            cleared = self.clear_away(pressure, report)?;
+            // Evicting more would free nothing either.
+            if cleared.freed == 0 {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Drops and rewrites until the target is reached or no garbage is left that can be freed now.
+    fn clear_away(
+        &self,
+        pressure: Pressure,
+        report: &mut CollectReport,
+    ) -> Result<Cleared, StoreError> {
+        let dropped = self.drop_nars()?;
+        report.dropped_nars += dropped.len() as u64;
+        self.seal_for_collection()?;
+        let before = self.size.total();
+        let options = CollectOptions {
+            dry_run: false,
+            full: true,
+        };
+        let held_back = self.rewrite_packs(&options, &dropped, Some(pressure), report)?;
+        self.size.measure(self);
+        Ok(Cleared {
+            held_back,
+            freed: before.saturating_sub(self.size.total()),
+        })
     }
 
     /// Removes the least recently used paths whose files add up to `excess` bytes.
@@ -396,9 +439,12 @@ impl Inner {
         Ok(unreferenced)
     }
 
-    /// Every chunk that a NAR or a small object needs, except for the NARs in `without`.
+    /// Every chunk that a lease holds or a NAR or a small object needs, except for the NARs in
+    /// `without`.
     pub(crate) fn live_chunks(&self, without: &BTreeSet<NarHash>) -> Result<LiveSet, StoreError> {
         let mut live = LiveSet::default();
+        // Leases first: one that ends meanwhile has left a NAR or an object, which is found below.
+        self.leases.for_each_chunk(|id| live.insert(id));
         for nar in self.index.nars() {
             let (hash, row) = nar?;
             if without.contains(&hash) {
@@ -417,6 +463,14 @@ impl Inner {
         }
         Ok(live.seal())
     }
+}
+
+/// What became of garbage.
+struct Cleared {
+    /// Bytes of it that stay while somebody uses their packs.
+    held_back: u64,
+    /// Bytes that the store is smaller by.
+    freed: u64,
 }
 
 /// Paths to be evicted.

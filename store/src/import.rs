@@ -154,8 +154,8 @@ impl Store {
         }
         let found = self.inner.lookup_many(chunks)?;
         let missing: Vec<u32> = (0..)
-            .zip(&found)
-            .filter(|(_, at)| !at.is_some_and(|at| lease.pin(at.pack)))
+            .zip(chunks.iter().zip(&found))
+            .filter(|(_, (id, at))| !at.is_some_and(|at| self.inner.hold(lease, id, &at)))
             .map(|(index, _)| index)
             .collect();
         if !missing.is_empty() {
@@ -235,7 +235,7 @@ impl Whole {
         let file_hash = FileHash::from_bytes(self.file_hash.finalize().into());
         let manifest = Manifest::new(nar_hash, file_hash, self.entries, listing)?;
         lease.hold(nar_hash);
-        Appender::new(store).manifest(lease, &manifest)?;
+        Appender::new(store).manifest(&manifest)?;
         store.set_damaged(&nar_hash, false)?;
         Ok(Imported {
             nar_hash,
@@ -348,7 +348,7 @@ impl<'a> Window<'a> {
             // The manifest pins the bytes that are stored, whoever stored them.
             if stored == Stored::Before
                 && read_at != Some(at)
-                && let Some((there, its_check)) = self.store.read_frame(&id, &at)?
+                && let Some((there, its_check)) = self.store.frame_of(self.lease, &id, at)?
             {
                 (frame, check) = (there, its_check);
             }
@@ -558,6 +558,25 @@ impl Inner {
                     }
                     Err(_) => self.quarantine(id, &here)?,
                 }
+            }
+            at = self.locate(lease, id)?;
+        }
+        Ok(None)
+    }
+
+    /// The frame of a chunk that the lease holds, from the copy at `at` or, should a collection move
+    /// it meanwhile, from where it is then; `None` if no copy is undamaged.
+    fn frame_of(
+        &self,
+        lease: &Lease,
+        id: &ChunkId,
+        at: Location,
+    ) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
+        let mut at = Some(at);
+        for _ in 0..COPIES_MAX {
+            let Some(here) = at else { break };
+            if let Some(found) = self.read_frame(id, &here)? {
+                return Ok(Some(found));
             }
             at = self.locate(lease, id)?;
         }

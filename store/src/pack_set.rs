@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::StoreError;
+use crate::hash::ChunkId;
 use crate::index::SeqRange;
 use crate::pack::{FooterEntry, PackFile, PackWriter, pack_path};
 use crate::pack_id::PackId;
@@ -39,6 +40,8 @@ struct Open {
     file: Arc<PackFile>,
     /// The sequence numbers of its rows so far.
     seqs: SeqRange,
+    /// Chunks appended to it, with the bytes of their records.
+    chunks: Vec<(ChunkId, u64)>,
 }
 
 impl PackSet {
@@ -77,6 +80,11 @@ impl PackSet {
         sealed.map(|(id, len)| (*id, *len)).collect()
     }
 
+    /// Whether the pack is on disk.
+    pub(crate) fn contains(&self, id: PackId) -> bool {
+        self.state().packs.contains_key(&id)
+    }
+
     /// Bytes of all packs.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.state().packs.values().sum()
@@ -100,6 +108,7 @@ impl PackSet {
         let open = Open {
             file: Arc::clone(writer.file()),
             seqs: SeqRange::EMPTY,
+            chunks: Vec::new(),
         };
         let mut state = self.state();
         state.packs.insert(id, writer.len());
@@ -154,6 +163,20 @@ impl PackSet {
             .values()
             .map(|open| Arc::clone(&open.file))
             .collect()
+    }
+
+    /// Notes a chunk that was appended to an open pack.
+    pub(crate) fn note_chunk(&self, id: PackId, chunk: ChunkId, record_len: u64) {
+        if let Some(open) = self.state().open.get_mut(&id) {
+            open.chunks.push((chunk, record_len));
+        }
+    }
+
+    /// The chunks in packs that are being written, with the bytes of their records.
+    pub(crate) fn open_chunks(&self) -> Vec<(ChunkId, u64)> {
+        let state = self.state();
+        let chunks = state.open.values().flat_map(|open| &open.chunks);
+        chunks.copied().collect()
     }
 
     /// Notes the sequence number of a row about to be written to an open pack.

@@ -42,7 +42,8 @@ pub use size::Usage;
 /// How a store behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bytes at which a pack is sealed; 16 to 64 MiB.
+    /// Bytes at which a pack is sealed; 16 to 64 MiB. Below a size cap at most a sixteenth of it: what
+    /// lives in a pack must fit beside it.
     pub pack_len_target: u64,
     /// The most bytes on disk; least recently used paths are evicted below it.
     pub size_cap: Option<u64>,
@@ -108,7 +109,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] if another process has it open, [`StoreError::Format`] if it is of
     /// another version, [`StoreError::Io`] if the directory or a pack cannot be read.
-    pub fn open(dir: &Path, options: Options) -> Result<Store, StoreError> {
+    pub fn open(dir: &Path, mut options: Options) -> Result<Store, StoreError> {
+        if let Some(cap) = options.size_cap {
+            options.pack_len_target = options.pack_len_target.min(cap / PACKS_UNDER_CAP);
+        }
         let lock = lock(dir)?;
         check_format(dir)?;
         let packs = PackSet::open(&dir.join("packs"), options.pack_len_target)?;
@@ -178,6 +182,18 @@ impl Store {
         self.inner.lease()
     }
 
+    /// Holds NARs: paths with them, and what they refer to, are not evicted from now on. Which of them
+    /// are there must be looked at after this.
+    pub fn hold(&self, lease: &Lease, nars: impl IntoIterator<Item = NarHash>) {
+        // Never between the plan of an eviction and its end.
+        let _shared = self
+            .inner
+            .publishing
+            .read()
+            .expect("no panic under this lock");
+        nars.into_iter().for_each(|nar| lease.hold(nar));
+    }
+
     /// One step of background work; `true` if there is more to do at once.
     ///
     /// Merges locator runs, writes out access times, measures the size.
@@ -199,10 +215,10 @@ impl Store {
     /// [`StoreError`] if the locator table cannot be read.
     pub fn missing(&self, lease: &Lease, ids: &[ChunkId]) -> Result<Vec<bool>, StoreError> {
         let found = self.inner.lookup_many(ids)?;
-        Ok(found
-            .into_iter()
-            .map(|at| !at.is_some_and(|at| lease.pin(at.pack)))
-            .collect())
+        let is_held = |(id, at): (&ChunkId, Option<Location>)| {
+            at.is_some_and(|at| self.inner.hold(lease, id, &at))
+        };
+        Ok(ids.iter().zip(found).map(|at| !is_held(at)).collect())
     }
 }
 
@@ -239,7 +255,12 @@ impl Inner {
         lease: &Lease,
         id: &ChunkId,
     ) -> Result<Option<Location>, StoreError> {
-        Ok(self.lookup(id)?.filter(|at| lease.pin(at.pack)))
+        Ok(self.lookup(id)?.filter(|at| self.hold(lease, id, at)))
+    }
+
+    /// Has the lease hold a chunk that was found at a place; `false` if it must not rely on it.
+    pub(crate) fn hold(&self, lease: &Lease, id: &ChunkId, at: &Location) -> bool {
+        lease.hold_chunk(id, at.pack, || self.packs.contains(at.pack))
     }
 
     /// The frame of a chunk at a location, undamaged; `None` if this copy is not to be had.
@@ -425,6 +446,8 @@ fn remove_dir(dir: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Packs that fit under a size cap, at least.
+const PACKS_UNDER_CAP: u64 = 16;
 /// Disk held for the index, so that a full disk never fails it; less under a small cap.
 const INDEX_RESERVE: u64 = 2 << 20;
 const FORMAT: &str = "attic-node store 1";

@@ -139,7 +139,8 @@ pub const KEYS: &[Key] = &[
         section: "store",
         name: "pack-size",
         default: Default::Text("64 MiB"),
-        doc: "Size at which a pack file is sealed and the next one begun.",
+        doc: "Size at which a pack file is sealed and the next one begun; at most a sixteenth of \
+              size-cap.",
     },
     Key {
         section: "store",

@@ -118,12 +118,13 @@ fn absent_paths(
 /// send: the session holds it, and it counts as used now.
 fn hold_present(app: &App, plan: &PushPlan, absent: &[StorePathHash], session: &Session) {
     let absent: BTreeSet<_> = absent.iter().collect();
+    let paths = plan.paths.iter();
+    let present: Vec<_> = paths.filter(|path| !absent.contains(&path.hash)).collect();
+    let nars = present.iter().map(|path| path.nar_hash);
+    app.store.hold(&session.lease, nars);
     let now = unix_now();
-    for path in &plan.paths {
-        if !absent.contains(&path.hash) {
-            session.lease.hold(path.nar_hash);
-            app.store.touch(&plan.cache, &path.hash, now);
-        }
+    for path in present {
+        app.store.touch(&plan.cache, &path.hash, now);
     }
 }
 

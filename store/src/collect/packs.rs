@@ -35,6 +35,11 @@ impl Judged {
             dead_bytes: 0,
         }
     }
+
+    /// Bytes that rewriting it frees.
+    fn garbage(&self) -> u64 {
+        self.len.saturating_sub(self.live_bytes)
+    }
 }
 
 /// How closely a chunk record is looked at.
@@ -48,20 +53,31 @@ enum Scrutiny {
 
 impl Inner {
     /// Rewrites the packs worth it; under pressure, only as many as it takes.
+    ///
+    /// Returns the bytes of garbage in packs that are in use: these are not for us to free yet.
     pub(super) fn rewrite_packs(
         &self,
         options: &CollectOptions,
         dropped: &BTreeSet<NarHash>,
         pressure: Option<Pressure>,
         report: &mut CollectReport,
-    ) -> Result<(), StoreError> {
-        let victims = self.choose(options, dropped)?;
+    ) -> Result<u64, StoreError> {
+        // Listed before what lives: each of these chunks is held by then, or garbage.
+        let being_written = self.packs.open_chunks();
+        let live = self.live_chunks(dropped)?;
+        let victims = self.choose(options, &live)?;
         let condemned = self.leases.condemn(victims.iter().map(|pack| pack.pack));
-        report.leased_packs += (victims.len() - condemned.len()) as u64;
+        let leased = victims
+            .iter()
+            .filter(|victim| !condemned.contains(&victim.pack));
+        let dead = being_written.iter().filter(|(id, _)| !live.contains(id));
+        let held_back = leased.clone().map(Judged::garbage).sum::<u64>()
+            + dead.map(|(_, len)| len).sum::<u64>();
+        report.leased_packs += leased.count() as u64;
         let outcome = self.rewrite_condemned(&victims, &condemned, pressure, report);
         self.leases.acquit(&condemned);
         self.nars.clear();
-        outcome
+        outcome.map(|()| held_back)
     }
 
     /// Rewrites packs without what is damaged in them.
@@ -89,16 +105,19 @@ impl Inner {
         self.is_live(pack, entry, live, Scrutiny::Copy, 0)
     }
 
-    /// Notes what [`Inner::rewrite_packs`] would do, were `dropped` dropped and all packs sealed.
+    /// Notes what [`Inner::rewrite_packs`] would do, were `dropped` dropped and all packs sealed, and
+    /// returns what it would.
     pub(super) fn foresee_packs(
         &self,
         options: &CollectOptions,
         dropped: &BTreeSet<NarHash>,
         report: &mut CollectReport,
-    ) -> Result<(), StoreError> {
-        for victim in self.choose(options, dropped)? {
+    ) -> Result<u64, StoreError> {
+        let mut held_back = 0;
+        for victim in self.choose(options, &self.live_chunks(dropped)?)? {
             if self.leases.pins(&victim.pack) {
                 report.leased_packs += 1;
+                held_back += victim.garbage();
                 continue;
             }
             match victim.live_bytes {
@@ -106,9 +125,9 @@ impl Inner {
                 _ => report.rewritten_packs += 1,
             }
             report.copied_bytes += victim.live_bytes;
-            report.freed_bytes += victim.len.saturating_sub(victim.live_bytes);
+            report.freed_bytes += victim.garbage();
         }
-        Ok(())
+        Ok(held_back)
     }
 
     fn rewrite_condemned(
@@ -153,12 +172,7 @@ impl Inner {
     }
 
     /// The sealed packs worth rewriting, those with the least to copy first.
-    fn choose(
-        &self,
-        options: &CollectOptions,
-        dropped: &BTreeSet<NarHash>,
-    ) -> Result<Vec<Judged>, StoreError> {
-        let live = self.live_chunks(dropped)?;
+    fn choose(&self, options: &CollectOptions, live: &LiveSet) -> Result<Vec<Judged>, StoreError> {
         let scrutiny = if options.full {
             Scrutiny::Copy
         } else {
@@ -169,7 +183,7 @@ impl Inner {
             judged.push(match self.packs.file(pack)? {
                 Some(file) => {
                     let entries = read_contents(&file)?.entries;
-                    self.judge(&file, len, &entries, &live, scrutiny)?
+                    self.judge(&file, len, &entries, live, scrutiny)?
                 }
                 None => Judged::gone(pack, len),
             });
@@ -177,7 +191,7 @@ impl Inner {
         if options.dry_run {
             // A collection that is not dry seals these first.
             for (file, entries) in self.packs.idle() {
-                judged.push(self.judge(&file, file.len()?, &entries, &live, scrutiny)?);
+                judged.push(self.judge(&file, file.len()?, &entries, live, scrutiny)?);
             }
         }
         let small = judged.iter().filter(|pack| self.is_small(pack)).count();
@@ -339,7 +353,7 @@ impl Inner {
                 let ImportedManifest {
                     seq, imported_at, ..
                 } = imported;
-                let at = out.manifest_copy(None, &manifest, seq, imported_at, &body)?;
+                let at = out.manifest_copy(&manifest, seq, imported_at, &body)?;
                 moved.push((manifest, at));
                 Ok(true)
             }

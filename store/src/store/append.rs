@@ -38,7 +38,12 @@ impl<'a> Appender<'a> {
         if let Some(at) = self.store.locate(lease, &id)? {
             return Ok((at, Stored::Before));
         }
-        self.store.make_room((HEADER_LEN + frame.len()) as u64)?;
+        let len = (HEADER_LEN + frame.len()) as u64;
+        if !self.store.has_room(len)? {
+            // What is dead in the pack written to here is then found as well.
+            self.check_in();
+            self.store.make_room(len)?;
+        }
         self.chunk_copy(Some(lease), id, raw_len, frame)
             .map(|at| (at, Stored::Now))
     }
@@ -70,24 +75,26 @@ impl<'a> Appender<'a> {
         frame: &[u8],
     ) -> Result<Location, StoreError> {
         let header = RecordHeader::new(RecordKind::Chunk, *id.as_bytes(), raw_len, frame);
-        let (pack, offset) = self.record(lease, &header, frame)?;
+        let (pack, offset) = self.record(&header, frame)?;
+        if let Some(lease) = lease {
+            // A pack that is being written is never condemned.
+            lease.hold_chunk(&id, pack, || true);
+        }
         let at = Location {
             pack,
             offset,
             raw_len,
             frame_len: header.body_len,
         };
+        let record_len = (HEADER_LEN + frame.len()) as u64;
+        self.store.packs.note_chunk(pack, id, record_len);
         self.store.locator.insert(id, at);
         self.seal_if_full()?;
         Ok(at)
     }
 
     /// Stores a manifest and notes it in the index.
-    pub(crate) fn manifest(
-        &mut self,
-        lease: &Lease,
-        manifest: &Manifest,
-    ) -> Result<(), StoreError> {
+    pub(crate) fn manifest(&mut self, manifest: &Manifest) -> Result<(), StoreError> {
         self.store.index.make_room(NAR_ROW_LEN)?;
         let (seq, imported_at) = (self.store.next_seq()?, now());
         let body = ImportedManifest {
@@ -96,7 +103,7 @@ impl<'a> Appender<'a> {
             manifest: &manifest.encode(),
         }
         .encode();
-        let at = self.manifest_copy(Some(lease), manifest, seq, imported_at, &body)?;
+        let at = self.manifest_copy(manifest, seq, imported_at, &body)?;
         self.store.index.put_nar(manifest, &at)?;
         self.seal_if_full()
     }
@@ -105,7 +112,6 @@ impl<'a> Appender<'a> {
     /// durable.
     pub(crate) fn manifest_copy(
         &mut self,
-        lease: Option<&Lease>,
         manifest: &Manifest,
         seq: u64,
         imported_at: u64,
@@ -114,7 +120,7 @@ impl<'a> Appender<'a> {
         let key = *manifest.nar_hash().as_bytes();
         let header = RecordHeader::new(RecordKind::Manifest, key, body.len() as u32, body);
         self.note_seq(seq)?;
-        let (pack, offset) = self.record(lease, &header, body)?;
+        let (pack, offset) = self.record(&header, body)?;
         let body_len = header.body_len;
         Ok(ManifestAt {
             seq,
@@ -130,7 +136,7 @@ impl<'a> Appender<'a> {
         let body = row.encode();
         let header = RecordHeader::new(RecordKind::Row, [0; 32], body.len() as u32, &body);
         self.note_seq(row.seq)?;
-        self.record(None, &header, &body)?;
+        self.record(&header, &body)?;
         Ok(())
     }
 
@@ -145,18 +151,9 @@ impl<'a> Appender<'a> {
         }
     }
 
-    fn record(
-        &mut self,
-        lease: Option<&Lease>,
-        header: &RecordHeader,
-        body: &[u8],
-    ) -> Result<(PackId, u32), StoreError> {
+    fn record(&mut self, header: &RecordHeader, body: &[u8]) -> Result<(PackId, u32), StoreError> {
         let writer = self.writer()?;
         let pack = writer.file().id;
-        if let Some(lease) = lease {
-            // A pack that is being written is never condemned.
-            lease.pin(pack);
-        }
         let entry = writer.append(header, body)?;
         let len = writer.len();
         self.store.packs.grown(pack, len);
@@ -179,11 +176,18 @@ impl<'a> Appender<'a> {
     }
 }
 
-impl Drop for Appender<'_> {
-    fn drop(&mut self) {
+impl Appender<'_> {
+    /// Gives the writer back. Its rows must have been applied.
+    fn check_in(&mut self) {
         if let Some(writer) = self.writer.take() {
             self.store.packs.check_in(writer);
         }
+    }
+}
+
+impl Drop for Appender<'_> {
+    fn drop(&mut self) {
+        self.check_in();
     }
 }
 

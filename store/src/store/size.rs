@@ -133,22 +133,36 @@ impl Size {
 }
 
 impl Inner {
-    /// Makes sure that `len` more bytes fit under the cap, evicting if they do not.
-    pub(crate) fn make_room(&self, len: u64) -> Result<(), StoreError> {
+    /// Whether `len` more bytes fit without anything to be done for it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] if the disk itself is nearly full.
+    pub(crate) fn has_room(&self, len: u64) -> Result<bool, StoreError> {
         self.check_free_space(len)?;
         let Some(pressure) = self.pressure() else {
-            return Ok(());
+            return Ok(true);
         };
-        let cap = pressure.cap;
         if self.size.total() + len > pressure.start {
             // Here it matters how much the index has grown.
             self.size.measure_derived(self);
         }
-        let retry_at = self.size.retry_at.load(Ordering::Relaxed).min(cap);
-        if self.size.total() + len <= pressure.start.max(retry_at) {
+        let retry_at = self.size.retry_at.load(Ordering::Relaxed);
+        Ok(self.size.total() + len <= pressure.start.max(retry_at.min(pressure.cap)))
+    }
+
+    /// Makes sure that `len` more bytes fit under the cap, evicting if they do not.
+    ///
+    /// What is on disk never passes the cap for a chunk, also while garbage cannot be freed because
+    /// somebody uses its pack: then the chunk is refused. Beyond it come, for as long as until the
+    /// next look, what must not be refused (rows, manifests, listings, footers) and the growth of the
+    /// index between two measurements: together less than a hundredth, which is why
+    /// [`Inner::pressure`] starts below the cap.
+    pub(crate) fn make_room(&self, len: u64) -> Result<(), StoreError> {
+        let Some(pressure) = self.pressure() else {
             return Ok(());
-        }
-        self.relieve(pressure)?;
+        };
+        let cap = pressure.cap;
+        self.relieve(pressure, len)?;
         let size = self.size.total() + len;
         let retry_at = if size <= pressure.start {
             0

@@ -1,6 +1,7 @@
 //! The store on a real disk, through its front door.
 
 mod adversary;
+mod cap;
 mod collect;
 mod crash;
 mod damage;
@@ -12,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use attic_store::chunker::{Chunker, ChunkerParams};
 use attic_store::nar::NarWriter;
 use attic_store::record::PathRow;
 use attic_store::{
@@ -164,6 +166,27 @@ fn nar_of(contents: &[u8]) -> Vec<u8> {
     writer.contents(contents).expect("contents");
     writer.finish().expect("finish");
     out
+}
+
+fn pack_bytes(fixture: &Fixture) -> u64 {
+    fixture.store().usage().pack_bytes
+}
+
+/// A fresh sled index takes some megabytes of disk by itself.
+fn derived_allowance() -> u64 {
+    let fixture = Fixture::new();
+    fixture.publish(0, &nar_of(b"x"), &[]);
+    fixture.store().maintain().expect("maintains");
+    fixture.store().usage().derived_bytes + (1 << 20)
+}
+
+/// The chunks that a NAR is cut into.
+fn chunks_of(nar: &[u8]) -> Vec<Vec<u8>> {
+    let mut chunks = Vec::new();
+    let mut chunker = Chunker::new(ChunkerParams::CURRENT);
+    chunker.push(nar, &mut |chunk| chunks.push(chunk.to_vec()));
+    chunker.finish(&mut |chunk| chunks.push(chunk.to_vec()));
+    chunks
 }
 
 /// Bytes that neither compress nor repeat.

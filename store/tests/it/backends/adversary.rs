@@ -2,7 +2,6 @@
 
 use std::io::Read;
 
-use attic_store::chunker::{Chunker, ChunkerParams};
 use attic_store::record::{Change, PackSalt, RecordHeader, RecordKind, Row};
 use attic_store::{Assembled, ChunkId, CollectOptions, VerifyOptions};
 
@@ -26,14 +25,6 @@ fn visible(store: &Store, index: u8) -> bool {
         .path(&cache(), path(index).hash())
         .expect("reads")
         .is_some()
-}
-
-fn chunks_of(nar: &[u8]) -> Vec<Vec<u8>> {
-    let mut chunks = Vec::new();
-    let mut chunker = Chunker::new(ChunkerParams::CURRENT);
-    chunker.push(nar, &mut |chunk| chunks.push(chunk.to_vec()));
-    chunker.finish(&mut |chunk| chunks.push(chunk.to_vec()));
-    chunks
 }
 
 /// A valid zstd frame that is not ours: raw blocks and a window of `1 << window_log` bytes.

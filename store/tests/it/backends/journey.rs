@@ -1,20 +1,11 @@
 //! Import, assemble, publish, read.
 
-use attic_store::chunker::{Chunker, ChunkerParams};
 use attic_store::frame::FrameEncoder;
 use attic_store::record::Pin;
 use attic_store::{Assembled, ChunkId, ImportError, StoreError};
 use sha2::{Digest, Sha256};
 
 use super::*;
-
-fn chunks_of(nar: &[u8]) -> Vec<Vec<u8>> {
-    let mut chunks = Vec::new();
-    let mut chunker = Chunker::new(ChunkerParams::CURRENT);
-    chunker.push(nar, &mut |chunk| chunks.push(chunk.to_vec()));
-    chunker.finish(&mut |chunk| chunks.push(chunk.to_vec()));
-    chunks
-}
 
 #[test]
 fn what_is_imported_reads_back_in_both_forms() {

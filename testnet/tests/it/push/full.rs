@@ -123,6 +123,74 @@ fn g7_a_push_does_not_evict_what_it_found_there() {
     assert_eq!(evicted, Some(1.0));
 }
 
+/// Closures that fit one at a time are pushed in turn, and each evicts the other and no more. What is
+/// evicted used to stay, as the push held the packs that both were in: so all went, and for nothing.
+#[test]
+fn g7_closures_that_fit_in_turn_are_pushed_in_turn() {
+    if !is_root("g7 in turn") {
+        return;
+    }
+    let node = TestNode::with_config("[store]\nsize-cap = \"50 MiB\"\n");
+    let host = NixClient::host();
+    let large = host.add_file("g7-turn-large", &Seed::new(6000).bytes(25 << 20));
+    let leaf = host.add_file("g7-turn-leaf", &Seed::new(6001).bytes(10 << 20));
+    let root = format!(
+        "run \"g7-turn-root\" ''echo ${{builtins.storePath {leaf}}} > $out; \
+         head -c {} /dev/urandom >> $out''",
+        15 << 20
+    );
+    let root = host.build(&root).remove(0);
+    let closures: [&[&String]; 2] = [&[&large], &[&root, &leaf]];
+    for turn in 0..4 {
+        let closure = closures[turn % 2];
+        node.push(&[closure[0]]).succeeds();
+        for path in closure {
+            assert!(matches!(node.read(path), Served::Whole(_)), "{path}");
+        }
+        // For the large one only the root goes.
+        let evicted = node.metric("attic_node_gc_evicted_paths_total");
+        assert_eq!(evicted, Some(turn as f64), "turn {turn}");
+    }
+}
+
+/// Many small paths in packs that they share, below a cap that is smaller than a pack would be.
+#[test]
+fn g7_small_paths_are_pushed_in_turn_below_a_small_cap() {
+    if !is_root("g7 small cap") {
+        return;
+    }
+    const CAP: u64 = 16 << 20;
+    let node = TestNode::with_config("[store]\nsize-cap = \"16 MiB\"\n");
+    let host = NixClient::host();
+    let sets = [0, 1, 2].map(|set| {
+        let files: Vec<(String, Vec<u8>)> = (0..24)
+            .map(|n| {
+                let contents = Seed::new(6100 + 100 * set + n).bytes(250_000);
+                (format!("g7-small-{set}-{n}"), contents)
+            })
+            .collect();
+        let files: Vec<(&str, &[u8])> = files
+            .iter()
+            .map(|(name, contents)| (name.as_str(), contents.as_slice()))
+            .collect();
+        host.add_files(&files)
+    });
+    for turn in 0..9 {
+        let set = &sets[turn % 3];
+        let paths: Vec<&String> = set.iter().collect();
+        node.push(&paths).succeeds();
+        for path in set {
+            assert!(
+                matches!(node.read(path), Served::Whole(_)),
+                "{path} in {turn}"
+            );
+        }
+        let bytes = node.disk_bytes();
+        assert!(bytes <= CAP + CAP / 100, "{bytes} bytes in turn {turn}");
+        assert!(turn < 2 || bytes > CAP / 2, "{bytes} bytes in turn {turn}");
+    }
+}
+
 /// One path that can never fit costs the others nothing.
 #[test]
 fn p5_a_path_larger_than_the_cap_fails_alone() {
