@@ -37,6 +37,24 @@ const PER_PEER_MAX: u32 = 4;
 /// Of a gossip message beyond its payload: source, number, topic, signature and key.
 const GOSSIP_ENVELOPE_MAX: usize = 1024;
 
+/// The longest gossip message with its envelope.
+const GOSSIP_MESSAGE_MAX: usize = GOSSIP_LEN_MAX + GOSSIP_ENVELOPE_MAX;
+
+/// What a gossip stream is read by (`asynchronous-codec`).
+const GOSSIP_READ_LEN: usize = 8 * 1024;
+
+/// What may have been read of a gossip stream and not been taken out yet: all but a byte of a
+/// message, and then whatever one read brings.
+///
+/// `libp2p-gossipsub` 0.50 compares this, not the length of one message, with its `max_transmit_size`
+/// (`validate_rpc_limits`), and gives up the stream when it is more. Whoever writes to that stream is
+/// not told, and is not heard any more as long as the connection lasts.
+const GOSSIP_BUFFER_MAX: usize = GOSSIP_MESSAGE_MAX + GOSSIP_READ_LEN;
+
+/// Messages named in one `IHAVE`, and asked for of one peer in a second. At 18 bytes each they fit,
+/// with the topic, into the 16 KiB of `max_control_message_size`; for more the stream is given up.
+const GOSSIP_IDS_MAX: usize = 800;
+
 /// Gossip waiting for one slow peer, in messages. What is beyond is dropped.
 const GOSSIP_QUEUE_MAX: usize = 256;
 
@@ -174,8 +192,15 @@ pub(crate) fn discovery(
 }
 
 fn gossip(identity: &Identity, options: &NetworkOptions) -> Result<Gossipsub, StartError> {
+    let topics: Vec<_> = (options.topics.iter())
+        .map(|topic| IdentTopic::new(topic.as_str()))
+        .collect();
+    let mut config = ConfigBuilder::default();
+    for topic in &topics {
+        config.max_transmit_size_for_topic(GOSSIP_MESSAGE_MAX, topic.hash());
+    }
     // Few messages, small meshes: with up to nine nodes everybody is in everybody's.
-    let config = ConfigBuilder::default()
+    let config = config
         .mesh_n(4)
         .mesh_n_low(3)
         .mesh_n_high(8)
@@ -186,16 +211,14 @@ fn gossip(identity: &Identity, options: &NetworkOptions) -> Result<Gossipsub, St
         .history_length(10)
         .history_gossip(5)
         .duplicate_cache_time(Duration::from_secs(120))
-        .max_transmit_size(GOSSIP_LEN_MAX + GOSSIP_ENVELOPE_MAX)
+        .max_transmit_size(GOSSIP_BUFFER_MAX)
+        .max_control_messages_sent(GOSSIP_IDS_MAX)
         .connection_handler_queue_len(GOSSIP_QUEUE_MAX)
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
         .message_id_fn(|message| MessageId::new(&blake3::hash(&message.data).as_bytes()[..16]))
         .build()
         .map_err(|error| StartError::Gossip(error.to_string()))?;
-    let topics: Vec<_> = (options.topics.iter())
-        .map(|topic| IdentTopic::new(topic.as_str()))
-        .collect();
     let filter = MaxCountSubscriptionFilter {
         filter: WhitelistSubscriptionFilter(topics.iter().map(IdentTopic::hash).collect()),
         max_subscribed_topics: TOPICS_MAX,

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,13 +8,18 @@ use attic_p2p::gate::{Answer, Gate, Refusal};
 use attic_p2p::identity::Identity;
 use attic_p2p::ids::NodeId;
 use attic_p2p::network::{
-    DialError, Network, NetworkEvent, NetworkOptions, PublishError, RequestError, StartError,
-    Topic, Verdict,
+    DialError, GOSSIP_LEN_MAX, Network, NetworkEvent, NetworkOptions, PublishError, RequestError,
+    StartError, Topic, Verdict,
 };
+use attic_p2p::upgrade::with_streams;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, join, ready};
 use libp2p::Multiaddr;
+use libp2p::gossipsub::{self, IdentTopic};
+use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+use libp2p::swarm::{self, Swarm, SwarmEvent};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -165,6 +171,69 @@ impl Node {
                 }
             }
         })
+    }
+}
+
+/// Long messages that fit into the window of a stream, so that they are sent without a pause.
+const BURST: u64 = 12;
+
+/// A message of the greatest length, different for each number.
+fn long(number: u64) -> Bytes {
+    let mut bytes = vec![0; GOSSIP_LEN_MAX];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    bytes.into()
+}
+
+/// A member that speaks gossip alone, and does nothing by itself.
+struct Gossiper {
+    swarm: Swarm<gossipsub::Behaviour>,
+}
+
+impl Gossiper {
+    /// One that is connected to `other`, and has heard what it has subscribed to.
+    async fn meet(seed: u8, other: &mut Node) -> Gossiper {
+        let identity = Identity::from_seed([seed; 32]);
+        let id = identity.node_id();
+        let keypair = Keypair::ed25519_from_bytes([seed; 32]).unwrap();
+        let peer = keypair.public().to_peer_id();
+        let transport = with_streams(&identity, Arc::new(Word("word")), None, 64).unwrap();
+        let author = gossipsub::MessageAuthenticity::Signed(keypair);
+        let config = gossipsub::Config::default();
+        let mut gossip = gossipsub::Behaviour::new(author, config).unwrap();
+        gossip
+            .subscribe(&IdentTopic::new(topic().as_str()))
+            .unwrap();
+        let config = swarm::Config::with_executor(|task| {
+            tokio::spawn(task);
+        });
+        let config = config.with_idle_connection_timeout(PATIENCE);
+        let mut swarm = Swarm::new(transport, gossip, peer, config);
+        swarm.dial(other.address.clone()).unwrap();
+        let subscribed = async {
+            loop {
+                let event = swarm.select_next_some().await;
+                if let SwarmEvent::Behaviour(gossipsub::Event::Subscribed { .. }) = event {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, subscribed).await.expect("a subscription");
+        other.up(id).await;
+        Gossiper { swarm }
+    }
+
+    /// Queues a message; it is sent when this task waits.
+    fn publish(&mut self, bytes: Bytes) {
+        let gossip = self.swarm.behaviour_mut();
+        let topic = IdentTopic::new(topic().as_str());
+        gossip.publish(topic, bytes).unwrap();
+    }
+
+    /// Takes what comes, for ever.
+    async fn run(mut self) {
+        loop {
+            self.swarm.select_next_some().await;
+        }
     }
 }
 
@@ -368,6 +437,26 @@ async fn gossip_has_bounds() {
     assert!(matches!(b.gossip().await, NetworkEvent::Gossip { bytes, .. } if bytes == longest));
     let again = a.network.publish(&topic, longest.clone()).await;
     assert_eq!(again, Err(PublishError::Duplicate));
+}
+
+/// Where two long messages lay behind each other in a stream, the reader gave the stream up, and was deaf
+/// to that peer from then on: after a push to a busy cluster, nodes that had restarted heard nothing.
+#[tokio::test]
+async fn long_gossip_may_come_in_a_burst() {
+    let mut a = Node::start(1).await;
+    let mut peer = Gossiper::meet(2, &mut a).await;
+    for number in 0..BURST {
+        peer.publish(long(number));
+    }
+    let peer = tokio::spawn(peer.run());
+    let mut missing: BTreeSet<Bytes> = (0..BURST).map(long).collect();
+    while !missing.is_empty() {
+        let NetworkEvent::Gossip { bytes, .. } = a.gossip().await else {
+            unreachable!()
+        };
+        assert!(missing.remove(&bytes), "nothing else, and nothing twice");
+    }
+    peer.abort();
 }
 
 #[tokio::test]
