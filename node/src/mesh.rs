@@ -328,6 +328,7 @@ impl Mesh {
             status.bans.len() as u64,
             status.counters.gossip_limited,
             status.counters.gossip_dropped,
+            status.counters.gossip_unsent,
             status.counters.requests_limited,
             status.counters.requests_dropped,
             status.counters.bulk_dropped,

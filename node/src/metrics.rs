@@ -99,7 +99,7 @@ impl MeshMetrics {
 }
 
 /// Names of the mesh's numbers, and what they count since the mesh began.
-pub(crate) const MESH_NUMBERS: [(&str, &str); 42] = [
+pub(crate) const MESH_NUMBERS: [(&str, &str); 43] = [
     ("peers", "Connected nodes of the cluster"),
     ("members", "Nodes of the cluster"),
     (
@@ -158,6 +158,10 @@ pub(crate) const MESH_NUMBERS: [(&str, &str); 42] = [
     (
         "gossip_dropped",
         "Gossip messages dropped because this node was too slow",
+    ),
+    (
+        "gossip_unsent",
+        "Gossip messages for a peer dropped because that was too slow",
     ),
     (
         "requests_limited",

@@ -163,6 +163,12 @@ pub enum NetworkEvent {
         /// To be handed to [`Network::report`].
         token: GossipToken,
     },
+    /// Gossip for this peer was dropped because it did not take it in time. Told at most once a second
+    /// for each peer. Dropped when the queue is full: anti-entropy brings the peer what it lacks, later.
+    GossipUnsent {
+        /// Who lacks it.
+        node: NodeId,
+    },
     /// A control request. Dropping `reply` tells the peer that it failed. Dropped when the queue
     /// is full, with the same effect.
     Request {
@@ -294,6 +300,8 @@ pub struct Counters {
     pub gossip_dropped: u64,
     /// Gossip messages dropped because their sender sent too many.
     pub gossip_limited: u64,
+    /// Gossip messages for a peer dropped because it did not take them in time; for each peer one.
+    pub gossip_unsent: u64,
     /// Requests dropped because the node did not take them in time.
     pub requests_dropped: u64,
     /// Requests dropped because their sender sent too many.

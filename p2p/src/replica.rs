@@ -5,8 +5,8 @@
 //! be in the log.
 //!
 //! Gossip makes it fast and is not relied upon. On connecting, three times a minute with a random
-//! peer, and whenever something arrives whose predecessors are missing, it compares log ends with
-//! a peer and fetches the difference ([`crate::reconcile`]).
+//! peer, whenever something arrives whose predecessors are missing, and when a peer could not be sent
+//! all gossip, it compares log ends with a peer and fetches the difference ([`crate::reconcile`]).
 //!
 //! **The own log.** To write two segments of one number is to be taken for a forger by everybody,
 //! for ever. A node whose disk was set back would do so unknowingly. Therefore it first asks a
@@ -131,6 +131,8 @@ pub enum Event {
     PeerUp(NodeId),
     /// It is not any more.
     PeerDown(NodeId),
+    /// Not all that was gossiped reached this peer.
+    Unsent(NodeId),
     /// The time of the last [`Action::Wake`] has come; any other time does no harm.
     Tick,
 }
@@ -289,6 +291,7 @@ impl<L: Log> Replica<L> {
                 self.sync.peer_down(node);
                 self.lags.peer_down(node);
             }
+            Event::Unsent(node) => self.sync.unsent(now, node),
             Event::Tick => self.wake = None,
         }
         self.proceed(now, &mut actions);

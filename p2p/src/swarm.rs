@@ -20,7 +20,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::Multiaddr;
 use libp2p::core::ConnectedPoint;
-use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId};
+use libp2p::gossipsub::{self, FailedMessages, IdentTopic, MessageAcceptance, MessageId};
 use libp2p::request_response::{
     InboundFailure, Message, OutboundFailure, OutboundRequestId, ResponseChannel,
 };
@@ -272,6 +272,14 @@ impl<'a> Task<'a> {
                     self.on_gossip(from, message_id, message);
                 }
             }
+            BehaviourEvent::Gossip(gossipsub::Event::SlowPeer {
+                peer_id,
+                failed_messages,
+            }) => {
+                if let Some(node) = NodeId::from_peer_id(&peer_id) {
+                    self.on_gossip_unsent(node, &failed_messages);
+                }
+            }
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 if let Some(node) = NodeId::from_peer_id(&peer_id) {
                     self.on_identified(node, &info);
@@ -422,6 +430,16 @@ impl<'a> Task<'a> {
         if !taken {
             self.report(&token(), Verdict::Ignore);
         }
+    }
+
+    /// What could not be sent since the last heartbeat.
+    fn on_gossip_unsent(&mut self, node: NodeId, failed: &FailedMessages) {
+        let messages = failed.priority + failed.non_priority;
+        tracing::info!(%node, messages, "gossip dropped: the peer takes it too slowly");
+        self.durable.counters.gossip_unsent += messages as u64;
+        self.durable
+            .outbox
+            .offer(NetworkEvent::GossipUnsent { node });
     }
 
     fn on_control(&mut self, event: control::Event) {

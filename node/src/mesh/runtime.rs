@@ -180,6 +180,7 @@ impl Runtime {
                 self.handle(Event::Gossip { from, bytes }, Some(token))
                     .await;
             }
+            NetworkEvent::GossipUnsent { node } => self.handle(Event::Unsent(node), None).await,
             NetworkEvent::Request { from, bytes, reply } => self.request(from, bytes, reply).await,
             NetworkEvent::Bulk { stream, .. } => self.tell(News::Bulk(stream)).await,
             NetworkEvent::Misbehaved { node, what } => {

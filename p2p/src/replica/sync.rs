@@ -1,5 +1,6 @@
 //! Comparing log ends with peers and fetching what is missing.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub(super) struct Sync {
     due: BTreeMap<NodeId, bool>,
     /// When peers are asked again: their answer did not come, or this node has more to tell.
     retries: BTreeMap<NodeId, Millis>,
+    /// Peers that are asked because gossip did not reach them, and until when that is enough.
+    unsent: BTreeMap<NodeId, Millis>,
     pub(super) sessions: BTreeMap<NodeId, Session>,
     next_id: u64,
     /// When a random peer is asked; `None` before the first event.
@@ -86,6 +89,7 @@ impl Sync {
             peers: BTreeSet::new(),
             due: BTreeMap::new(),
             retries: BTreeMap::new(),
+            unsent: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_id: 0,
             next_round: None,
@@ -104,6 +108,7 @@ impl Sync {
         self.peers.remove(&node);
         self.due.remove(&node);
         self.retries.remove(&node);
+        self.unsent.remove(&node);
         self.sessions.remove(&node);
     }
 
@@ -127,6 +132,19 @@ impl Sync {
     pub(super) fn ask_soon(&mut self, node: NodeId) {
         if self.peers.contains(&node) {
             self.due.entry(node).or_insert(true);
+        }
+    }
+
+    /// Compares with a peer that lacks what was gossiped, so that it asks back: at once, and while that
+    /// goes on every [`RETRY_AFTER`].
+    pub(super) fn unsent(&mut self, now: Millis, node: NodeId) {
+        if !self.peers.contains(&node) {
+            return;
+        }
+        let at = self.unsent.get(&node).map_or(now, |until| now.max(*until));
+        if let Entry::Vacant(retry) = self.retries.entry(node) {
+            retry.insert(at);
+            self.unsent.insert(node, at.plus(RETRY_AFTER));
         }
     }
 

@@ -186,6 +186,8 @@ fn long(number: u64) -> Bytes {
 
 /// A member that speaks gossip alone, and does nothing by itself.
 struct Gossiper {
+    id: NodeId,
+    /// As long as nobody polls it, what its connection reads piles up there.
     swarm: Swarm<gossipsub::Behaviour>,
 }
 
@@ -219,7 +221,7 @@ impl Gossiper {
         };
         timeout(PATIENCE, subscribed).await.expect("a subscription");
         other.up(id).await;
-        Gossiper { swarm }
+        Gossiper { id, swarm }
     }
 
     /// Queues a message; it is sent when this task waits.
@@ -457,6 +459,27 @@ async fn long_gossip_may_come_in_a_burst() {
         assert!(missing.remove(&bytes), "nothing else, and nothing twice");
     }
     peer.abort();
+}
+
+#[tokio::test]
+async fn gossip_that_a_peer_does_not_take_is_counted_and_told() {
+    let mut a = Node::start(1).await;
+    // It has subscribed, and takes nothing.
+    let deaf = Gossiper::meet(2, &mut a).await;
+    a.publish("first").await;
+    let network = a.network.clone();
+    let publisher = tokio::spawn(async move {
+        for number in 0.. {
+            // Congested, in the end.
+            let _ = network.publish(&topic(), long(number)).await;
+        }
+    });
+    let unsent = a.until(|event| matches!(event, NetworkEvent::GossipUnsent { .. }));
+    let event = unsent.await;
+    publisher.abort();
+    assert!(matches!(event, NetworkEvent::GossipUnsent { node } if node == deaf.id));
+    eventually(async || a.network.status().counters.gossip_unsent > 0).await;
+    assert_eq!(a.network.status().counters.gossip_dropped, 0);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use attic_p2p::directory::NoKeys;
 use attic_p2p::ids::{Dot, NodeId};
 use attic_p2p::log::{Log, MemoryLog};
 use attic_p2p::membership::scopes::Scopes;
+use attic_p2p::reconcile::Ask;
 use attic_p2p::record::Record;
 use attic_p2p::replica::{Action, Event, Lag, Replica, Setup, Verdict};
 use attic_p2p::time::Millis;
@@ -34,6 +35,7 @@ struct World {
     /// Of the nodes that are booted from now on.
     log_len_max: u64,
     bytes_on_wire: usize,
+    hellos: u32,
     misbehaved: Vec<String>,
     rejected: usize,
 }
@@ -55,6 +57,7 @@ impl World {
             random: seed | 1,
             log_len_max: u64::MAX,
             bytes_on_wire: 0,
+            hellos: 0,
             misbehaved: Vec::new(),
             rejected: 0,
         };
@@ -156,6 +159,8 @@ impl World {
                 }
             }
             Action::Request { to, id, bytes } => {
+                let is_hello = matches!(Ask::decode(&bytes), Ok(Ask::Hello { .. }));
+                self.hellos += u32::from(is_hello);
                 let other = self.names[&to];
                 let fails = self.failing > 0;
                 self.failing -= u32::from(fails);
@@ -290,6 +295,38 @@ fn a_comparison_that_failed_is_repeated_soon() {
     world.connect(1, 2);
     world.run(5_000);
     assert!(world.knows(2, 1));
+}
+
+/// A push was dropped for a node that took gossip too slowly, and missing there until a round of
+/// anti-entropy came to it: five to twenty seconds.
+#[test]
+fn whoever_missed_gossip_is_compared_with_at_once() {
+    let mut world = World::new(8, 100, 8);
+    world.run(60_000);
+    let slow = Cluster::identity(2).node_id();
+    world.say(1, vec![world.cluster.config(1)]);
+    for path in 1..=50 {
+        world.say(1, vec![world.path(path)]);
+        world.run(300);
+        world.event(1, Event::Unsent(slow));
+        world.run(1_000);
+        assert!(world.knows(2, path), "path {path}");
+    }
+}
+
+#[test]
+fn whoever_misses_all_gossip_is_compared_with_once_a_second() {
+    let mut world = World::new(2, 100, 9);
+    world.run(60_000);
+    let slow = Cluster::identity(2).node_id();
+    let before = world.hellos;
+    for _ in 0..1000 {
+        world.event(1, Event::Unsent(slow));
+        world.run(10);
+    }
+    let asked = world.hellos - before;
+    // Eleven, and what the two ask each other by themselves.
+    assert!((10..=14).contains(&asked), "{asked}");
 }
 
 #[test]

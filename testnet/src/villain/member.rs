@@ -152,6 +152,7 @@ impl Member {
             }
             NetworkEvent::Reached { .. }
             | NetworkEvent::Listening(_)
+            | NetworkEvent::GossipUnsent { .. }
             | NetworkEvent::Misbehaved { .. } => {}
         }
     }
