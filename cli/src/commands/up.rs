@@ -3,6 +3,7 @@
 use attic_node_core::config::Config;
 use attic_node_core::node::{FirstStart, Node};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::args::UpArgs;
 use crate::commands::signals::Signals;
@@ -94,7 +95,7 @@ fn welcome(ui: &Ui, node: &Node, first: &FirstStart, data_dir: &str) -> Result<(
 /// Sends the log to stderr.
 fn start_logging(ui: &Ui, config: &Config) -> Result<(), CliError> {
     let level = &config.log.level;
-    let filter = EnvFilter::try_new(level)
+    let filter = filter(level)
         .map_err(|error| CliError::Usage(format!("log.level is {level:?}: {error}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -102,4 +103,32 @@ fn start_logging(ui: &Ui, config: &Config) -> Result<(), CliError> {
         .with_ansi(ui.is_coloured())
         .init();
     Ok(())
+}
+
+/// The filter of the log. What a line of [`QUIET`] is about is heard more of only when `level` names it.
+///
+/// **Errors**: `level` is no filter.
+fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+    // Of two lines about the same, the later counts.
+    EnvFilter::try_new(format!("{QUIET},{level}"))
+}
+
+/// It writes whole messages into its warnings: one for each that a slow peer does not take.
+const QUIET: &str = "libp2p_gossipsub=error";
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn gossip_is_not_written_to_the_log_unless_somebody_asks_for_it() {
+        for (level, wanted) in [
+            ("info", "libp2p_gossipsub=error,info"),
+            ("trace", "libp2p_gossipsub=error,trace"),
+            ("libp2p_gossipsub=debug,info", "libp2p_gossipsub=debug,info"),
+        ] {
+            assert_eq!(filter(level).unwrap().to_string(), wanted, "{level}");
+        }
+        assert!(filter("info=loud").is_err());
+    }
 }
