@@ -5,8 +5,8 @@
 
 use attic_node_core::api::{
     ClusterCache, ClusterInit, ClusterMade, ClusterView, Direction, InviteReply, InviteRequest,
-    JoinReply, JoinRequest, JoinedCache, LeaveReply, LogUsage, NodeId, Nothing, PeerState,
-    PeerView, RenamedCache, Role,
+    JoinReply, JoinRequest, JoinedCache, LeaveReply, LeaveRequest, LogUsage, NodeId, Nothing,
+    PeerState, PeerView, RenamedCache, Role,
 };
 
 use crate::memory_node::{Answer, json};
@@ -61,7 +61,7 @@ impl Cluster {
             _ if self.name.is_none() => Err((404, "NoCluster")),
             ("GET", ["cluster"]) => self.view(),
             ("POST", ["cluster", "leave"]) => {
-                parse::<Nothing>(body)?;
+                parse::<LeaveRequest>(body)?;
                 self.name = None;
                 json(&LeaveReply {
                     handed_off: 2,
