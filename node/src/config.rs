@@ -349,18 +349,13 @@ impl Layers {
         Ok(config)
     }
 
-    /// What is asked for by relays must be possible.
+    /// Relays are of use to their client alone.
     fn check_relaying(&self, mesh: &MeshConfig) -> Result<(), ConfigError> {
         let is_set = |name: &str| self.set.contains_key(name);
         let has_relays = !mesh.relays.is_empty();
         if has_relays && !mesh.relay_client && is_set("mesh.relay-client") {
             let wanted = "true where mesh.relays names some".to_owned();
             return Err(self.bad_value("mesh.relay-client", "false".to_owned(), wanted));
-        }
-        if mesh.hole_punching && !mesh.relay_client && !has_relays {
-            let wanted =
-                "false, or mesh.relay-client true: nodes meet through a relay first".to_owned();
-            return Err(self.bad_value("mesh.hole-punching", "true".to_owned(), wanted));
         }
         Ok(())
     }

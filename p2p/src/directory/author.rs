@@ -243,7 +243,9 @@ impl Author {
     /// Puts the pending checkpoint in force. What was received after it is to be folded anew.
     pub(crate) fn enact(&mut self) {
         let run = self.run.take_if(|run| run.is_complete());
-        if let Some((run, tip)) = run.and_then(|run| run.tip.map(|tip| (run, tip))) {
+        if let Some((mut run, tip)) = run.and_then(|run| run.tip.map(|tip| (run, tip))) {
+            // Met for good.
+            run.needs.clear();
             self.head = tip;
             self.base = Some(run);
             self.beyond = None;

@@ -47,7 +47,8 @@ fn c1_each_kind_of_bad_ticket_has_its_own_message() {
     // Of a cluster that the node it leads to has left for another.
     cluster[3].cli().run(&["cluster", "init"]).succeeds();
     let foreign = cluster.invite(3, &[]);
-    cluster[3].cli().run(&["leave", "--no-confirm"]).succeeds();
+    let leave = ["leave", "--no-confirm", "--delete-cluster-key"];
+    cluster[3].cli().run(&leave).succeeds();
     cluster[3].cli().run(&["cluster", "init"]).succeeds();
     said.insert(refused(&cluster, &foreign, new));
 
