@@ -647,6 +647,21 @@ async fn answer(
 }
 
 impl Mesh {
+    /// Whether the NAR of a path of the cluster can be had through this node: it stores what it
+    /// fetches, and a response that has begun must not fail for want of space. In doubt not.
+    pub(crate) async fn has_room_for(&self, record: &PathRecord) -> bool {
+        let flights = self.flights.clone();
+        let (nar, len) = (record.info.nar_hash, record.file_size);
+        let has_room = spawn_blocking(move || flights.has_room_for(&nar, len));
+        joined(has_room.await).unwrap_or_else(|error| {
+            tracing::error!(
+                cause = chain(&error),
+                "it is not known what there is room for"
+            );
+            false
+        })
+    }
+
     /// Begins to fetch, or joins in fetching, the NAR of a path of the cluster. When it has landed
     /// the path is published here.
     ///

@@ -83,6 +83,9 @@ async fn fetch(app: &Arc<App>, cache: &Cache, file: NarFile, head: &Parts) -> Re
     let Some(record) = mesh.finder.nar(id, nar).await else {
         return not_found();
     };
+    if !mesh.has_room_for(&record).await {
+        return not_found();
+    }
     let deadline = Instant::now() + READY_MAX;
     match mesh.fetch(record, Priority::Client) {
         Ok(flight) => serve_flight(app, cache, flight, file.suffix, head, deadline).await,

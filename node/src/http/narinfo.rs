@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use attic_p2p::record::PathRecord;
 use attic_store::narinfo::Compression;
 use attic_store::record::PathRow;
 use attic_store::{FileHash, NarInfo, PathInfo, StoreError, StorePathHash};
@@ -86,7 +87,7 @@ async fn elsewhere(
         Some((id, mesh)) => mesh.finder.path(id, *hash).await,
         None => None,
     };
-    let Some(record) = record else {
+    let Some(record) = fitting(app, record).await else {
         app.metrics.narinfo_misses.inc();
         return not_found();
     };
@@ -95,6 +96,16 @@ async fn elsewhere(
     let rendered = Rendered::new(narinfo.print(&cache.settings.store_dir));
     app.metrics.narinfo_hits(Source::Peer).inc();
     answered(app, cache, &rendered, &head.headers, Source::Peer)
+}
+
+/// The path, if there is room for its NAR.
+async fn fitting(app: &App, record: Option<Arc<PathRecord>>) -> Option<Arc<PathRecord>> {
+    let (record, mesh) = record.zip(app.mesh.get())?;
+    if mesh.has_room_for(&record).await {
+        return Some(record);
+    }
+    tracing::info!(path = %record.info.path, "not here: there is no room for it");
+    None
 }
 
 fn render_and_keep(

@@ -27,7 +27,7 @@ use attic_p2p::fetch::{FetchError, FetchStats, Tier};
 use attic_p2p::ids::{ManifestId, NodeId};
 use attic_p2p::wire::{Object, Priority};
 use attic_store::manifest::Manifest;
-use attic_store::{ChunkId, FileHash, ImportError, Imported, NarHash, Store};
+use attic_store::{ChunkId, FileHash, ImportError, Imported, NarHash, Store, StoreError};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -71,6 +71,11 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// Bytes of its frames; of the NAR, which are about as many or more, if that was not announced.
+    fn file_len(&self) -> u64 {
+        self.file.map_or(self.nar_size, |(_, len)| len)
+    }
+
     pub(crate) fn object(&self) -> Object {
         Object {
             nar: self.nar,
@@ -235,6 +240,25 @@ impl Flights {
             .spawn(run::run(Arc::clone(&self.inner), flight, asking));
         self.inner.counters.started.fetch_add(1, Ordering::Relaxed);
         Ok(follower)
+    }
+
+    /// Whether a NAR of so many bytes is here, is on its way, or can be taken in beside all that are.
+    /// Blocks on the disk.
+    ///
+    /// **Errors**: the store's.
+    pub(crate) fn has_room_for(&self, nar: &NarHash, len: u64) -> Result<bool, StoreError> {
+        let store = &self.inner.parts.store;
+        let table = self.inner.table();
+        if table.flights.contains_key(nar) {
+            return Ok(true);
+        }
+        let lens = table
+            .flights
+            .values()
+            .map(|flight| flight.wanted.file_len());
+        let flying = lens.fold(0, u64::saturating_add);
+        drop(table);
+        Ok(store.nar(nar)?.is_some() || store.admits(flying.saturating_add(len))?)
     }
 
     /// What can be had of an object that is in flight.

@@ -252,6 +252,9 @@ impl Mesh {
             let Some(record) = self.finder.path(cache, *hash).await else {
                 continue;
             };
+            if !self.has_room_for(&record).await {
+                continue;
+            }
             let Ok(flight) = self.fetch(record, Priority::Background) else {
                 break;
             };

@@ -153,10 +153,7 @@ impl Inner {
                     break;
                 }
             }
-            if let Some(pressure) = self.pressure()
-                && self.size.total() + victim.live_bytes > pressure.cap
-                && victim.live_bytes > 0
-            {
+            if !self.may_copy_from(victim) {
                 continue;
             }
             let copied = self.rewrite(victim, &live, &mut out)?;
@@ -169,6 +166,20 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Whether what lives in a pack may be copied now: there is room for it below the cap.
+    ///
+    /// A pack longer than packs are below this cap was written before the cap was set, and there may
+    /// never be such room. It is rewritten all the same, past the cap for as long as that takes: else
+    /// all that lives in it would have to be evicted for it to go.
+    fn may_copy_from(&self, victim: &Judged) -> bool {
+        let Some(pressure) = self.pressure().filter(|_| victim.live_bytes > 0) else {
+            return true;
+        };
+        let is_older = victim.len > 2 * self.options.pack_len_target;
+        self.size.total() + victim.live_bytes <= pressure.cap
+            || is_older && self.check_free_space(victim.live_bytes).is_ok()
     }
 
     /// The sealed packs worth rewriting, those with the least to copy first.

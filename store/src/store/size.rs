@@ -87,6 +87,18 @@ impl Store {
         }
     }
 
+    /// Whether `len` more bytes can be taken in, whatever is evicted for them.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the index or the state of the disk cannot be read.
+    pub fn admits(&self, len: u64) -> Result<bool, StoreError> {
+        match self.inner.check_free_space(len) {
+            Ok(()) => Ok(self.room_for(len)? >= len),
+            Err(StoreError::NoSpace { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What the store holds. Cheap.
     pub fn usage(&self) -> Usage {
         let damaged = self
@@ -185,11 +197,11 @@ impl Inner {
 impl Inner {
     /// Refuses chunks before the disk is quite full: rows, and what removes them, need some room as
     /// well.
-    fn check_free_space(&self, len: u64) -> Result<(), StoreError> {
+    pub(crate) fn check_free_space(&self, len: u64) -> Result<(), StoreError> {
         let root = self.packs.root();
         let disk = statvfs(root).map_err(|error| StoreError::io("stat", root, error.into()))?;
         let reserve = RESERVE_MAX.min(disk.f_blocks * disk.f_frsize / 8);
-        if len + reserve <= disk.f_bavail * disk.f_frsize {
+        if len.saturating_add(reserve) <= disk.f_bavail * disk.f_frsize {
             self.ballast.make_whole();
             return Ok(());
         }

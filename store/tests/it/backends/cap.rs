@@ -132,3 +132,68 @@ fn g7_at_the_cap_a_reader_keeps_nobody_out() {
     fill(&fixture, &mut (1..250), |evicted| evicted > 10);
     drop(reader);
 }
+
+/// G7: a cap that is set below what is stored evicts for the bytes that are too many, not for the packs
+/// they lie in, which were written when there was no cap.
+#[test]
+fn g7_a_cap_below_what_is_stored_evicts_no_more_than_it_must() {
+    let mut fixture = Fixture::with(Options {
+        pack_len_target: 64 << 20,
+        ..Options::default()
+    });
+    let nars: Vec<Vec<u8>> = (0..20).map(|n| nar_of(&noise(700 + n, 1 << 20))).collect();
+    for (index, nar) in (0..).zip(&nars) {
+        let references = (index % 10 > 0).then(|| index - 1);
+        let references: Vec<u8> = references.into_iter().collect();
+        push(
+            &fixture,
+            &[(index, nar, &references)],
+            10_000 * (1 + u64::from(index)),
+        )
+        .expect("no cap");
+    }
+    fixture.options.size_cap = Some((14 << 20) + derived_allowance());
+    fixture.reopen();
+    let options = CollectOptions::default();
+    let foreseen = fixture
+        .store()
+        .collect(&CollectOptions {
+            dry_run: true,
+            ..options
+        })
+        .unwrap();
+    let report = fixture.store().collect(&options).unwrap();
+    assert_eq!(report.evicted_paths, 10, "{report:?}");
+    assert_eq!(foreseen.evicted_paths, 10, "{foreseen:?}");
+    assert_below_cap(&fixture);
+    nars[10..]
+        .iter()
+        .for_each(|nar| fixture.assert_reads_back(nar));
+    fixture.verify_is_clean();
+}
+
+/// G6: with a pin as well.
+#[test]
+fn g7_a_cap_below_what_is_stored_is_reached_around_a_pin() {
+    let mut fixture = Fixture::with(Options {
+        pack_len_target: 64 << 20,
+        ..Options::default()
+    });
+    let (kept, other) = (nar_of(&noise(800, 8 << 20)), nar_of(&noise(801, 8 << 20)));
+    push(&fixture, &[(0, &kept, &[]), (1, &other, &[])], 10_000).expect("no cap");
+    let pin = attic_store::record::Pin {
+        cache: cache(),
+        name: "kept".to_owned(),
+        path: path(0),
+        keep: 1,
+        created_at: 10_000,
+    };
+    fixture.store().pin(pin).unwrap();
+    fixture.options.size_cap = Some((10 << 20) + derived_allowance());
+    fixture.reopen();
+    fixture.store().collect(&CollectOptions::default()).unwrap();
+    assert_below_cap(&fixture);
+    fixture.assert_reads_back(&kept);
+    let small = nar_of(&noise(802, 100_000));
+    push(&fixture, &[(2, &small, &[])], 20_000).expect("it fits");
+}

@@ -11,7 +11,7 @@ use testnet::cluster::Cluster;
 use testnet::program::{eventually, is_root};
 use testnet::seed::Seed;
 
-use super::{VISIBLE_MAX, all_answer, moved, path, read_whole, wait_held};
+use super::{VISIBLE_MAX, all_answer, moved, path, read_whole, realise, status, wait_held};
 
 /// S3: one of two holders is killed at a random byte of a response, again and again; the response
 /// goes on with the other and is right.
@@ -124,6 +124,37 @@ fn c5_holders_behind_a_dead_switch_fail_nobody() {
     }
     cluster.network().partition(&[&[1], &[3]]);
     read_whole(&cluster, 4, &path);
+}
+
+/// Row S3: what a node has no room for is not here, from the first question on; what it has room for
+/// comes from the others as ever.
+#[test]
+fn s3_what_there_is_no_room_for_is_not_here() {
+    if !is_root("s3 room") {
+        return;
+    }
+    let mut cluster = Cluster::joined_with_config(2, ONE_COPY);
+    cluster[1].configure(&format!("{ONE_COPY}[store]\nsize-cap = \"24 MiB\"\n"));
+    cluster[1].stop();
+    cluster[1].start_again();
+    cluster.wait_connected(&[0, 1]);
+    let large = path("s3-no-room", 40 << 20);
+    let fitting: Vec<String> = (0..4)
+        .map(|number| path(&format!("s3-room-{number}"), 8 << 20))
+        .collect();
+    let paths: Vec<&str> = fitting.iter().chain([&large]).map(String::as_str).collect();
+    cluster[0].push(&paths).succeeds();
+    // More than fits together: what was used longest ago makes way.
+    for fits in &fitting {
+        let pushed = (Instant::now(), VISIBLE_MAX);
+        all_answer(&cluster, &[1], fits, 200, pushed);
+        realise(&cluster, 1, &[fits]);
+        assert_eq!(status(&cluster[1], &large), 404);
+    }
+    let nix = cluster.nix(1, "main");
+    nix.run("nix-store", &["--realise", &large]).fails();
+    let usage = cluster[1].usage().store;
+    assert!(usage.disk_bytes <= 25 << 20, "{usage:?}");
 }
 
 /// Flips a byte of a node's largest pack every `step` bytes from `from` on.
