@@ -73,8 +73,12 @@ pub enum Verb {
     #[command(subcommand)]
     Cache(CacheVerb),
     /// List the paths in a cache
+    ///
+    /// As far as this node holds them: in a cluster, Nix is given those of the other nodes as well.
     Ls(LsArgs),
     /// Show what the caches hold and what that takes on disk
+    ///
+    /// On this node, not in its whole cluster.
     Du(DuArgs),
     /// Remove paths from a cache
     ///
@@ -106,8 +110,8 @@ pub enum Verb {
     Join(JoinArgs),
     /// Leave the cluster
     ///
-    /// Paths that are here stay; caches of the cluster stay as caches of this node alone, without the
-    /// key to sign new paths.
+    /// Paths that are here stay; caches of the cluster stay as caches of this node alone. Those that
+    /// another node made lose the key to sign new paths; `key rotate` makes one of their own.
     Leave(LeaveArgs),
     /// List the other nodes of the cluster and how they stand
     ///
@@ -364,7 +368,7 @@ pub enum PinVerb {
         cache: CacheName,
         /// Name of the pin
         name: PinName,
-        /// What to keep: full path or base name; must be in the cache
+        /// What to keep: full path or base name; this node must hold it in the cache
         path: PathName,
         /// How many revisions of this pin to keep
         #[arg(long, value_name = "N", default_value = "1",

@@ -131,6 +131,14 @@ pub enum CliError {
         /// Ids of those that could be meant.
         meant: Vec<String>,
     },
+    /// So little of a peer's id is not taken for it.
+    #[error(
+        "no peer is called {text}; of an id, at least {ID_PREFIX_LEN_MIN} characters are needed"
+    )]
+    ShortId {
+        /// As it was asked for.
+        text: String,
+    },
     /// A signal stopped the work.
     #[error("interrupted")]
     Interrupted,
@@ -160,6 +168,7 @@ impl CliError {
             | CliError::NotPushed { .. }
             | CliError::NotConfirmed
             | CliError::WhichPeer { .. }
+            | CliError::ShortId { .. }
             | CliError::Ticket(_)
             | CliError::Output(_) => Exit::Failed,
         }
@@ -185,7 +194,7 @@ impl CliError {
             }
             CliError::NotPushed { invalid, .. } => invalid.then(|| BUILD_HINT.to_owned()),
             CliError::NotConfirmed => Some(CONFIRM_HINT.to_owned()),
-            CliError::WhichPeer { .. } => Some(PEERS_HINT.to_owned()),
+            CliError::WhichPeer { .. } | CliError::ShortId { .. } => Some(PEERS_HINT.to_owned()),
             CliError::Ticket(_) => Some(COPY_HINT.to_owned()),
             CliError::Interrupted => {
                 Some("run the same command again; what was sent is not sent twice".into())
@@ -222,7 +231,7 @@ fn client_hint(error: &ClientError) -> Option<String> {
                 "delete it with the membership: attic-node leave --delete-cluster-key".to_owned(),
             ),
             (_, "NoSuchPeer") => Some(PEERS_HINT.to_owned()),
-            (401 | 403, _) => Some(TOKEN_HINT.to_owned()),
+            (_, "Unauthorized" | "WrongToken") => Some(TOKEN_HINT.to_owned()),
             (_, "NoSuchCache") => Some("see the caches with: attic-node cache list".to_owned()),
             (_, "CapReached") => Some(CAP_HINT.to_owned()),
             (507, _) => Some(SPACE_HINT.to_owned()),
@@ -289,6 +298,9 @@ fn file_hint(source: &io::Error) -> Option<String> {
     managed.then(|| "this file is managed elsewhere; see --print and --nixos".to_owned())
 }
 
+/// The first eight characters are the same in every id; a few more make a slip of the hand unlikely.
+pub(crate) const ID_PREFIX_LEN_MIN: usize = 12;
+
 const START_HINT: &str = "start a node with: attic-node up";
 const WAIT_HINT: &str = "a node that starts or stops, or a verification; try again when it is done";
 const CAP_HINT: &str =
@@ -305,3 +317,36 @@ const COPY_HINT: &str = "copy the whole ticket, it is one long word";
 const CONFIRM_HINT: &str = "pass --no-confirm where nobody can be asked";
 const PEERS_HINT: &str = "see them with: attic-node peers";
 const BUILD_HINT: &str = "build or fetch it first, for example with: nix-store --realise PATH";
+
+#[cfg(test)]
+mod tests {
+    use attic_node_core::api::ErrorBody;
+    use reqwest::StatusCode;
+
+    use super::*;
+
+    /// Whoever may not change a cache was told to pass another token, and a revoked node to ask for
+    /// another ticket.
+    #[test]
+    fn a_refusal_is_hinted_at_by_its_name_and_not_by_its_status() {
+        for (status, name, hint) in [
+            (StatusCode::UNAUTHORIZED, "Unauthorized", Some(TOKEN_HINT)),
+            (StatusCode::FORBIDDEN, "WrongToken", Some(TOKEN_HINT)),
+            (StatusCode::FORBIDDEN, "Forbidden", None),
+            (StatusCode::FORBIDDEN, "NotAdmitted", Some(TICKET_HINT)),
+            (StatusCode::FORBIDDEN, "Revoked", None),
+        ] {
+            let error = CliError::Client(ClientError::Refused {
+                what: "PATCH caches/main".to_owned(),
+                status,
+                error: ErrorBody {
+                    code: status.as_u16(),
+                    error: name.to_owned(),
+                    message: "no".to_owned(),
+                },
+                retry_after: None,
+            });
+            assert_eq!(error.hint().as_deref(), hint, "{name}");
+        }
+    }
+}

@@ -137,8 +137,13 @@ impl Ui {
             chain(error)
         ));
         if let Some(hint) = error.hint() {
-            self.say(format_args!("{} {hint}", self.paint(CYAN, "hint:")));
+            self.hint(hint);
         }
+    }
+
+    /// Says what the next step may be.
+    pub fn hint(&self, line: impl Display) {
+        self.say(format_args!("{} {line}", self.paint(CYAN, "hint:")));
     }
 
     /// Asks a question that only `yes` answers well, unless `args` say not to.

@@ -47,7 +47,8 @@ pub(crate) struct Cache {
     pub(crate) id: u32,
     pub(crate) name: CacheName,
     pub(crate) settings: Settings,
-    /// Absent when this node was not given the key: then it serves the cache, but signs nothing.
+    /// Absent when this node was not given the key, or gave it up when it left the cluster: then it
+    /// serves the cache, but signs nothing.
     pub(crate) secret: Option<SecretKey>,
     /// The body of `nix-cache-info`.
     pub(crate) info_text: Bytes,
@@ -404,20 +405,48 @@ impl Caches {
         Ok(self.insert(cache))
     }
 
-    /// Marks a local cache as the cluster's cache `id`, or as nobody's but this node's.
+    /// Marks a local cache as the cluster's cache `id`.
     ///
     /// **Errors**: as [`Caches::patch`].
-    pub(crate) fn share_as(
-        &self,
-        name: &CacheName,
-        id: Option<CacheId>,
-    ) -> Result<Arc<Cache>, CacheError> {
+    pub(crate) fn share_as(&self, name: &CacheName, id: CacheId) -> Result<Arc<Cache>, CacheError> {
         let _writer = self.writer.lock().expect("no panic under this lock");
         let old = self.existing(name)?;
         let mut settings = old.settings.clone();
-        settings.shared_as = id;
+        settings.shared_as = Some(id);
         self.write_settings(name, &settings)?;
         Ok(self.insert(successor(&old, settings, old.secret.clone())))
+    }
+
+    /// Makes a cache that this node owns in a cluster one of this node alone. The key stays.
+    ///
+    /// **Errors**: as [`Caches::patch`].
+    pub(crate) fn unshare(&self, name: &CacheName) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        let mut settings = old.settings.clone();
+        settings.shared_as = None;
+        self.write_settings(name, &settings)?;
+        Ok(self.insert(successor(&old, settings, old.secret.clone())))
+    }
+
+    /// Makes a cache that another node owns one of this node alone, without the secret key.
+    ///
+    /// **Errors**: file errors; the cache is the cluster's after a restart, and a second attempt
+    /// finishes the work.
+    pub(crate) fn unshare_without_key(&self, name: &CacheName) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        let mut settings = old.settings.clone();
+        // Without a secret key the settings must name the public one, or the cache cannot be read.
+        if settings.public_key.is_none() {
+            settings.public_key = old.public_key();
+            self.write_settings(name, &settings)?;
+        }
+        // First, so that no crash leaves a cache that is not the cluster's and has its key.
+        remove_file(&self.dir.cache_key(name))?;
+        settings.shared_as = None;
+        self.write_settings(name, &settings)?;
+        Ok(self.insert(successor(&old, settings, None)))
     }
 
     /// Signs with `secret` from now on, in a cache whose settings name its public half.
@@ -735,6 +764,31 @@ mod tests {
         back.replace_key(&main(), third.secret.clone(), None)
             .unwrap();
         assert!(back.retire_keys(&main(), 300).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn a_cache_of_another_node_is_left_without_its_key() {
+        let fixture = Fixture::new();
+        let caches = fixture.caches();
+        let id = CacheId::from_bytes([7; 16]);
+        let made = caches
+            .create(&main(), &CachePatch::default(), None)
+            .unwrap();
+        caches.share_as(&main(), id).unwrap();
+        let own = caches.unshare(&main()).unwrap();
+        assert!(own.settings.shared_as.is_none() && own.secret.is_some());
+        assert!(fixture.caches().find("main").unwrap().secret.is_some());
+        // A second attempt meets a cache that has lost its key already.
+        for _ in 0..2 {
+            caches.share_as(&main(), id).unwrap();
+            caches.unshare_without_key(&main()).unwrap();
+            for cache in [caches.find("main"), fixture.caches().find("main")] {
+                let cache = cache.unwrap();
+                assert!(cache.settings.shared_as.is_none() && cache.secret.is_none());
+                assert_eq!(cache.public_key(), made.public_key());
+            }
+            assert!(!fixture.dir.cache_key(&main()).exists());
+        }
     }
 
     #[test]

@@ -278,7 +278,10 @@ pub(crate) fn admitted(caller: Caller) -> Result<(), Failure> {
             Kind::Unauthorized,
             "this needs the admin token",
         )),
-        Caller::Stranger => Err(Failure::new(Kind::Forbidden, "this is not the admin token")),
+        Caller::Stranger => Err(Failure::new(
+            Kind::WrongToken,
+            "this is not the admin token",
+        )),
     }
 }
 

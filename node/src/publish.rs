@@ -511,8 +511,8 @@ pub(crate) enum PublishError {
     /// The cache demands a signature that is not there.
     #[error("it has no signature that this cache requires")]
     Unsigned,
-    /// This node was not given the key of the cache, and nobody who has it signed the path.
-    #[error("this node was not given the key of cache {0}")]
+    /// This node does not have the key of the cache, and nobody who has it signed the path.
+    #[error("this node does not have the key of cache {0}")]
     NoKey(CacheName),
     /// More signatures than are kept.
     #[error("{0} signatures are too many")]

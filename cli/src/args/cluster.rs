@@ -98,7 +98,8 @@ pub struct LeaveArgs {
 /// Options of `revoke`.
 #[derive(Args, Debug)]
 pub struct RevokeArgs {
-    /// Its id or name, as `peers` shows them; the beginning of an id will do
+    /// Its id or name, as `peers` shows them; the beginning of an id will do, from 12
+    /// characters on
     pub peer: String,
     /// Whether to ask.
     #[command(flatten)]

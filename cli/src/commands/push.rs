@@ -196,9 +196,10 @@ fn announce(ui: &Ui, args: &PushArgs, endpoint: &Endpoint, tally: Tally) -> Resu
         ..
     } = tally;
     if send > 0 {
-        let (cache, node) = (&args.cache, endpoint.display_name());
+        let (paths, cache) = (count(send, "path"), &args.cache);
+        let node = endpoint.display_name();
         ui.say(format_args!(
-            "⚙️ Pushing {send} paths to \"{cache}\" on \"{node}\" \
+            "⚙️ Pushing {paths} to \"{cache}\" on \"{node}\" \
              ({cached} already cached, {upstream} in upstream)..."
         ));
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::args::RevokeArgs;
 use crate::client::Client;
 use crate::context::Context;
-use crate::exit::CliError;
+use crate::exit::{CliError, ID_PREFIX_LEN_MIN};
 
 /// Shuts a node out of the cluster, after asking.
 pub(super) async fn run(context: &Context, args: &RevokeArgs) -> Result<(), CliError> {
@@ -21,6 +21,10 @@ pub(super) async fn run(context: &Context, args: &RevokeArgs) -> Result<(), CliE
     context.ui.say(format_args!(
         "✅ Revoked {node}; no node of the cluster talks to it any more"
     ));
+    context.ui.hint(
+        "it may have the keys of caches it could write; make new ones with: \
+         attic-node key rotate CACHE",
+    );
     Ok(())
 }
 
@@ -30,19 +34,24 @@ async fn find(client: &Client, text: &str) -> Result<NodeId, CliError> {
         return Ok(node);
     }
     let peers = client.peers().await?;
+    if peers.is_empty() {
+        // The list is empty on a node without a cluster as well; this tells them apart.
+        client.cluster().await?;
+    }
+    let begins = |peer: &PeerView| peer.node.to_string().starts_with(text);
     let is_meant = |peer: &&PeerView| {
-        let begins = text.len() >= ID_PREFIX_LEN_MIN && peer.node.to_string().starts_with(text);
-        begins || peer.name.as_deref() == Some(text)
+        let by_id = text.len() >= ID_PREFIX_LEN_MIN && begins(peer);
+        by_id || peer.name.as_deref() == Some(text)
     };
     let meant: Vec<_> = peers.iter().filter(is_meant).map(|p| p.node).collect();
     match meant[..] {
         [node] => Ok(node),
+        [] if peers.iter().any(begins) => Err(CliError::ShortId {
+            text: text.to_owned(),
+        }),
         _ => Err(CliError::WhichPeer {
             text: text.to_owned(),
             meant: meant.iter().map(ToString::to_string).collect(),
         }),
     }
 }
-
-/// The first eight characters are the same in every id; a few more make a slip of the hand unlikely.
-const ID_PREFIX_LEN_MIN: usize = 12;

@@ -17,6 +17,7 @@
 //! | 400 | `BadTicket` | no ticket, a damaged one, or one of a newer version |
 //! | 403 | `NotIssuer` | this node holds neither the cluster key nor an issuer certificate |
 //! | 403 | `NotAdmitted` | a member answered and refused; the message says why |
+//! | 403 | `Revoked` | a member answered and refused: this node is out of the cluster for good |
 //! | 404 | `NoCluster` | this node is in no cluster |
 //! | 404 | `NoSuchPeer` | no member of the cluster has this id |
 //! | 409 | `InCluster` | this node is in a cluster already |
@@ -162,7 +163,8 @@ pub struct LeaveRequest {
     pub delete_cluster_key: bool,
 }
 
-/// What leaving did. Paths stay; caches of the cluster stay as local ones without a key.
+/// What leaving did. Paths stay; caches of the cluster stay as local ones, those that another node
+/// made without the key to sign with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaveReply {
     /// NARs that only this node held and another member took over.

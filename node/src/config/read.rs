@@ -102,8 +102,8 @@ fn scalar(value: &Spanned<DeValue<'_>>) -> Option<String> {
     }
 }
 
-/// Settings of the environment. A variable that is no key but looks like one is refused; others
-/// with our prefix belong to somebody else.
+/// Settings of the environment. A variable that is no key but looks like one, or like the
+/// end of one, is refused; others with our prefix belong to somebody else.
 pub(super) fn read_env(env: &BTreeMap<OsString, OsString>) -> (Settings, Vec<ConfigError>) {
     let (mut set, mut faults) = (BTreeMap::new(), Vec::new());
     for (name, value) in env {
@@ -112,8 +112,9 @@ pub(super) fn read_env(env: &BTreeMap<OsString, OsString>) -> (Settings, Vec<Con
         };
         let origin = Origin::Env(name.to_owned());
         let Some(key) = KEYS.iter().find(|key| key.env_name() == name) else {
-            let near = nearest(name, KEYS.iter().map(Key::env_name), MISSPELT_MIN);
-            faults.extend(near.map(|nearest| ConfigError::UnknownKey {
+            let meant = nearest(name, KEYS.iter().map(Key::env_name), MISSPELT_MIN);
+            let meant = meant.or_else(|| ending_like(name));
+            faults.extend(meant.map(|nearest| ConfigError::UnknownKey {
                 origin,
                 name: name.to_owned(),
                 nearest: Some(nearest),
@@ -124,6 +125,15 @@ pub(super) fn read_env(env: &BTreeMap<OsString, OsString>) -> (Settings, Vec<Con
         set.insert(key.full_name(), (setting_from_text(key, &text), origin));
     }
     (set, faults)
+}
+
+/// The variable of a key that ends with the same words as `name`, which lacks those before them:
+/// `ATTIC_NODE_STORE_SIZE_CAP` for `ATTIC_NODE_SIZE_CAP`.
+fn ending_like(name: &str) -> Option<String> {
+    let words = name.strip_prefix(ENV_PREFIX)?;
+    let end = format!("_{words}");
+    let mut known = KEYS.iter().map(Key::env_name);
+    known.find(|known| !words.is_empty() && known.ends_with(&end))
 }
 
 /// A value from a place without types: a list is written with commas or spaces.

@@ -122,7 +122,7 @@ fn later_layers_win() {
 /// G16: unknown keys are refused with a suggestion.
 #[test]
 fn g16_unknown_keys_are_refused_with_file_line_and_suggestion() {
-    let rows: [(&str, Env, &str); 10] = [
+    let rows: [(&str, Env, &str); 12] = [
         ("[x]\n", &[], "config.toml:1: unknown key `x`"),
         (
             "[http]\n\nlisten-on = 'x'\n",
@@ -144,6 +144,18 @@ fn g16_unknown_keys_are_refused_with_file_line_and_suggestion() {
             "",
             &[("ATTIC_NODE_HTTP_LISTN", "x")],
             "ATTIC_NODE_HTTP_LISTN: unknown key `ATTIC_NODE_HTTP_LISTN`, did you mean \
+             `ATTIC_NODE_HTTP_LISTEN`?",
+        ),
+        (
+            "",
+            &[("ATTIC_NODE_SIZE_CAP", "1 GiB")],
+            "ATTIC_NODE_SIZE_CAP: unknown key `ATTIC_NODE_SIZE_CAP`, did you mean \
+             `ATTIC_NODE_STORE_SIZE_CAP`?",
+        ),
+        (
+            "",
+            &[("ATTIC_NODE_LISTEN", "127.0.0.1:1")],
+            "ATTIC_NODE_LISTEN: unknown key `ATTIC_NODE_LISTEN`, did you mean \
              `ATTIC_NODE_HTTP_LISTEN`?",
         ),
         (
@@ -210,13 +222,22 @@ fn g16_all_faults_are_found_also_in_what_is_replaced() {
 
 #[test]
 fn variables_of_others_are_left_alone() {
-    assert!(
-        load(
-            "",
-            &[("ATTIC_NODE_CONFIG", "x"), ("ATTIC_NODE_BIN", "/bin/x")]
-        )
-        .is_ok()
-    );
+    for name in [
+        "ATTIC_NODE_CONFIG",
+        "ATTIC_NODE_ENDPOINT",
+        "ATTIC_NODE_BIN",
+        "ATTIC_NODE_CORPUS",
+        "ATTIC_NODE_TEST_SEED",
+        "ATTIC_NODE_TEST_LARGE",
+        "ATTIC_NODE_BENCH_CHUNKS",
+        "ATTIC_NODE_WRITE_GOLDEN",
+        "ATTIC_NODE_HTTP",
+        "ATTIC_NODE_ISTEN",
+        "ATTIC_NODE_",
+    ] {
+        let loaded = load("", &[(name, "x")]);
+        assert!(loaded.is_ok(), "{name}: {loaded:?}");
+    }
 }
 
 #[test]

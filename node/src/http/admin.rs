@@ -478,7 +478,7 @@ async fn pin(
     let pin = blocking(move || {
         let row = app.store.path(&cache.name, pin.path.hash())?;
         if row.is_none_or(|row| row.info.path != pin.path) {
-            let message = format!("{} is not in cache {}", pin.path, cache.name);
+            let message = format!("{} is not held here in cache {}", pin.path, cache.name);
             return Err(Failure::new(Kind::NotFound, message));
         }
         app.store.pin(pin.clone())?;

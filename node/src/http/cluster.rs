@@ -360,6 +360,7 @@ fn join_failure(error: JoinError) -> Failure {
         JoinError::Refused(refusal @ Refusal::TicketUsedUp) => {
             Failure::new(Kind::TicketUsedUp, refusal)
         }
+        JoinError::Refused(refusal @ Refusal::Revoked) => Failure::new(Kind::Revoked, refusal),
         JoinError::Refused(_) | JoinError::Unclear(_) => Failure::new(Kind::NotAdmitted, error),
         JoinError::Nobody(_) => Failure::new(Kind::NobodyReached, error),
         JoinError::Network(_) => Failure::internal(error),
@@ -385,9 +386,13 @@ async fn leave(
     let done = blocking(move || {
         let app = leaving;
         for cache in app.caches.snapshot().values() {
-            if cache.settings.shared_as.is_some() {
-                app.caches.share_as(&cache.name, None)?;
-            }
+            let Some(id) = cache.settings.shared_as else {
+                continue;
+            };
+            match files.owner_seed(&id).map_err(Failure::internal)? {
+                Some(_) => app.caches.unshare(&cache.name)?,
+                None => app.caches.unshare_without_key(&cache.name)?,
+            };
         }
         app.narinfos.clear();
         files.leave().map_err(Failure::internal)

@@ -4,6 +4,8 @@
 
 use std::error::Error;
 use std::fmt::{Display, Write};
+use std::io;
+use std::sync::Arc;
 
 use attic_store::{ImportError, StoreError};
 use axum::response::IntoResponse;
@@ -33,6 +35,8 @@ pub(crate) struct Failure {
 pub(crate) enum Kind {
     BadRequest,
     Unauthorized,
+    /// The token is not the admin's; what a token cannot help is [`Kind::Forbidden`].
+    WrongToken,
     Forbidden,
     NoSuchCache,
     NotFound,
@@ -53,6 +57,7 @@ pub(crate) enum Kind {
     HoldsClusterKey,
     NotIssuer,
     NotAdmitted,
+    Revoked,
     BadTicket,
     TicketExpired,
     TicketUsedUp,
@@ -64,7 +69,7 @@ impl Kind {
         match self {
             Kind::BadRequest => StatusCode::BAD_REQUEST,
             Kind::Unauthorized => StatusCode::UNAUTHORIZED,
-            Kind::Forbidden => StatusCode::FORBIDDEN,
+            Kind::WrongToken | Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::NoSuchCache | Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
@@ -78,7 +83,7 @@ impl Kind {
             Kind::DiskFull | Kind::CapReached => StatusCode::INSUFFICIENT_STORAGE,
             Kind::NoCluster | Kind::NoSuchPeer => StatusCode::NOT_FOUND,
             Kind::InCluster | Kind::HoldsClusterKey => StatusCode::CONFLICT,
-            Kind::NotIssuer | Kind::NotAdmitted => StatusCode::FORBIDDEN,
+            Kind::NotIssuer | Kind::NotAdmitted | Kind::Revoked => StatusCode::FORBIDDEN,
             Kind::BadTicket => StatusCode::BAD_REQUEST,
             Kind::TicketExpired | Kind::TicketUsedUp => StatusCode::GONE,
             Kind::NobodyReached => StatusCode::GATEWAY_TIMEOUT,
@@ -89,6 +94,7 @@ impl Kind {
         match self {
             Kind::BadRequest => "BadRequest",
             Kind::Unauthorized => "Unauthorized",
+            Kind::WrongToken => "WrongToken",
             Kind::Forbidden => "Forbidden",
             Kind::NoSuchCache => "NoSuchCache",
             Kind::NotFound => "NotFound",
@@ -109,6 +115,7 @@ impl Kind {
             Kind::HoldsClusterKey => "HoldsClusterKey",
             Kind::NotIssuer => "NotIssuer",
             Kind::NotAdmitted => "NotAdmitted",
+            Kind::Revoked => "Revoked",
             Kind::BadTicket => "BadTicket",
             Kind::TicketExpired => "TicketExpired",
             Kind::TicketUsedUp => "TicketUsedUp",
@@ -138,8 +145,12 @@ impl Failure {
         Failure::new(Kind::BadRequest, message)
     }
 
-    /// For a cause that the client cannot help: it goes to the log.
+    /// For a cause that the client cannot help: it goes to the log. A full disk has an answer of its
+    /// own, whichever file did not fit.
     pub(crate) fn internal(cause: impl Error + Send + Sync + 'static) -> Failure {
+        if comes_from_a_full_disk(&cause) {
+            return Failure::no_space(None, cause);
+        }
         let message = "the node failed; its log says why".to_owned();
         Failure {
             kind: Kind::Internal,
@@ -230,6 +241,19 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response<axum::body::Body> {
         self.into_json()
     }
+}
+
+fn comes_from_a_full_disk(error: &(dyn Error + 'static)) -> bool {
+    let is_full = |error: &(dyn Error + 'static)| {
+        let shared = || error.downcast_ref::<Arc<io::Error>>().map(AsRef::as_ref);
+        let io = error.downcast_ref().or_else(shared);
+        matches!(
+            io.map(io::Error::kind),
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        )
+    };
+    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    chain.any(is_full)
 }
 
 /// An error with its causes, on one line.
@@ -349,6 +373,8 @@ impl From<WireError> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use crate::data_dir::FileError;
+
     use super::*;
 
     #[test]
@@ -369,6 +395,26 @@ mod tests {
         let failure = Failure::from(full);
         assert!(!failure.message.contains("secret"));
         assert_eq!(failure.into_text().status(), 507);
+    }
+
+    /// `cache create` and `key rotate` called a full disk a failure of the node.
+    #[test]
+    fn a_full_disk_is_no_failure_of_the_node_whichever_file_does_not_fit() {
+        let file = |kind: io::ErrorKind| FileError::new("write", "/secret".as_ref(), kind.into());
+        let (full, quota) = (io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded);
+        let rows: [(Failure, u16); 7] = [
+            (CacheError::File(file(full)).into(), 507),
+            (CacheError::File(file(quota)).into(), 507),
+            (CacheError::File(file(io::ErrorKind::Other)).into(), 500),
+            (ShareError::Outbox(full.into()).into(), 507),
+            (PublishError::Outbox(Arc::new(full.into())).into(), 507),
+            (ShareError::File(file(full).into()).into(), 507),
+            (ShareError::Cache(file(full).into()).into(), 507),
+        ];
+        for (failure, status) in rows {
+            assert!(!failure.message.contains("secret"));
+            assert_eq!(failure.into_text().status(), status);
+        }
     }
 
     #[test]

@@ -219,7 +219,7 @@ impl Announcer {
         }
         self.outbox().note_all(id).map_err(ShareError::Outbox)?;
         let config = config_of(cache, genesis.clone(), 1);
-        let shared = app.caches.share_as(&cache.name, Some(id))?;
+        let shared = app.caches.share_as(&cache.name, id)?;
         let config = Record::Cache(Signed::new(config, &owner));
         self.say_of(&shared, id, vec![config]);
         self.give_keys(&shared, &genesis, &seed)?;

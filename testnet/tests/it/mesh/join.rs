@@ -138,6 +138,10 @@ fn c1_a_node_that_leaves_keeps_what_it_has() {
     let pushed = (Instant::now(), VISIBLE_MAX);
     all_answer(&cluster, &[1], &after, 200, pushed);
     assert_eq!(status(&cluster[2], &after), 404);
+    // The key of the cluster's cache stayed behind.
+    let pushed = cluster[2].push(&[&path("c1-without-key", 1000)]);
+    let wanted = "this node does not have the key of cache main";
+    pushed.exits_with(1).says(wanted);
 }
 
 /// Nobody leaves with the cluster's only key by accident, and what nobody takes over is said.
