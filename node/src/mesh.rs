@@ -7,7 +7,8 @@
 //! - the reactor (here) takes its news: what others said is done here ([`announce`]), questions of
 //!   peers are answered, streams go to the [`offer`];
 //! - the keeper looks after what needs time: certificates, remembered addresses, what was noted
-//!   and not said, copies on other nodes ([`replicate`](mod@replicate)).
+//!   and not said, copies on other nodes ([`replicate`](mod@replicate)), members that this node is not
+//!   connected to ([`peer_exchange`]).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -21,7 +22,7 @@ use attic_p2p::identity::Identity;
 use attic_p2p::ids::{ClusterId, NodeId};
 use attic_p2p::membership::gate::MemberGate;
 use attic_p2p::membership::sealing::OpeningKey;
-use attic_p2p::network::{Direction, Network, NetworkOptions, StartError, Topic};
+use attic_p2p::network::{Direction, Network, NetworkOptions, PeerInfo, StartError, Topic};
 use attic_p2p::record::{PathRecord, Record};
 use attic_p2p::replica::{Replica, Setup as ReplicaSetup};
 use attic_p2p::signed::Signed;
@@ -49,6 +50,7 @@ use crate::mesh::members::{Door, Members};
 use crate::mesh::names::{Names, agent};
 use crate::mesh::offer::{Offer, OfferParts, Permission};
 use crate::mesh::outbox::Outbox;
+use crate::mesh::peer_exchange::{exchange_peers, peers_for};
 use crate::mesh::private::{Parts as PrivateParts, PrivateKeys};
 use crate::mesh::query::{Query, Reply};
 use crate::mesh::renewal::renew;
@@ -70,6 +72,7 @@ pub(crate) mod members;
 pub(crate) mod names;
 pub(crate) mod offer;
 pub(crate) mod outbox;
+pub(crate) mod peer_exchange;
 pub(crate) mod private;
 pub(crate) mod query;
 pub(crate) mod renewal;
@@ -105,6 +108,8 @@ pub(crate) struct Mesh {
     pub(crate) caches_changed: Notify,
     /// Told when a peer came.
     peer_came: Notify,
+    /// Told when a peer came, or somebody became a member or is none any more.
+    peers_changed: Notify,
     addresses: Mutex<BTreeMap<NodeId, Multiaddr>>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -231,6 +236,7 @@ impl Mesh {
             counters,
             caches_changed: Notify::new(),
             peer_came: Notify::new(),
+            peers_changed: Notify::new(),
             addresses: Mutex::default(),
             tasks: Mutex::default(),
         });
@@ -263,6 +269,7 @@ impl Mesh {
         tasks.spawn(keep(Arc::clone(app), Arc::clone(&mesh)));
         tasks.spawn(land(Arc::clone(app), Arc::clone(&mesh)));
         tasks.spawn(renew(Arc::clone(&mesh)));
+        tasks.spawn(exchange_peers(Arc::clone(&mesh)));
         tasks.spawn(replicate(Arc::clone(app), Arc::clone(&mesh)));
         drop(tasks);
         Ok(mesh)
@@ -369,13 +376,9 @@ impl Mesh {
         let own = own.map(|address| (self.me, address));
         let peers = self.network.peers();
         let others = peers.iter().flat_map(|peer| {
-            // The first is that of the connection, which is none to dial when the peer made it.
-            let not_dialed = usize::from(peer.direction == Direction::Inbound);
-            let listening = peer.addresses.iter().skip(not_dialed).cloned().collect();
-            let addresses = reachable(listening);
-            let is_circuit = |address: &&Multiaddr| address.to_string().contains("/p2p-circuit");
+            let addresses = addresses_of(peer);
             let direct = addresses.iter().find(|address| !is_circuit(address));
-            let circuit = addresses.iter().find(is_circuit);
+            let circuit = addresses.iter().find(|address| is_circuit(address));
             let both = [direct, circuit].into_iter().flatten();
             both.map(|address| (peer.node, address.clone()))
                 .collect::<Vec<_>>()
@@ -412,22 +415,49 @@ impl Mesh {
     }
 }
 
+/// Addresses at which others can reach a peer, the best first.
+fn addresses_of(peer: &PeerInfo) -> Vec<Multiaddr> {
+    // The first is that of the connection, which is none to dial when the peer made it.
+    let not_dialed = usize::from(peer.direction == Direction::Inbound);
+    reachable(peer.addresses.iter().skip(not_dialed).cloned().collect())
+}
+
 /// The addresses in the order in which they should be tried, each once. Those that only this machine
 /// or this link reaches are left out where there are others.
 fn reachable(mut addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
-    let narrowness = |address: &Multiaddr| {
+    addresses.sort_by_key(Reach::of);
+    addresses.dedup();
+    let widest = addresses.first().map_or(Reach::Routed, Reach::of);
+    addresses.retain(|address| Reach::of(address) == widest);
+    addresses
+}
+
+/// From where an address leads to its node, the widest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    Routed,
+    Link,
+    Host,
+}
+
+impl Reach {
+    fn of(address: &Multiaddr) -> Reach {
         let text = address.to_string();
         match text.as_str() {
-            local if local.starts_with("/ip4/127.") || local.starts_with("/ip6/::1/") => 2,
-            link if link.starts_with("/ip6/fe80:") || link.starts_with("/ip4/169.254.") => 1,
-            _ => 0,
+            local if local.starts_with("/ip4/127.") || local.starts_with("/ip6/::1/") => {
+                Reach::Host
+            }
+            link if link.starts_with("/ip6/fe80:") || link.starts_with("/ip4/169.254.") => {
+                Reach::Link
+            }
+            _ => Reach::Routed,
         }
-    };
-    addresses.sort_by_key(narrowness);
-    addresses.dedup();
-    let widest = addresses.first().map_or(0, narrowness);
-    addresses.retain(|address| narrowness(address) == widest);
-    addresses
+    }
+}
+
+/// Whether an address leads through a relay.
+fn is_circuit(address: &Multiaddr) -> bool {
+    address.to_string().contains("/p2p-circuit")
 }
 
 fn network_options(
@@ -490,6 +520,7 @@ async fn react(app: Arc<App>, mesh: Arc<Mesh>, mut news: mpsc::Receiver<News>) {
                 tracing::info!(%node, "connected");
                 mesh.sources_changed.send_replace(());
                 mesh.peer_came.notify_one();
+                mesh.peers_changed.notify_one();
                 blocking(&app, &mesh, |app, mesh| mesh.announcer.grant_to_all(app)).await;
             }
             News::PeerDown(node) => {
@@ -546,6 +577,7 @@ async fn changed(app: &Arc<App>, mesh: &Arc<Mesh>, changes: Vec<Change>) {
         }
         if members || everything {
             mesh.members_changed();
+            mesh.peers_changed.notify_one();
             announcer.grant_to_all(app)?;
         }
         if caches || members || everything {
@@ -636,6 +668,10 @@ async fn answer(
             let shown = Signed::decode(&certificate).ok();
             let next = shown.and_then(|shown| mesh.members.renew(from, &shown));
             Some(Reply::Renew(next.map(|next| next.encode().into())))
+        }
+        Query::Peers => {
+            let peers = peers_for(from, &mesh.network.peers(), peer_exchange::lot());
+            Some(Reply::Peers(peers))
         }
         // Answered above, and by the replica.
         Query::Hold { .. } | Query::Sync(_) => None,

@@ -1,7 +1,7 @@
 //! Whom to dial, where and when: a value without clock, sockets or randomness.
 //!
-//! A node learns addresses from its configuration, from tickets, from the peers themselves and from
-//! mDNS. The dialer keeps them, and asks for a connection to everybody it knows and has none to:
+//! A node learns addresses from its configuration, from tickets, from the peers themselves, from what
+//! they say of others and from mDNS. The dialer keeps them, and asks for a connection to everybody it knows and has none to:
 //! at once, then at growing intervals, again at once when the network changes. Time is an argument
 //! and jitter follows from a seed.
 
@@ -36,7 +36,7 @@ const SPREAD: Duration = Duration::from_millis(250);
 /// How much later the one of two nodes dials that should leave it to the other.
 const COURTESY: Duration = Duration::from_millis(500);
 
-/// Discovered nodes that are dialed as they come, and the pause between those beyond.
+/// Nodes known by hearsay that are dialed as they come, and the pause between those beyond.
 const STRANGERS_AT_ONCE: u32 = 32;
 const STRANGER_PAUSE: Duration = Duration::from_millis(100);
 
@@ -49,6 +49,15 @@ pub enum Origin {
     Remembered,
     /// mDNS: both sides find each other at the same moment, and strangers are among them.
     Discovered,
+    /// A peer says so of somebody else. Pushes out nothing.
+    Told,
+}
+
+impl Origin {
+    /// Whether somebody else may have made it up.
+    fn is_hearsay(self) -> bool {
+        matches!(self, Origin::Discovered | Origin::Told)
+    }
 }
 
 /// Somebody to be connected to.
@@ -75,7 +84,7 @@ pub struct Dialer {
     me: NodeId,
     seed: u64,
     targets: BTreeMap<Target, Entry>,
-    /// Up to when attempts at discovered strangers are given away.
+    /// Up to when attempts at nodes known by hearsay are given away.
     strangers_until: Option<Instant>,
 }
 
@@ -127,18 +136,20 @@ impl Dialer {
             Some(node) => Target::Node(node),
             None => Target::Address(address.clone()),
         };
-        let known = self.targets.get_mut(&target);
-        if let Some(entry) = known
-            && entry.addresses.contains(&address)
-        {
-            entry.configured |= origin == Origin::Configured;
-            return;
+        if let Some(entry) = self.targets.get_mut(&target) {
+            if entry.addresses.contains(&address) {
+                entry.configured |= origin == Origin::Configured;
+                return;
+            }
+            if origin == Origin::Told && entry.addresses.len() == ADDRESSES_MAX {
+                return;
+            }
         }
         if !self.targets.contains_key(&target) && !self.make_room(origin) {
             return;
         }
         let mut first = now + self.delay_first(&target, origin);
-        if origin == Origin::Discovered {
+        if origin.is_hearsay() {
             first = first.max(self.turn_of_stranger(now));
         }
         let entry = self.targets.entry(target).or_insert_with(|| Entry {
@@ -277,14 +288,14 @@ impl Dialer {
         }
         let worst = (self.targets.iter())
             .filter(|(_, entry)| !entry.configured && matches!(entry.state, State::Waiting(_)))
-            // A stranger on the network does not push out who has not failed yet.
-            .filter(|(_, entry)| origin != Origin::Discovered || entry.failures > 0)
+            // Hearsay does not push out who has not failed yet.
+            .filter(|(_, entry)| !origin.is_hearsay() || entry.failures > 0)
             .max_by_key(|(_, entry)| entry.failures)
             .map(|(target, _)| target.clone());
         worst.is_some_and(|target| self.targets.remove(&target).is_some())
     }
 
-    /// When one more node that was only discovered may be dialed: [`STRANGERS_AT_ONCE`] now, then one
+    /// When one more node known by hearsay may be dialed: [`STRANGERS_AT_ONCE`] now, then one
     /// each [`STRANGER_PAUSE`]. Anybody on the network can make up nodes.
     fn turn_of_stranger(&mut self, now: Instant) -> Instant {
         let earliest = now.checked_sub(STRANGER_PAUSE * STRANGERS_AT_ONCE);
@@ -299,7 +310,7 @@ impl Dialer {
     fn delay_first(&self, target: &Target, origin: Origin) -> Duration {
         match (origin, target) {
             (Origin::Configured, _) => Duration::ZERO,
-            (Origin::Discovered, Target::Node(node)) if *node < self.me => {
+            (Origin::Discovered | Origin::Told, Target::Node(node)) if *node < self.me => {
                 COURTESY + self.jitter(target, 0, SPREAD)
             }
             _ => self.jitter(target, 0, SPREAD),

@@ -405,6 +405,12 @@ impl Network {
         let _ = self.commands.send(Command::Learn { addresses }).await;
     }
 
+    /// Tries to connect to whom a peer says to be at these addresses, each with `/p2p/…`; others are
+    /// ignored. They push out no other addresses, and are forgotten before others are.
+    pub async fn suggest(&self, addresses: Vec<Multiaddr>) {
+        let _ = self.commands.send(Command::Suggest { addresses }).await;
+    }
+
     /// Tries everybody it knows and is not connected to, at once, as after a change of the network:
     /// whoever refused this node may take it now.
     pub async fn retry(&self) {
@@ -478,6 +484,9 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<NodeId, DialError>>,
     },
     Learn {
+        addresses: Vec<Multiaddr>,
+    },
+    Suggest {
         addresses: Vec<Multiaddr>,
     },
     Retry,

@@ -156,6 +156,10 @@ impl<'a> Task<'a> {
                 self.durable.learn(&addresses);
                 self.dial_due();
             }
+            Command::Suggest { addresses } => {
+                self.durable.suggest(&addresses);
+                self.dial_due();
+            }
             Command::Retry => self.on_network_change(),
             Command::Ban { node, time, why } => self.ban(node, time, why),
             Command::Disconnect { node } => {

@@ -200,3 +200,24 @@ fn made_up_nodes_delay_others_by_a_minute_at_most() {
     let turns = (0..100_000).map(|_| dialer.turn_of_stranger(now));
     assert!(turns.max() <= Some(now + Duration::from_secs(60)));
 }
+
+#[test]
+fn what_a_peer_tells_pushes_out_no_other_address() {
+    let (mut dialer, now) = dialer();
+    for port in 1..=ADDRESSES_MAX as u16 {
+        dialer.learn(now, &named(port, node(1)), Origin::Remembered);
+    }
+    let known = dialer.addresses(node(1)).to_vec();
+    dialer.learn(now, &named(99, node(1)), Origin::Told);
+    assert_eq!(dialer.addresses(node(1)), known);
+}
+
+#[test]
+fn whom_a_peer_tells_of_is_dialed() {
+    let (mut dialer, now) = dialer();
+    dialer.learn(now, &named(1, node(1)), Origin::Told);
+    let due = dialer.due(now + COURTESY + SPREAD, 10);
+    assert_eq!(due.len(), 1);
+    assert_eq!(due[0].target, Target::Node(node(1)));
+    assert_eq!(due[0].addresses, [at(1)]);
+}

@@ -9,7 +9,7 @@ use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use tokio::sync::{mpsc, watch};
 
-use crate::dialer::{Dialer, Origin, split};
+use crate::dialer::{Dialer, Origin, is_circuit, split};
 use crate::ids::NodeId;
 use crate::network::{BanInfo, Command, Counters, NetworkEvent, NetworkOptions, PeerInfo, Status};
 use crate::swarm::conduct::{Act, Conduct, Ruling};
@@ -97,6 +97,7 @@ impl Durable {
     pub(crate) fn keep(&mut self, command: Command) {
         match command {
             Command::Learn { addresses } => self.learn(&addresses),
+            Command::Suggest { addresses } => self.suggest(&addresses),
             Command::Ban { node, time, why } => {
                 self.ban(node, time, why);
             }
@@ -109,6 +110,17 @@ impl Durable {
         let now = Instant::now();
         for address in addresses {
             self.dialer.learn(now, address, Origin::Configured);
+        }
+    }
+
+    pub(crate) fn suggest(&mut self, addresses: &[Multiaddr]) {
+        let now = Instant::now();
+        let uses_relays = self.options.uses_relays();
+        for address in addresses {
+            let is_named = split(address).is_some_and(|(node, _)| node.is_some());
+            if is_named && (uses_relays || !is_circuit(address)) {
+                self.dialer.learn(now, address, Origin::Told);
+            }
         }
     }
 

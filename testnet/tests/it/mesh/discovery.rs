@@ -31,8 +31,8 @@ fn acquaintances(family: Option<Family>, config: &str) -> Cluster {
     cluster[2].start_again();
     cluster.join(2, &ticket).succeeds();
     cluster.wait_connected(&[0, 2]);
-    cluster[1].start_again();
     cluster[0].kill();
+    cluster[1].start_again();
     cluster
 }
 
@@ -117,6 +117,24 @@ fn c2_static_peers_are_connected_and_remembered() {
     cluster[1].kill();
     cluster[1].start_again();
     cluster.wait_connected(&[1, 2]);
+}
+
+/// Without mDNS, nodes that were told of one node find each other through it, and need it no more.
+#[test]
+fn c2_members_tell_each_other_where_members_are() {
+    let mut cluster = Cluster::with_config(4, "[mesh]\nmdns = false\n");
+    let ticket = cluster.invite(0, &["--write", "*", "--uses", "3"]);
+    for node in [1, 2, 3] {
+        cluster.join(node, &ticket).succeeds();
+    }
+    cluster.wait_connected(&[0, 1, 2, 3]);
+    cluster.wait_writable(1, "main");
+    cluster[0].kill();
+    cluster.wait_connected(&[1, 2, 3]);
+    let pushed = path("c2-told", 20_000);
+    cluster[1].push(&[&pushed]).succeeds();
+    let start = Instant::now();
+    all_answer(&cluster, &[2, 3], &pushed, 200, (start, VISIBLE_MAX));
 }
 
 /// Without mDNS a ticket leads to the cluster, also when the first of its addresses leads nowhere; from
