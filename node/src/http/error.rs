@@ -252,8 +252,14 @@ fn comes_from_a_full_disk(error: &(dyn Error + 'static)) -> bool {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         )
     };
-    let mut chain = std::iter::successors(Some(error), |error| error.source());
-    chain.any(is_full)
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if is_full(error) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// An error with its causes, on one line.

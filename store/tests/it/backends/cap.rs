@@ -1,6 +1,7 @@
 //! Near the size cap: what is pushed finds room, and no more is evicted than that takes.
 
-use attic_store::ImportError;
+use attic_store::record::Pin;
+use attic_store::{CollectOptions, ImportError};
 
 use super::*;
 
@@ -181,7 +182,7 @@ fn g7_a_cap_below_what_is_stored_is_reached_around_a_pin() {
     });
     let (kept, other) = (nar_of(&noise(800, 8 << 20)), nar_of(&noise(801, 8 << 20)));
     push(&fixture, &[(0, &kept, &[]), (1, &other, &[])], 10_000).expect("no cap");
-    let pin = attic_store::record::Pin {
+    let pin = Pin {
         cache: cache(),
         name: "kept".to_owned(),
         path: path(0),
