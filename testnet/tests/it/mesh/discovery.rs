@@ -134,7 +134,7 @@ fn c2_members_tell_each_other_where_members_are() {
     let pushed = path("c2-told", 20_000);
     cluster[1].push(&[&pushed]).succeeds();
     let start = Instant::now();
-    all_answer(&cluster, &[2, 3], &pushed, 200, (start, VISIBLE_MAX));
+    all_answer(&cluster, &[2, 3], &pushed, 200, (start, HEALED_MAX));
 }
 
 /// Without mDNS a ticket leads to the cluster, also when the first of its addresses leads nowhere; from
