@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{CacheId, ClusterId, Dot, NodeId};
-use crate::record::{Record, kind};
+use crate::record::{Frontier, Record, kind};
 use crate::segment::{Segment, SegmentId, SegmentKind};
 
 /// The end of a log.
@@ -54,6 +54,14 @@ pub(crate) struct Need {
     pub(crate) said: u64,
     /// So much must count: what is not restated was about what that dropped.
     pub(crate) counts: u64,
+}
+
+impl Need {
+    /// What must be said, and what must count, of the log of `node`.
+    pub(crate) fn of(self, node: NodeId) -> (Frontier, Frontier) {
+        let frontier = |seq| Frontier { node, seq };
+        (frontier(self.said), frontier(self.counts))
+    }
 }
 
 /// The parts of a checkpoint, some or all of them.

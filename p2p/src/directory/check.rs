@@ -160,14 +160,7 @@ impl Directory {
 
     /// How far the log of `node` is missing for `need`, if it is.
     fn unmet(&self, node: NodeId, need: Need) -> Option<Frontier> {
-        let said = Frontier {
-            node,
-            seq: need.said,
-        };
-        let counts = Frontier {
-            node,
-            seq: need.counts,
-        };
+        let (said, counts) = need.of(node);
         let unsaid = (!self.has_said(&said)).then_some(said);
         unsaid.or((!self.has_folded(&counts)).then_some(counts))
     }

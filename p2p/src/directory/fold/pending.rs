@@ -11,7 +11,6 @@ use crate::directory::Directory;
 use crate::directory::author::{Author, Run};
 use crate::ids::NodeId;
 use crate::log::{Log, LogError};
-use crate::record::Frontier;
 
 impl Directory {
     /// Folds what was held up by something that is here now, until nothing moves any more; of which
@@ -106,14 +105,7 @@ impl Directory {
     /// Whether all that `run` names is here, if the pending checkpoints of `with` come into force.
     fn can_enact(&self, run: &Run, with: &BTreeSet<u16>) -> bool {
         run.needs().iter().all(|(node, need)| {
-            let said = Frontier {
-                node: *node,
-                seq: need.said,
-            };
-            let counts = Frontier {
-                node: *node,
-                seq: need.counts,
-            };
+            let (said, counts) = need.of(*node);
             let number = self
                 .nodes
                 .number(node)
@@ -121,7 +113,7 @@ impl Directory {
             let author = number.and_then(|number| self.authors.get(&number));
             let other = author.and_then(Author::pending);
             self.has_said(&said)
-                && (self.has_folded(&counts) || other.is_some_and(|run| run.end() >= need.counts))
+                && (self.has_folded(&counts) || other.is_some_and(|run| run.end() >= counts.seq))
         })
     }
 }
