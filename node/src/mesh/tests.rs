@@ -218,8 +218,8 @@ async fn a_flight_that_nobody_follows_ends() {
     })
     .await;
     drop(other);
-    until("over", || client.flights.stats().flying == 0).await;
-    assert_eq!(client.flights.stats().failed, 1);
+    until("over", || client.flights.stats().failed == 1).await;
+    assert_eq!(client.flights.stats().flying, 0);
     let left = client.follow(&wanted);
     assert!(left.manifest().is_none(), "a flight of its own");
 }
