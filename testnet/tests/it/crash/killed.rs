@@ -18,6 +18,8 @@ use testnet::upload::Upload;
 
 /// How many paths one round writes.
 const ROUND: usize = 12;
+/// More are removed, oldest first, so that a kill costs the same however many there were.
+const PATHS_MAX: usize = 40 * ROUND;
 
 fn kills() -> u32 {
     let set = env::var("ATTIC_NODE_TEST_KILLS").ok();
@@ -108,9 +110,10 @@ impl Witness {
         self.node.start_again();
     }
 
-    /// Checks every promise, and that the store finds nothing wrong with itself.
+    /// Checks every promise, and that the store finds nothing wrong with itself. Then removes the
+    /// oldest of too many paths.
     #[track_caller]
-    fn check(&self) {
+    fn check(&mut self) {
         for upload in &self.uploads {
             let promise = self
                 .promises
@@ -129,18 +132,27 @@ impl Witness {
             (&verify["damaged_records"], &verify["damaged_nars"]),
             (&0.into(), &0.into())
         );
+        let old = self.uploads.len().saturating_sub(PATHS_MAX);
+        let old: Vec<Upload> = self.uploads.drain(..old).collect();
+        self.remove_all(&old);
+        for upload in &old {
+            assert_eq!(self.node.read(&upload.path()), Served::Absent);
+            self.promises.remove(&upload.hash);
+        }
+    }
+
+    /// Removes all of them at once.
+    #[track_caller]
+    fn remove_all(&self, uploads: &[Upload]) {
+        let hashes: Vec<&str> = uploads.iter().map(|upload| upload.hash.as_str()).collect();
+        let body = serde_json::json!({ "paths": hashes }).to_string();
+        assert!(self.wire().post("caches/main/remove", &body));
     }
 
     /// Removes everything and checks that no byte leaked.
     #[track_caller]
     fn check_that_nothing_leaked(&mut self) {
-        let all: Vec<&str> = self
-            .uploads
-            .iter()
-            .map(|upload| upload.hash.as_str())
-            .collect();
-        let body = serde_json::json!({ "paths": all }).to_string();
-        assert!(self.wire().post("caches/main/remove", &body));
+        self.remove_all(&self.uploads);
         // NARs whose narinfo never came are kept for a while, which is over now.
         self.node.kill();
         self.node.configure("[store]\nupload-grace = \"0s\"\n");
