@@ -168,7 +168,7 @@ pub struct PushArgs {
     /// How many uploads to run at once
     #[arg(short, long, value_name = "N", default_value = "5", value_parser = positive)]
     pub jobs: NonZeroUsize,
-    /// Threads that compress [default: one per processor]
+    /// Threads that compress; nothing is for a node on this machine [default: one per processor]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub compress_threads: Option<NonZeroUsize>,
     /// Do not push the build logs of the paths

@@ -78,6 +78,12 @@ impl Client {
         }
     }
 
+    /// Whether the node is known to run on this machine. A loopback address alone does not say so:
+    /// a tunnel may begin there.
+    pub fn stays_on_this_machine(&self) -> bool {
+        self.owner.is_some()
+    }
+
     /// The node's address.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint

@@ -24,6 +24,7 @@ use std::time::Duration;
 use attic_node_core::api::{PLAN_PATHS_MAX, PlanPath, PushPlan, PushSession, SessionGrant};
 use attic_store::cache_name::CacheName;
 use attic_store::chunker::ChunkerParams;
+use attic_store::frame::FrameEncoder;
 use attic_store::store_path::{StoreDir, StorePath};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -55,7 +56,8 @@ mod window;
 pub struct Options {
     /// Batches under way at once; more than [`JOBS_MAX`] are that many.
     pub jobs: NonZeroUsize,
-    /// Threads that compress; `None` is one per processor.
+    /// Threads that compress, for a node elsewhere, or copy, for one on this machine; `None` is one
+    /// per processor.
     pub compress_threads: Option<NonZeroUsize>,
     /// Where the build logs of the paths are; `None` sends none.
     pub logs: Option<BuildLogs>,
@@ -267,6 +269,10 @@ impl Plan {
         let plan = request(&self.cache, paths.iter().map(Arc::as_ref));
         let jobs = options.jobs.get().min(JOBS_MAX);
         let batches = batch::batches(&paths.iter().map(|path| &path.info).collect::<Vec<_>>());
+        let encoder = match client.stays_on_this_machine() {
+            true => FrameEncoder::uncompressed,
+            false => FrameEncoder::for_sending,
+        };
         let upload = Arc::new(Upload {
             sessions: Sessions::new(client.clone(), plan, first),
             client,
@@ -277,7 +283,10 @@ impl Plan {
                 .unwrap_or(usize::MAX)
                 .min(BODY_LEN_MAX),
             windows: WindowPool::new(jobs),
-            encoders: Encoders::new(options.compress_threads.map_or_else(cores, usize::from)),
+            encoders: Encoders::new(
+                options.compress_threads.map_or_else(cores, usize::from),
+                encoder,
+            ),
             requests: Semaphore::new((self.terms.requests_max as usize).clamp(1, JOBS_MAX)),
             observer,
             board: Board::without(lacking),

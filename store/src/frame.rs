@@ -65,7 +65,8 @@ pub enum FrameError {
 
 /// Turns chunks into frames; keeps the compressor's tables between calls.
 pub struct FrameEncoder {
-    compressor: Compressor<'static>,
+    /// `None` leaves every chunk as it is.
+    compressor: Option<Compressor<'static>>,
 }
 
 impl FrameEncoder {
@@ -80,10 +81,18 @@ impl FrameEncoder {
         FrameEncoder::of_level(SENDING_LEVEL)
     }
 
+    /// An encoder for sending chunks to a store on the same machine: frames of raw blocks, which
+    /// cost a copy where compressing and decompressing would cost as much as all else in a push.
+    pub fn uncompressed() -> FrameEncoder {
+        FrameEncoder { compressor: None }
+    }
+
     fn of_level(level: i32) -> FrameEncoder {
         let compressor =
             Compressor::new(level).expect("allocating a zstd context fails only without memory");
-        FrameEncoder { compressor }
+        FrameEncoder {
+            compressor: Some(compressor),
+        }
     }
 
     /// The frame of one chunk.
@@ -92,8 +101,11 @@ impl FrameEncoder {
     /// [`FrameError::ChunkLen`] for an empty or oversized chunk.
     pub fn encode(&mut self, chunk: &[u8]) -> Result<Vec<u8>, FrameError> {
         check_chunk_len(chunk.len())?;
+        let Some(compressor) = &mut self.compressor else {
+            return Ok(raw_block_frame(chunk));
+        };
         let worthwhile = chunk.len() - chunk.len() / 32;
-        match self.compressor.compress(chunk) {
+        match compressor.compress(chunk) {
             Ok(frame) if frame.len() <= worthwhile => Ok(frame),
             Ok(_) | Err(_) => Ok(raw_block_frame(chunk)),
         }
@@ -248,6 +260,19 @@ mod tests {
             chunk
         );
         frame
+    }
+
+    #[test]
+    fn an_encoder_may_leave_chunks_as_they_are() {
+        for len in [1, BLOCK_LEN_MAX, BLOCK_LEN_MAX + 1, CHUNK_LEN_MAX] {
+            let chunk = vec![7; len];
+            let frame = FrameEncoder::uncompressed()
+                .encode(&chunk)
+                .expect("encodes");
+            assert_eq!(frame.len(), frame_len_max(len));
+            let decoded = FrameDecoder::new().decode(&frame, len);
+            assert_eq!(decoded.as_ref(), Ok(&chunk));
+        }
     }
 
     #[test]

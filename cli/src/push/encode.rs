@@ -1,4 +1,5 @@
-//! Compresses chunks into request bodies on a bounded number of threads.
+//! Puts chunks into request bodies, compressed if they leave the machine, on a bounded number of
+//! threads.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,15 +15,17 @@ use super::window::{Piece, Window};
 #[derive(Clone)]
 pub(super) struct Encoders {
     permits: Arc<Semaphore>,
+    make: fn() -> FrameEncoder,
     /// Encoders at rest, at most one per permit: their tables are large.
     spare: Arc<Mutex<Vec<FrameEncoder>>>,
 }
 
 impl Encoders {
-    /// At most `threads` chunks are compressed at once.
-    pub(super) fn new(threads: usize) -> Encoders {
+    /// At most `threads` chunks are encoded at once, each by an encoder of `make`'s.
+    pub(super) fn new(threads: usize, make: fn() -> FrameEncoder) -> Encoders {
         Encoders {
             permits: Arc::new(Semaphore::new(threads)),
+            make,
             spare: Arc::default(),
         }
     }
@@ -62,10 +65,10 @@ impl Encoders {
     async fn spawn(&self, window: Arc<Window>, pieces: Vec<Piece>) -> JoinHandle<Bytes> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.expect("the semaphore is never closed");
-        let spare = Arc::clone(&self.spare);
+        let (spare, make) = (Arc::clone(&self.spare), self.make);
         spawn_blocking(move || {
             let resting = spare.lock().expect("no panic under this lock").pop();
-            let mut encoder = resting.unwrap_or_else(FrameEncoder::for_sending);
+            let mut encoder = resting.unwrap_or_else(make);
             let records = encode(&mut encoder, &window, &pieces);
             spare
                 .lock()
@@ -155,7 +158,7 @@ mod tests {
             signatures: Vec::new(),
         };
         let path = Arc::new(LocalPath { info, location });
-        let encoders = Encoders::new(threads);
+        let encoders = Encoders::new(threads, FrameEncoder::for_sending);
         let mut windows = read(vec![path], ChunkerParams::CURRENT, WindowPool::new(1));
         let mut encoding = Vec::new();
         while let Some(window) = windows.recv().await {
