@@ -101,14 +101,32 @@ impl FrameEncoder {
     /// [`FrameError::ChunkLen`] for an empty or oversized chunk.
     pub fn encode(&mut self, chunk: &[u8]) -> Result<Vec<u8>, FrameError> {
         check_chunk_len(chunk.len())?;
-        let Some(compressor) = &mut self.compressor else {
-            return Ok(raw_block_frame(chunk));
-        };
-        let worthwhile = chunk.len() - chunk.len() / 32;
-        match compressor.compress(chunk) {
-            Ok(frame) if frame.len() <= worthwhile => Ok(frame),
-            Ok(_) | Err(_) => Ok(raw_block_frame(chunk)),
+        Ok(self.compress(chunk).unwrap_or_else(|| {
+            let mut frame = Vec::new();
+            raw_block_frame(chunk, &mut frame);
+            frame
+        }))
+    }
+
+    /// Appends the frame of one chunk to `out`, and gives its length.
+    ///
+    /// # Errors
+    /// As [`FrameEncoder::encode`]; `out` is then as it was.
+    pub fn encode_into(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<usize, FrameError> {
+        check_chunk_len(chunk.len())?;
+        let start = out.len();
+        match self.compress(chunk) {
+            Some(frame) => out.extend_from_slice(&frame),
+            None => raw_block_frame(chunk, out),
         }
+        Ok(out.len() - start)
+    }
+
+    /// A compressed frame, if that is worthwhile.
+    fn compress(&mut self, chunk: &[u8]) -> Option<Vec<u8>> {
+        let len_max = chunk.len() - chunk.len() / 32;
+        let frame = self.compressor.as_mut()?.compress(chunk).ok()?;
+        (frame.len() <= len_max).then_some(frame)
     }
 }
 
@@ -143,11 +161,7 @@ impl FrameDecoder {
         raw_len: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), FrameError> {
-        check_frame_len(frame.len(), raw_len)?;
-        let corrupt = FrameError::Corrupt { raw_len };
-        if find_frame_compressed_size(frame) != Ok(frame.len()) {
-            return Err(corrupt);
-        }
+        check_frame(frame, raw_len)?;
         let start = out.len();
         out.resize(start + raw_len, 0);
         match self
@@ -157,7 +171,7 @@ impl FrameDecoder {
             Ok(len) if len == raw_len => Ok(()),
             Ok(_) | Err(_) => {
                 out.truncate(start);
-                Err(corrupt)
+                Err(FrameError::Corrupt { raw_len })
             }
         }
     }
@@ -167,9 +181,13 @@ impl FrameDecoder {
     /// # Errors
     /// As [`FrameDecoder::decode_into`].
     pub fn decode(&mut self, frame: &[u8], raw_len: usize) -> Result<Vec<u8>, FrameError> {
-        let mut chunk = Vec::new();
-        self.decode_into(frame, raw_len, &mut chunk)?;
-        Ok(chunk)
+        check_frame(frame, raw_len)?;
+        // The decompressor fills no more than the capacity, which needs no zeroes first.
+        let mut chunk = Vec::with_capacity(raw_len);
+        match self.decompressor.decompress_to_buffer(frame, &mut chunk) {
+            Ok(len) if len == raw_len => Ok(chunk),
+            Ok(_) | Err(_) => Err(FrameError::Corrupt { raw_len }),
+        }
     }
 }
 
@@ -201,19 +219,23 @@ fn check_chunk_len(len: usize) -> Result<(), FrameError> {
     }
 }
 
-fn check_frame_len(frame_len: usize, raw_len: usize) -> Result<(), FrameError> {
+/// Checks what can be seen from outside: lengths within bounds, and one frame and nothing else.
+fn check_frame(frame: &[u8], raw_len: usize) -> Result<(), FrameError> {
     check_chunk_len(raw_len)?;
-    if frame_len <= frame_len_max(raw_len) {
-        Ok(())
-    } else {
-        Err(FrameError::FrameLen { frame_len, raw_len })
+    let frame_len = frame.len();
+    if frame_len > frame_len_max(raw_len) {
+        return Err(FrameError::FrameLen { frame_len, raw_len });
+    }
+    match find_frame_compressed_size(frame) {
+        Ok(len) if len == frame_len => Ok(()),
+        Ok(_) | Err(_) => Err(FrameError::Corrupt { raw_len }),
     }
 }
 
-/// A zstd frame of raw blocks (RFC 8878, sections 3.1.1.1 and 3.1.1.2): single segment, four bytes
-/// of content size, no checksum.
-fn raw_block_frame(chunk: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(frame_len_max(chunk.len()));
+/// Appends a zstd frame of raw blocks (RFC 8878, sections 3.1.1.1 and 3.1.1.2): single segment, four
+/// bytes of content size, no checksum.
+fn raw_block_frame(chunk: &[u8], frame: &mut Vec<u8>) {
+    frame.reserve(frame_len_max(chunk.len()));
     frame.extend_from_slice(&MAGIC.to_le_bytes());
     frame.push(SINGLE_SEGMENT_SIZE_4);
     frame.extend_from_slice(&(chunk.len() as u32).to_le_bytes());
@@ -224,7 +246,6 @@ fn raw_block_frame(chunk: &[u8]) -> Vec<u8> {
         frame.extend_from_slice(&header.to_le_bytes()[..BLOCK_HEADER_LEN]);
         frame.extend_from_slice(block);
     }
-    frame
 }
 
 /// About a fifth of the time of level 2, for half as much again on the wire.

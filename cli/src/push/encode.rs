@@ -85,16 +85,17 @@ fn encode(encoder: &mut FrameEncoder, window: &Window, pieces: &[Piece]) -> Byte
     let mut records = Vec::with_capacity(pieces.iter().map(record_len_max).sum());
     for piece in pieces {
         let plain = window.plain(piece);
-        let frame = encoder
-            .encode(plain)
+        let start = records.len();
+        records.resize(start + CHUNK_HEADER_LEN, 0);
+        let frame_len = encoder
+            .encode_into(plain, &mut records)
             .expect("the chunker keeps to a frame's bounds");
         let header = ChunkHeader {
             id: piece.id,
             raw_len: plain.len() as u32,
-            frame_len: frame.len() as u32,
+            frame_len: frame_len as u32,
         };
-        records.extend_from_slice(&header.to_bytes());
-        records.extend_from_slice(&frame);
+        records[start..start + CHUNK_HEADER_LEN].copy_from_slice(&header.to_bytes());
     }
     records.shrink_to_fit();
     records.into()
