@@ -33,13 +33,15 @@ pub(crate) struct Publisher {
     pub(crate) mesh: Arc<MeshSlot>,
 }
 
-/// What to do about a path that is in the cache with other contents.
+/// How a path comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Existing {
-    /// It stays; only signatures are added to the same contents.
-    Keep,
-    /// The new contents take its place.
-    Replace,
+pub(crate) enum Arrival {
+    /// By itself, with the `PUT` of its narinfo. Other contents that the cache has stay, and only
+    /// signatures are added to the same; what it refers to must not have been evicted lately.
+    Put,
+    /// With all that comes with it, in a push session or from the cluster. Its contents take the
+    /// place of others.
+    Pushed,
 }
 
 impl Publisher {
@@ -51,13 +53,13 @@ impl Publisher {
         &self,
         cache: &Cache,
         infos: Vec<PathInfo>,
-        existing: Existing,
+        arrival: Arrival,
     ) -> Vec<Result<(), PublishError>> {
         let hashes: Vec<_> = infos.iter().map(|info| *info.path.hash()).collect();
         let outcome = cache.life.while_alive(|| {
             let _locks = cache.life.paths.lock(&hashes);
-            let rows = self.checked_rows(cache, infos, existing);
-            self.commit_and_announce(cache, rows)
+            let rows = self.checked_rows(cache, infos, arrival);
+            self.commit_and_announce(cache, rows, arrival)
         });
         outcome.unwrap_or_else(|| {
             hashes
@@ -75,9 +77,9 @@ impl Publisher {
         let hash = *info.path.hash();
         let outcome = cache.life.while_alive(|| {
             let _locks = cache.life.paths.lock(&[hash]);
-            let row = self.checked_row(cache, info, Existing::Replace)?;
+            let row = self.checked_row(cache, info, Arrival::Pushed)?;
             let is_new = row.is_some();
-            let mut results = self.commit(cache, vec![Ok(row)]);
+            let mut results = self.commit(cache, vec![Ok(row)], Arrival::Pushed);
             results.pop().unwrap_or(Ok(())).map(|()| is_new)
         });
         outcome.unwrap_or(Err(PublishError::CacheGone))
@@ -230,14 +232,14 @@ impl Publisher {
         &self,
         cache: &Cache,
         infos: Vec<PathInfo>,
-        existing: Existing,
+        arrival: Arrival,
     ) -> Vec<Result<Option<PathRow>, PublishError>> {
         let mut seen = BTreeSet::new();
         let check = |info: PathInfo| {
             if !seen.insert(*info.path.hash()) {
                 return Err(PublishError::Duplicate);
             }
-            self.checked_row(cache, info, existing)
+            self.checked_row(cache, info, arrival)
         };
         infos.into_iter().map(check).collect()
     }
@@ -247,7 +249,7 @@ impl Publisher {
         &self,
         cache: &Cache,
         info: PathInfo,
-        existing: Existing,
+        arrival: Arrival,
     ) -> Result<Option<PathRow>, PublishError> {
         let nar = self
             .store
@@ -263,7 +265,7 @@ impl Publisher {
         check_signatures(cache, &info)?;
         let old = self.store.path(&cache.name, info.path.hash())?;
         let mut merged = match &old {
-            Some(row) => merge(cache, &row.info, info, existing)?,
+            Some(row) => merge(cache, &row.info, info, arrival)?,
             None => info,
         };
         match &cache.secret {
@@ -291,10 +293,11 @@ impl Publisher {
         &self,
         cache: &Cache,
         checked: Vec<Result<Option<PathRow>, PublishError>>,
+        arrival: Arrival,
     ) -> Vec<Result<(), PublishError>> {
         let mesh = cache.settings.shared_as.zip(self.mesh.get());
         let Some((id, mesh)) = mesh else {
-            return self.commit(cache, checked);
+            return self.commit(cache, checked, arrival);
         };
         let rows = checked.iter().flatten().flatten();
         let hashes: Vec<_> = rows.map(|row| *row.info.path.hash()).collect();
@@ -306,7 +309,7 @@ impl Publisher {
             };
             return checked.into_iter().map(refuse).collect();
         }
-        let results = self.commit(cache, checked);
+        let results = self.commit(cache, checked, arrival);
         mesh.announcer.announce(&self.store, cache, id, &hashes);
         results
     }
@@ -316,16 +319,20 @@ impl Publisher {
         &self,
         cache: &Cache,
         checked: Vec<Result<Option<PathRow>, PublishError>>,
+        arrival: Arrival,
     ) -> Vec<Result<(), PublishError>> {
         let rows: Vec<_> = checked.iter().flatten().flatten().cloned().collect();
         let keys: Vec<_> = rows
             .iter()
             .map(|row| (cache.id, *row.info.path.hash()))
             .collect();
-        let committed = if rows.is_empty() {
-            Ok(())
-        } else {
-            self.store.publish(rows)
+        let committed = match arrival {
+            _ if rows.is_empty() => Ok(()),
+            Arrival::Put => {
+                let is_elsewhere = |hash: &StorePathHash| self.is_elsewhere(cache, hash);
+                self.store.publish_with_references(rows, is_elsewhere)
+            }
+            Arrival::Pushed => self.store.publish(rows),
         };
         keys.iter().for_each(|key| self.narinfos.forget(key));
         let failed = committed.map_err(Arc::new);
@@ -334,6 +341,15 @@ impl Publisher {
             Some(_) => failed.clone().map_err(PublishError::Commit),
         };
         checked.into_iter().map(outcome).collect()
+    }
+
+    /// Whether another node of the cluster holds a path that is not here.
+    fn is_elsewhere(&self, cache: &Cache, hash: &StorePathHash) -> bool {
+        let shared = cache.settings.shared_as.zip(self.mesh.get());
+        shared.is_some_and(|(id, mesh)| {
+            let record = mesh.view.path(id, hash);
+            record.is_some_and(|record| !mesh.view.holders(&record.info.nar_hash).is_empty())
+        })
     }
 
     /// What lies under the file a narinfo points to: an upload to this cache, or our own name for
@@ -421,7 +437,7 @@ fn merge(
     cache: &Cache,
     old: &PathInfo,
     new: PathInfo,
-    existing: Existing,
+    arrival: Arrival,
 ) -> Result<PathInfo, PublishError> {
     let store_dir = &cache.settings.store_dir;
     if old.fingerprint(store_dir) == new.fingerprint(store_dir) {
@@ -433,10 +449,10 @@ fn merge(
             .for_each(|signature| merged.add_signature(signature));
         return Ok(merged);
     }
-    match existing {
-        Existing::Keep => Err(PublishError::Differs),
+    match arrival {
+        Arrival::Put => Err(PublishError::Differs),
         // Signatures of the old contents say nothing about the new.
-        Existing::Replace => Ok(new),
+        Arrival::Pushed => Ok(new),
     }
 }
 

@@ -306,6 +306,7 @@ impl Inner {
         for (cache, hashes) in gone {
             count += hashes.len() as u64;
             let evicted = hashes.len() as u64;
+            self.evicted.note(&cache, hashes.iter().copied(), now());
             let remove = |hash| Change::RemovePath(cache.clone(), hash);
             self.commit(hashes.into_iter().map(remove).collect())?;
             let counter = &self.size.evicted_paths;

@@ -10,6 +10,7 @@ use crate::hash::{ChunkId, NarHash};
 use crate::locator::LocatorError;
 use crate::manifest::ManifestError;
 use crate::nar::NarError;
+use crate::store_path::StorePath;
 
 /// The store could not do what was asked.
 #[derive(Debug, Error)]
@@ -23,6 +24,18 @@ pub enum StoreError {
         cap: Option<u64>,
         /// The system's error, if there is one.
         source: Option<io::Error>,
+    },
+    /// A path was to be published that refers to one that was evicted lately. Nothing was changed.
+    #[error(
+        "{path} refers to {reference}, which was evicted to stay below the size cap of {cap} bytes"
+    )]
+    ReferenceEvicted {
+        /// What was to be published.
+        path: StorePath,
+        /// What it refers to.
+        reference: StorePath,
+        /// The size cap in bytes.
+        cap: u64,
     },
     /// Another process has the store open.
     #[error("store {0} is in use by another process")]

@@ -78,6 +78,8 @@ mod collect;
 #[cfg(feature = "backends")]
 mod error;
 #[cfg(feature = "backends")]
+mod evicted;
+#[cfg(feature = "backends")]
 mod import;
 #[cfg(feature = "backends")]
 mod index;

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::StoreError;
+use crate::evicted::Evicted;
 use crate::hash::{ChunkId, NarHash};
 use crate::index::Index;
 use crate::lease::{Lease, LeaseTable};
@@ -96,6 +97,7 @@ pub(crate) struct Inner {
     /// One collection or verification at a time.
     pub(crate) housekeeping: Mutex<()>,
     pub(crate) size: size::Size,
+    pub(crate) evicted: Evicted,
     ballast: Ballast,
     /// Keeps other processes out until the store is dropped.
     _lock: File,
@@ -140,6 +142,7 @@ impl Store {
             publishing: RwLock::default(),
             housekeeping: Mutex::default(),
             size: size::Size::default(),
+            evicted: Evicted::load(dir),
             ballast,
             options,
             _lock: lock,
@@ -171,6 +174,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; nothing acknowledged is lost, the next open recovers.
     pub fn close(&self) -> Result<(), StoreError> {
+        self.inner.evicted.save(&self.inner.dir);
         self.inner.flush_touches()?;
         self.inner.seal_idle()?;
         self.inner.locator.flush()?;

@@ -180,6 +180,18 @@ impl Failure {
         }
     }
 
+    /// For a path whose references were evicted: both do not fit below the size cap, or the client's
+    /// memory of the cache is older than that.
+    fn torn(refused: &StoreError) -> Failure {
+        Failure::new(
+            Kind::CapReached,
+            format_args!(
+                "no space: {refused} (store.size-cap); to send it again, copy with --option \
+                 narinfo-cache-positive-ttl 0, as Nix remembers what it sent before"
+            ),
+        )
+    }
+
     /// What the client is told; the cause goes to the log.
     pub(crate) fn into_message(self) -> String {
         self.log();
@@ -277,6 +289,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         match error {
             StoreError::NoSpace { cap, .. } => Failure::no_space(cap, error),
+            StoreError::ReferenceEvicted { .. } => Failure::torn(&error),
             error => Failure::internal(error),
         }
     }
@@ -344,6 +357,7 @@ impl From<PublishError> for Failure {
         match &error {
             PublishError::Store(cause) | PublishError::Commit(cause) => match **cause {
                 StoreError::NoSpace { cap, .. } => Failure::no_space(cap, error),
+                StoreError::ReferenceEvicted { .. } => Failure::torn(cause),
                 _ => Failure::internal(error),
             },
             PublishError::Differs => Failure::new(Kind::Conflict, error),

@@ -35,7 +35,7 @@ use crate::clock::unix_now;
 use crate::http::admin::{blocking, find_cache, json_body};
 use crate::http::error::{Failure, Kind, chain};
 use crate::http::ingest::{BodyReader, Limits, check_announced, ingest, read_small};
-use crate::publish::{Existing, PublishError};
+use crate::publish::{Arrival, PublishError};
 use crate::push::Session;
 
 /// The routes, below the prefix of the API.
@@ -386,7 +386,7 @@ fn commit_all(
         });
     }
     let nar_sizes: Vec<u64> = infos.iter().map(|info| info.nar_size).collect();
-    let published = app.publisher.publish(cache, infos, Existing::Replace);
+    let published = app.publisher.publish(cache, infos, Arrival::Pushed);
     for ((place, nar_size), published) in places.into_iter().zip(nar_sizes).zip(published) {
         let result: &mut CommitResult = &mut results[place];
         match (published, &result.outcome) {

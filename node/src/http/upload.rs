@@ -28,7 +28,7 @@ use crate::http::ingest::{
 };
 use crate::http::target::{BlobKey, BlobKind, Object, Target};
 use crate::nar_file::{NarFile, NarSuffix, unknown_ending};
-use crate::publish::Existing;
+use crate::publish::Arrival;
 
 /// Answers a `PUT` of the admin. Dropping the future abandons it; what is not answered is not
 /// visible.
@@ -147,7 +147,7 @@ fn publish_narinfo(
     let nar_size = narinfo.info.nar_size;
     let results = app
         .publisher
-        .publish(cache, vec![narinfo.info], Existing::Keep);
+        .publish(cache, vec![narinfo.info], Arrival::Put);
     results
         .into_iter()
         .collect::<Result<(), _>>()

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use attic_node_core::api::{CacheView, PinView};
+use attic_node_core::api::{CacheView, PathPage, PinView};
 use attic_store::narinfo::Compression;
 use attic_store::{SecretKey, StoreDir};
 use hyper::Method;
@@ -594,6 +594,61 @@ async fn a_full_store_is_answered_507_and_reads_go_on() {
     let url = node.narinfo("main", &small).await.url;
     let nar = node.get(&format!("/main/{url}")).await;
     assert_eq!(zstd::decode_all(&nar.body[..]).unwrap(), small.nar);
+}
+
+/// G7: whoever fills a cache path by path learns that what came first has been evicted since, and of
+/// what never was there nobody asks. `nix copy --to` of a closure larger than the cap used to succeed.
+#[tokio::test]
+async fn g7_a_path_is_not_taken_whose_references_were_evicted() {
+    let node = TestNode::with(&[("store.size-cap", "16 MiB")]).await;
+    let leaf = Sample::noise("leaf", 1000);
+    let mut base = Sample::noise("base", 100_000).referring_to(&[&leaf]);
+    base.references.insert(base.path.clone());
+    node.publish("main", &leaf).await;
+    node.publish("main", &base).await;
+    let never = Sample::noise("never", 1000);
+    let is_there = async |sample: &Sample| {
+        let reply = node.get(&format!("/main/{}", sample.narinfo_name())).await;
+        reply.status == 200
+    };
+    // Steadily more than fits, and none is refused. Looking at a path would count as its use.
+    let is_listed = async |sample: &Sample| {
+        let page: PathPage = node.api(Method::GET, "caches/main/paths").ok().await;
+        page.paths.iter().any(|row| row.info.path == sample.path)
+    };
+    let mut number = 0;
+    while number < 40 || is_listed(&base).await {
+        assert!(number < 1000, "it is never evicted");
+        let filler = Sample::noise(&format!("filler-{number}"), 1 << 20);
+        node.publish("main", &filler.referring_to(&[&never])).await;
+        number += 1;
+    }
+
+    let put_narinfo = async |sample: &Sample| {
+        let target = format!("/main/{}", sample.narinfo_name());
+        node.put(&target, sample.narinfo()).await
+    };
+    let later = Sample::noise("later", 2000).referring_to(&[&never, &base]);
+    let nar = node
+        .put(&format!("/main/{}", later.url()), later.nar.clone())
+        .await;
+    assert_eq!(nar.status, 201);
+    let refused = put_narinfo(&later).await;
+    let expected = format!(
+        "no space: {} refers to {}, which was evicted to stay below the size cap of 16777216 bytes \
+         (store.size-cap); to send it again, copy with --option narinfo-cache-positive-ttl 0, as Nix \
+         remembers what it sent before\n",
+        later.path, base.path
+    );
+    assert_eq!((refused.status.as_u16(), refused.text()), (507, expected));
+    assert!(!is_there(&later).await);
+
+    // In order it goes, and what refers to itself is no case of it.
+    for sample in [&leaf, &base] {
+        node.publish("main", sample).await;
+    }
+    assert_eq!(put_narinfo(&later).await.status, 201);
+    assert!(is_there(&later).await && is_there(&base).await);
 }
 
 /// G9: many at once, and none fails.

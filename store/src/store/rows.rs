@@ -40,6 +40,35 @@ impl Store {
             .publishing
             .read()
             .expect("no panic under this lock");
+        self.publish_shared(rows)
+    }
+
+    /// As [`Store::publish`], for paths that come after what they refer to and by themselves: unless one
+    /// refers to a path that was evicted from its cache lately, and that is not back, and of which
+    /// `is_elsewhere` does not say that it can be had all the same.
+    ///
+    /// What never was here may be missing on purpose, and is not looked for.
+    ///
+    /// # Errors
+    /// [`StoreError::ReferenceEvicted`], and then no row is published; else as [`Store::publish`].
+    pub fn publish_with_references(
+        &self,
+        rows: Vec<PathRow>,
+        is_elsewhere: impl Fn(&StorePathHash) -> bool,
+    ) -> Result<(), StoreError> {
+        // Nothing is evicted between the look and the end.
+        let _shared = self
+            .inner
+            .publishing
+            .read()
+            .expect("no panic under this lock");
+        for row in &rows {
+            self.inner.check_references(row, &is_elsewhere)?;
+        }
+        self.publish_shared(rows)
+    }
+
+    fn publish_shared(&self, rows: Vec<PathRow>) -> Result<(), StoreError> {
         for row in &rows {
             let nar = self.nar(&row.info.nar_hash)?;
             if nar.is_none_or(|nar| nar.nar_size != row.info.nar_size) {
@@ -47,7 +76,11 @@ impl Store {
             }
         }
         self.inner
-            .commit(rows.into_iter().map(Change::Path).collect())
+            .commit(rows.iter().cloned().map(Change::Path).collect())?;
+        for row in &rows {
+            self.inner.evicted.forget(&row.cache, row.info.path.hash());
+        }
+        Ok(())
     }
 
     /// The path of a cache with this hash; `None` also while its NAR cannot be served.
@@ -137,7 +170,9 @@ impl Store {
     /// Any [`StoreError`]; a retry is safe.
     pub fn purge_cache(&self, cache: &CacheName) -> Result<(), StoreError> {
         self.inner
-            .with_ballast(|| self.inner.commit(vec![Change::PurgeCache(cache.clone())]))
+            .with_ballast(|| self.inner.commit(vec![Change::PurgeCache(cache.clone())]))?;
+        self.inner.evicted.forget_cache(cache);
+        Ok(())
     }
 
     /// The NAR with this hash, if it is here and can be served as far as known.
@@ -325,6 +360,32 @@ impl Store {
 }
 
 impl Inner {
+    fn check_references(
+        &self,
+        row: &PathRow,
+        is_elsewhere: &impl Fn(&StorePathHash) -> bool,
+    ) -> Result<(), StoreError> {
+        let Some(cap) = self.options.size_cap else {
+            return Ok(());
+        };
+        let own = row.info.path.hash();
+        for reference in &row.info.references {
+            let hash = reference.hash();
+            if hash != own
+                && self.evicted.contains(&row.cache, hash, now())
+                && self.index.path(&row.cache, hash)?.is_none()
+                && !is_elsewhere(hash)
+            {
+                return Err(StoreError::ReferenceEvicted {
+                    path: row.info.path.clone(),
+                    reference: reference.clone(),
+                    cap,
+                });
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn flush_touches(&self) -> Result<(), StoreError> {
         // Access times are not worth the last space; they wait.
         if self.index.make_room(0).is_err() {

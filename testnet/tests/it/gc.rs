@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use testnet::native;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
-use testnet::program::is_root;
+use testnet::program::{eventually, is_root};
 use testnet::seed::Seed;
-use testnet::served::Served;
+use testnet::served::{Served, hash_part, narinfo_fields};
 use testnet::upload::Upload;
 
 /// Removing a path frees its own chunks and leaves those that another path needs.
@@ -318,4 +318,71 @@ fn g7_a_path_larger_than_the_cap_leaves_the_cache_as_it_was() {
         "{}",
         node.disk_bytes()
     );
+}
+
+/// Closures by plain `nix copy --to`, which sends path by path: one that fits is taken, one larger
+/// than the cap fails, also when it is tried again, and nothing that is served lacks a reference.
+#[test]
+fn g7_nix_copy_of_a_closure_larger_than_the_cap_fails() {
+    if !is_root("g7 nix copy") {
+        return;
+    }
+    let node = &TestNode::with_config("[store]\nsize-cap = \"32 MiB\"\npack-size = \"1 MiB\"\n");
+    let host = NixClient::host();
+    let nix = NixClient::host().authorised(node);
+    let url = format!("{}?compression=none", node.url("main"));
+    let copy = |options: &[&str], path: &str| {
+        nix.run("nix", &[&["copy", "--to", &url], options, &[path]].concat())
+    };
+    let none: &[&str] = &[];
+    // Each refers to the one before it.
+    let chain = |name: &str, paths: usize| {
+        let mut expression = "builtins.storeDir".to_owned();
+        for number in 0..paths {
+            expression = format!(
+                "run \"g7-copy-{name}-{number}\" ''echo ${{{expression}}} > $out; \
+                 head -c 4000000 /dev/urandom >> $out''"
+            );
+        }
+        let root = host.build(&expression).remove(0);
+        let closure = host.run("nix-store", &["--query", "--requisites", &root]);
+        let closure: Vec<String> = closure.succeeds().lines().map(str::to_owned).collect();
+        assert_eq!(closure.len(), paths);
+        (root, closure)
+    };
+    let is_served = |path: &str| node.read(path) != Served::Absent;
+
+    // More than fits all together.
+    for turn in 0..4 {
+        let (root, closure) = chain(&format!("fits-{turn}"), 4);
+        copy(none, &root).succeeds();
+        for path in &closure {
+            assert!(matches!(node.read(path), Served::Whole(_)), "{path}");
+        }
+        // Times count in seconds: what follows must be newer.
+        let seconds = || UNIX_EPOCH.elapsed().expect("a clock").as_secs();
+        let used = seconds();
+        eventually("the next second", Duration::from_secs(10), || {
+            (seconds() > used).then_some(())
+        });
+    }
+    let evicted = node.metric("attic_node_gc_evicted_paths_total");
+    assert!(evicted > Some(0.0), "{evicted:?}");
+
+    let (root, closure) = chain("larger", 12);
+    let again = ["--option", "narinfo-cache-positive-ttl", "0"];
+    for options in [none, none, &again] {
+        let refused = copy(options, &root);
+        refused.fails().says("507").says("no space");
+        assert!(!is_served(&root));
+        for path in closure.iter().filter(|path| is_served(path)) {
+            let target = format!("/main/{}.narinfo", hash_part(path));
+            let narinfo = node.get(&target).expect("an answer").text();
+            let references = narinfo_fields(&narinfo)["References"].clone();
+            for reference in references.split_whitespace() {
+                let reference = format!("/nix/store/{reference}");
+                assert!(is_served(&reference), "{path} refers to {reference}");
+            }
+        }
+    }
 }

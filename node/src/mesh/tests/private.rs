@@ -25,7 +25,7 @@ use crate::mesh::Mesh;
 use crate::mesh::flight::{Flights, Sources, Wanted, gains};
 use crate::mesh::query::{Query, Reply};
 use crate::node::Node;
-use crate::publish::Existing;
+use crate::publish::Arrival;
 
 use super::world::{noise, until};
 
@@ -109,7 +109,7 @@ impl Member {
                 ca: None,
                 signatures: Vec::new(),
             };
-            let outcomes = app.publisher.publish(&cache, vec![info], Existing::Keep);
+            let outcomes = app.publisher.publish(&cache, vec![info], Arrival::Put);
             assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
             let manifest = app.store.manifest(&imported.nar_hash).unwrap().unwrap();
             let wanted = Wanted {
