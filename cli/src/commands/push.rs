@@ -43,7 +43,10 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
     let Selection { closure, unusable } = select(&args, store).await?;
     if closure.paths.is_empty() && unusable.reasons.is_empty() {
         ui.say("🤷 Nothing selected.");
-        return Ok(());
+        // Scripts read the same events as of any push.
+        if !args.json {
+            return Ok(());
+        }
     }
     let plan = plan(&client, &args, closure).await?;
     let planned = plan.as_ref().map_or(&[][..], Plan::paths);

@@ -259,6 +259,29 @@ fn pushing_nothing_is_success() {
     home.check("push main --stdin", 0, "🤷 Nothing selected.");
 }
 
+/// A script that reads events finds those of any push: it used to find none.
+#[test]
+fn pushing_nothing_is_told_in_json_as_any_push_is() {
+    let home = Home::new();
+    let plan = "{\"event\":\"plan\",\"cache\":\"main\",\"send\":0,\"cached\":0,\"upstream\":0,\
+                \"too_large\":0}\n";
+    let done = "{\"event\":\"done\",\"pushed\":0,\"failed\":0,\"cached\":0,\"upstream\":0}\n";
+    let rows = [
+        ("push main --stdin --json", format!("{plan}{done}")),
+        ("push main --stdin --json --dry-run", plan.to_owned()),
+    ];
+    for (line, events) in rows {
+        let stdout = home.check(line, 0, "");
+        let parse = |text: &str| -> Vec<serde_json::Value> {
+            let lines = text.lines();
+            lines
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect()
+        };
+        assert_eq!(parse(&stdout), parse(&events), "{line}");
+    }
+}
+
 /// `attic-node … | head` must not complain.
 #[test]
 fn a_closed_pipe_is_success() {
