@@ -162,7 +162,7 @@ fn g16_unknown_keys_are_refused_with_file_line_and_suggestion() {
             "[push]\nbody-max = '1 GB or so'",
             &[],
             "config.toml:2: `push.body-max` is `1 GB or so`, wanted a size such as \"500 MB\", \
-             \"32 MiB\" or \"1 TiB\"",
+             \"1.5 GiB\" or \"1 TiB\"",
         ),
         (
             "",

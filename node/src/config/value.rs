@@ -21,11 +21,37 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis))
 }
 
-/// Reads a size in bytes: a whole number and one of `B KiB MiB GiB TiB kB KB MB GB TB`, or none.
+/// Reads a size in bytes: a number and one of `B KiB MiB GiB TiB kB KB MB GB TB`, or none. A decimal
+/// fraction of a unit is rounded down to whole bytes.
 ///
 /// **Errors**: what a size looks like, as a phrase.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let scaled = with_unit(text, |unit| match unit {
+    let scaled = size_of_number(text.trim());
+    scaled.ok_or_else(|| "a size such as \"500 MB\", \"1.5 GiB\" or \"1 TiB\"".to_owned())
+}
+
+fn size_of_number(text: &str) -> Option<u64> {
+    let Some((whole, rest)) = text.split_once('.') else {
+        return with_unit(text, size_unit);
+    };
+    let digits = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    let (fraction, unit) = rest.split_at(digits);
+    // Half a byte is nothing.
+    let factor = size_unit(unit.trim_start()).filter(|factor| *factor > 1)?;
+    let is_number = whole.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number || !(1..=FRACTION_DIGITS_MAX).contains(&fraction.len()) {
+        return None;
+    }
+    let whole = whole.parse::<u64>().ok()?.checked_mul(factor)?;
+    let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let part = fraction.parse::<u128>().ok()? * u128::from(factor) / scale;
+    whole.checked_add(u64::try_from(part).ok()?)
+}
+
+fn size_unit(unit: &str) -> Option<u64> {
+    match unit {
         "" | "B" => Some(1),
         "KiB" => Some(1 << 10),
         "MiB" => Some(1 << 20),
@@ -36,8 +62,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         "GB" => Some(1_000_000_000),
         "TB" => Some(1_000_000_000_000),
         _ => None,
-    });
-    scaled.ok_or_else(|| "a size such as \"500 MB\", \"32 MiB\" or \"1 TiB\"".to_owned())
+    }
 }
 
 /// Reads a filter of log lines: a level, or a list of levels and `target=level`.
@@ -150,6 +175,8 @@ fn with_unit(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
         .checked_mul(factor(unit.trim_start())?)
 }
 
+/// Digits behind the point of a size.
+const FRACTION_DIGITS_MAX: usize = 18;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 #[cfg(test)]
@@ -193,7 +220,25 @@ mod tests {
             ("500 MB", Some(500_000_000)),
             ("1 TiB", Some(1 << 40)),
             ("1 PiB", None),
-            ("1.5 GiB", None),
+            ("1.5 GiB", Some(3 << 29)),
+            ("0.5MiB", Some(512 << 10)),
+            ("1.50 MB", Some(1_500_000)),
+            // 104,857.6 bytes.
+            ("0.1 MiB", Some(104_857)),
+            ("0.3 GB", Some(300_000_000)),
+            ("0.000000000000000001 TiB", Some(0)),
+            ("0.0000000000000000001 TiB", None),
+            ("16777215.999999999999 TiB", Some(u64::MAX - 1)),
+            ("16777216.0 TiB", None),
+            ("1.5", None),
+            ("1.5 B", None),
+            ("1. GiB", None),
+            (".5 GiB", None),
+            ("1 .5 GiB", None),
+            ("1. 5 GiB", None),
+            ("1.5.5 GiB", None),
+            ("1,5 GiB", None),
+            ("-1.5 GiB", None),
             ("32 mib", None),
             ("MiB", None),
             ("20000000 TiB", None),
