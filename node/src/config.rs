@@ -409,7 +409,11 @@ impl Layers {
             threads => threads,
         };
         Ok(StoreConfig {
-            size_cap: self.optional("store.size-cap", value::size)?,
+            size_cap: self.optional("store.size-cap", |text| {
+                let cap = value::size(text)?;
+                let inside = (cap >= SIZE_CAP_MIN).then_some(cap);
+                inside.ok_or_else(|| "1 MiB or more; leave it out for no limit".to_owned())
+            })?,
             pack_size: self.size_between("store.pack-size", 1 << 20, 1 << 30)?,
             nar_size_max: self.size_between("store.nar-size-max", 1 << 10, 1 << 50)?,
             upload_grace: self.parse("store.upload-grace", value::duration)?,
@@ -635,6 +639,9 @@ fn host_name(text: &str) -> Result<String, String> {
 
 /// Longer, and Nix gives up on the cache.
 const DEADLINE_MAX: Duration = Duration::from_secs(30);
+
+/// Less, and nothing can be stored.
+const SIZE_CAP_MIN: u64 = 1 << 20;
 
 /// Slower, and a single chunk takes longer than others wait for it.
 const UPLOAD_RATE_MIN: u64 = 64 << 10;

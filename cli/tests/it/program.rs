@@ -119,6 +119,13 @@ fn g16_config_check_refuses_unknown_keys_with_a_suggestion() {
         2,
         "`log.level` is `inof`",
     );
+    let cap = "[store]\nnar-size-max = '1.5 GiB'\nsize-cap = 0\n";
+    fs::write(&file, cap).unwrap();
+    home.check(
+        &check,
+        2,
+        "config.toml:3: `store.size-cap` is `0`, wanted 1 MiB or more",
+    );
     home.check("config check --config /nonexistent", 2, "/nonexistent");
 }
 

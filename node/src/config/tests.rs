@@ -122,7 +122,7 @@ fn later_layers_win() {
 /// G16: unknown keys are refused with a suggestion.
 #[test]
 fn g16_unknown_keys_are_refused_with_file_line_and_suggestion() {
-    let rows: [(&str, Env, &str); 12] = [
+    let rows: [(&str, Env, &str); 13] = [
         ("[x]\n", &[], "config.toml:1: unknown key `x`"),
         (
             "[http]\n\nlisten-on = 'x'\n",
@@ -163,6 +163,12 @@ fn g16_unknown_keys_are_refused_with_file_line_and_suggestion() {
             &[],
             "config.toml:2: `push.body-max` is `1 GB or so`, wanted a size such as \"500 MB\", \
              \"1.5 GiB\" or \"1 TiB\"",
+        ),
+        (
+            "[store]\n\nsize-cap = 0\n",
+            &[],
+            "config.toml:3: `store.size-cap` is `0`, wanted 1 MiB or more; leave it out for \
+             no limit",
         ),
         (
             "",
