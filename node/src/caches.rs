@@ -194,7 +194,8 @@ impl Caches {
 
     /// Makes a cache, signing with `secret` or a fresh key.
     ///
-    /// **Errors**: [`CacheError::Exists`], or a setting or file error; then there is no cache.
+    /// **Errors**: [`CacheError::Exists`], [`CacheError::Reserved`], or a setting or file error; then
+    /// there is no cache.
     pub(crate) fn create(
         &self,
         name: &CacheName,
@@ -202,6 +203,9 @@ impl Caches {
         secret: Option<SecretKey>,
     ) -> Result<Arc<Cache>, CacheError> {
         let _writer = self.writer.lock().expect("no panic under this lock");
+        if RESERVED.contains(&name.as_str()) {
+            return Err(CacheError::Reserved(name.clone()));
+        }
         if self.find(name.as_str()).is_some() {
             return Err(CacheError::Exists(name.clone()));
         }
@@ -572,6 +576,11 @@ fn fresh_key(name: &CacheName) -> Result<SecretKey, CacheError> {
     SecretKey::generate(&format!("{name}-{unique}"), random()).map_err(CacheError::Key)
 }
 
+/// Names that are not given to new caches: `/<name>` is not the cache's URL but tells of the node.
+///
+/// A cache that has such a name already is served, since all that it has lies below that.
+pub(crate) const RESERVED: [&str; 3] = ["healthz", "metrics", "readyz"];
+
 /// A cache could not be read or changed.
 #[derive(Debug, Error)]
 pub enum CacheError {
@@ -581,6 +590,9 @@ pub enum CacheError {
     /// The name is taken.
     #[error("cache {0} exists already")]
     Exists(CacheName),
+    /// The node answers at that URL itself.
+    #[error("no cache can be called {0}: /{0} is an address of the node itself")]
+    Reserved(CacheName),
     /// The store directory of a cache with paths does not change.
     #[error("cache {0} holds paths of its store directory")]
     NotEmpty(CacheName),

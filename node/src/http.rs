@@ -30,7 +30,7 @@ use tower::ServiceExt;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::caches::Cache;
+use crate::caches::{Cache, RESERVED};
 use crate::http::body::Body;
 use crate::http::connection::{Activity, Busy};
 use crate::http::error::{Failure, Kind};
@@ -187,7 +187,9 @@ async fn dispatch(door: Door, request: Request<Incoming>) -> (Route, Response<Bo
             Route::Admin
         })
     } else {
-        matches!(path, "/" | "/healthz" | "/readyz" | "/metrics").then_some(Route::Probe)
+        let name = path.strip_prefix('/');
+        let is_probe = name.is_some_and(|name| name.is_empty() || RESERVED.contains(&name));
+        is_probe.then_some(Route::Probe)
     };
     match routed {
         Some(route) => {

@@ -327,9 +327,10 @@ impl From<CacheError> for Failure {
         match error {
             CacheError::Absent(_) => Failure::new(Kind::NoSuchCache, error),
             CacheError::Exists(_) | CacheError::NotEmpty(_) => Failure::new(Kind::Conflict, error),
-            CacheError::Key(_) | CacheError::TooManyKeys(_) | CacheError::StoreDir(_) => {
-                Failure::bad_request(error)
-            }
+            CacheError::Key(_)
+            | CacheError::TooManyKeys(_)
+            | CacheError::StoreDir(_)
+            | CacheError::Reserved(_) => Failure::bad_request(error),
             CacheError::Store(error) => error.into(),
             CacheError::Settings { .. }
             | CacheError::KeyFile { .. }

@@ -114,6 +114,24 @@ async fn caches_come_and_go() {
     }
 }
 
+/// Every route of the node itself is no name for a cache, and the answer says why.
+#[tokio::test]
+async fn a_cache_is_not_called_as_a_route_of_the_node() {
+    let node = TestNode::start().await;
+    for name in ["healthz", "metrics", "readyz"] {
+        assert_eq!(node.get(&format!("/{name}")).await.status, 200, "{name}");
+        let create = json!({ "name": name });
+        let call = node.api(Method::POST, "caches").json(&create);
+        let reply = call.send().await;
+        let error: ErrorBody = serde_json::from_slice(&reply.body).unwrap();
+        let message =
+            format!("no cache can be called {name}: /{name} is an address of the node itself");
+        assert_eq!((error.code, error.message), (400, message));
+    }
+    let create = json!({ "name": "healthz-2" });
+    let _: CacheView = node.api(Method::POST, "caches").json(&create).ok().await;
+}
+
 /// G16: a patch changes what it names, and an unknown field is refused.
 #[tokio::test]
 async fn g16_patch_changes_only_what_is_sent() {
