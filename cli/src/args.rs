@@ -68,6 +68,8 @@ pub enum Verb {
     /// Make the local Nix substitute from a cache
     Use(UseArgs),
     /// Take back what `use` did
+    ///
+    /// Needs no node. Of nodes whose caches have the same name, --endpoint tells which is meant.
     Unuse(UnuseArgs),
     /// Create, list, show, change and destroy caches
     #[command(subcommand)]

@@ -57,6 +57,13 @@ impl Context {
         self.endpoint.is_some()
     }
 
+    /// The address by which the node was named, if it was.
+    ///
+    /// **Errors**: [`CliError::Endpoint`].
+    pub fn named_endpoint(&self) -> Result<Option<Endpoint>, CliError> {
+        self.endpoint.as_deref().map(parse_endpoint).transpose()
+    }
+
     /// The configuration.
     ///
     /// **Errors**: [`CliError::Config`].
@@ -72,7 +79,7 @@ impl Context {
     /// **Errors**: [`CliError::Config`], [`CliError::Endpoint`]; [`CliError::DataFile`] and
     /// [`CliError::Token`] when there is a token that cannot be used.
     pub fn client(&self) -> Result<Client, CliError> {
-        let named = self.endpoint.as_deref().map(parse_endpoint).transpose()?;
+        let named = self.named_endpoint()?;
         let config = self.config()?;
         let data = DataDir::new(config.data_dir);
         let token = read_token(&data.admin_token())?;

@@ -13,9 +13,10 @@
 //! let mut conf = NixConf::parse(Some(mine));
 //! let main = "main".parse()?;
 //! let url = "http://127.0.0.1:7745/main".to_owned();
-//! conf.add(&main, &Substituter { url, public_keys: vec!["main:AAAA".to_owned()] });
+//! let public_keys = vec!["main:AAAA".to_owned()];
+//! conf.add(&main, &Substituter { url: url.clone(), public_keys });
 //! assert!(conf.render().unwrap().contains("\nextra-substituters = http://127.0.0.1:7745/main\n"));
-//! conf.remove(&main);
+//! conf.remove(&main, &url);
 //! assert_eq!(conf.render().as_deref(), Some(mine));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

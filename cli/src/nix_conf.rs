@@ -9,6 +9,8 @@
 //! # attic-node use main: end
 //! ```
 //!
+//! Caches of several nodes may have one name: a block is that of a cache at a URL.
+//!
 //! `extra-` settings add to whatever is set before them, so the rest of the file stays as it is. The
 //! first marker remembers what had to be changed around the block: a missing line break at the end
 //! of the file, or the missing file.
@@ -34,7 +36,7 @@ impl Substituter {
     pub fn nix_conf_lines(&self) -> String {
         let keys = self.public_keys.join(" ");
         format!(
-            "extra-substituters = {}\nextra-trusted-public-keys = {keys}\n",
+            "{URL_LINE}{}\nextra-trusted-public-keys = {keys}\n",
             self.url
         )
     }
@@ -102,10 +104,11 @@ impl NixConf {
         }
     }
 
-    /// Makes `substituter` the block of `cache`, in place or at the end. Whether that changed it.
+    /// Makes `substituter` the block of `cache` at its URL, in place or at the end. Whether that changed
+    /// it.
     pub fn add(&mut self, cache: &CacheName, substituter: &Substituter) -> bool {
         let wanted = substituter.nix_conf_lines();
-        if let Some(at) = self.position(cache) {
+        if let Some(at) = self.position(cache, &substituter.url) {
             let Part::Block { body, .. } = &mut self.parts[at] else {
                 return false;
             };
@@ -126,11 +129,20 @@ impl NixConf {
         true
     }
 
-    /// Takes the block of `cache` out. Whether there was one.
+    /// URLs of the blocks of `cache`, in the order of the file.
+    pub fn urls(&self, cache: &CacheName) -> Vec<String> {
+        let of = |part: &Part| match part {
+            Part::Block { body, .. } if part.is_of(cache) => Some(url_of(body).to_owned()),
+            Part::Block { .. } | Part::Other(_) => None,
+        };
+        self.parts.iter().filter_map(of).collect()
+    }
+
+    /// Takes the block of `cache` at `url` out. Whether there was one.
     ///
     /// What it changed around itself is changed back, or becomes the duty of the block behind it.
-    pub fn remove(&mut self, cache: &CacheName) -> bool {
-        let Some(at) = self.position(cache) else {
+    pub fn remove(&mut self, cache: &CacheName, url: &str) -> bool {
+        let Some(at) = self.position(cache, url) else {
             return false;
         };
         let Part::Block { seam: removed, .. } = self.parts.remove(at) else {
@@ -161,11 +173,24 @@ impl NixConf {
         Some(text)
     }
 
-    fn position(&self, wanted: &CacheName) -> Option<usize> {
-        let is_wanted =
-            |part: &Part| matches!(part, Part::Block { cache, .. } if cache == wanted.as_str());
+    fn position(&self, cache: &CacheName, url: &str) -> Option<usize> {
+        let is_wanted = |part: &Part| {
+            part.is_of(cache) && matches!(part, Part::Block { body, .. } if url_of(body) == url)
+        };
         self.parts.iter().position(is_wanted)
     }
+}
+
+impl Part {
+    fn is_of(&self, wanted: &CacheName) -> bool {
+        matches!(self, Part::Block { cache, .. } if cache == wanted.as_str())
+    }
+}
+
+/// The URL in a block; empty if somebody took it out.
+fn url_of(body: &str) -> &str {
+    let mut urls = body.lines().filter_map(|line| line.strip_prefix(URL_LINE));
+    urls.next().unwrap_or_default().trim()
 }
 
 /// Reads, changes and replaces the file at `path`. Whether `edit` says that it changed something;
@@ -322,4 +347,5 @@ impl Seam {
     }
 }
 
+const URL_LINE: &str = "extra-substituters = ";
 const MARKER: &str = "# attic-node use ";

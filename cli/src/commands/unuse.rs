@@ -5,10 +5,30 @@ use crate::context::{Context, user_nix_conf};
 use crate::exit::CliError;
 use crate::nix_conf::edit;
 
-/// Takes what `use` added out of the user's `nix.conf`. Needs no node.
+/// Takes what `use` added out of the user's `nix.conf`. Needs no node: a cache that is in use from
+/// one only is that one's, and of several the endpoint names one.
 pub(super) fn run(context: &Context, args: &UnuseArgs) -> Result<(), CliError> {
     let path = user_nix_conf()?;
-    let removed = edit(&path, |conf| conf.remove(&args.cache));
+    let endpoint = context.named_endpoint()?;
+    let named = endpoint.and_then(|endpoint| endpoint.cache_url(&args.cache));
+    let mut others = Vec::new();
+    let removed = edit(&path, |conf| {
+        let urls = conf.urls(&args.cache);
+        let removed = match (&named, urls.as_slice()) {
+            (Some(url), _) | (None, [url]) => conf.remove(&args.cache, url),
+            (None, _) => false,
+        };
+        if !removed {
+            others = urls;
+        }
+        removed
+    });
+    if !others.is_empty() {
+        let (cache, urls) = (&args.cache, others.join(" and "));
+        return Err(CliError::Usage(format!(
+            "\"{cache}\" is in use from {urls}; name its node with --endpoint"
+        )));
+    }
     let removed = removed.map_err(|source| CliError::File {
         action: "edit",
         path: path.clone(),

@@ -27,7 +27,11 @@ pub(super) async fn run(context: &Context, args: &UseArgs) -> Result<(), CliErro
         return ui.text(&substituter.nixos_module());
     }
     let path = user_nix_conf()?;
-    let changed = edit(&path, |conf| conf.add(&args.cache, &substituter));
+    let mut others = Vec::new();
+    let changed = edit(&path, |conf| {
+        others = conf.urls(&args.cache);
+        conf.add(&args.cache, &substituter)
+    });
     let changed = changed.map_err(|source| CliError::File {
         action: "edit",
         path: path.clone(),
@@ -45,6 +49,14 @@ pub(super) async fn run(context: &Context, args: &UseArgs) -> Result<(), CliErro
     } else {
         ui.say(format_args!(
             "✅ Nix substitutes from \"{cache}\" already ({path})"
+        ));
+    }
+    others.retain(|url| *url != substituter.url);
+    if !others.is_empty() {
+        let urls = others.join(" and ");
+        ui.say(format_args!("\"{cache}\" is in use from {urls} as well;"));
+        ui.say(format_args!(
+            "`attic-node unuse {cache} --endpoint URL-OF-THE-NODE` ends that."
         ));
     }
     if !public {

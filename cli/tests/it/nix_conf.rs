@@ -25,8 +25,16 @@ fn add(text: Option<&str>, name: &str) -> Option<String> {
 
 fn remove(text: Option<&str>, name: &str) -> Option<String> {
     let mut conf = NixConf::parse(text);
-    assert!(conf.remove(&cache(name)));
+    assert!(conf.remove(&cache(name), &substituter(name).url));
     conf.render()
+}
+
+/// The cache of this name at another node.
+fn elsewhere(name: &str) -> Substituter {
+    Substituter {
+        url: format!("http://192.0.2.7:7745/{name}"),
+        public_keys: vec![format!("{name}:CCCC")],
+    }
 }
 
 /// Files as people have them, with and without an end of line, and some that look like ours.
@@ -96,23 +104,53 @@ fn p13_using_twice_changes_nothing() {
 }
 
 #[test]
-fn a_new_key_or_address_replaces_the_old_block_in_place() {
+fn a_new_key_replaces_the_old_one_in_place() {
     let used = add(add(Some("x = 1"), "main").as_deref(), "other").unwrap() + "y = 2\n";
     let mut conf = NixConf::parse(Some(&used));
-    let moved = Substituter {
-        url: "http://127.0.0.1:1/main".into(),
+    let changed = Substituter {
+        public_keys: vec!["main:CCCC".into()],
         ..substituter("main")
     };
-    assert!(conf.add(&cache("main"), &moved));
+    assert!(conf.add(&cache("main"), &changed));
     let changed = conf.render().unwrap();
-    assert_eq!(
-        changed,
-        used.replace("http://127.0.0.1:7745/main", "http://127.0.0.1:1/main")
-    );
+    assert_eq!(changed, used.replace("main:AAAA main:BBBB", "main:CCCC"));
     assert_eq!(
         remove(remove(Some(&changed), "main").as_deref(), "other").unwrap(),
         "x = 1\ny = 2\n"
     );
+}
+
+/// The second node's cache used to take the place of the first's.
+#[test]
+fn caches_of_one_name_at_two_nodes_come_and_go_by_themselves() {
+    let main = cache("main");
+    for original in ORIGINALS {
+        let used = add(*original, "main").unwrap();
+        let mut conf = NixConf::parse(Some(&used));
+        let other = elsewhere("main");
+        assert!(conf.add(&main, &other));
+        assert!(!conf.add(&main, &other));
+        assert!(!conf.add(&main, &substituter("main")));
+        let urls = [substituter("main").url, other.url.clone()];
+        assert_eq!(conf.urls(&main), urls);
+        assert_eq!(conf.urls(&cache("other")), [""; 0]);
+        let both = conf.render().unwrap();
+        assert!(both.starts_with(&used), "{both}");
+        let blocks = [substituter("main"), other].map(|block| block.nix_conf_lines());
+        assert!(blocks.iter().all(|block| both.contains(block)), "{both}");
+
+        for [first, second] in [[0, 1], [1, 0]] {
+            let mut conf = NixConf::parse(Some(&both));
+            assert!(conf.remove(&main, &urls[first]));
+            assert!(!conf.remove(&main, &urls[first]));
+            let left = conf.render().unwrap();
+            let kept = [first, second].map(|block| left.contains(&blocks[block]));
+            assert_eq!(kept, [false, true], "{left}");
+            let mut conf = NixConf::parse(Some(&left));
+            assert!(conf.remove(&main, &urls[second]));
+            assert_eq!(conf.render().as_deref(), *original);
+        }
+    }
 }
 
 #[test]
@@ -127,9 +165,10 @@ fn what_was_written_around_a_block_stays() {
 #[test]
 fn unusing_what_is_not_used_is_no_change() {
     let mut conf = NixConf::parse(Some("x = 1"));
-    assert!(!conf.remove(&cache("main")));
+    let url = &substituter("main").url;
+    assert!(!conf.remove(&cache("main"), url));
     let mut conf = NixConf::parse(add(None, "main-2").as_deref());
-    assert!(!conf.remove(&cache("main")));
+    assert!(!conf.remove(&cache("main"), url));
 }
 
 #[test]
@@ -146,7 +185,8 @@ fn files_are_made_followed_and_removed_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("nix/nix.conf");
     let add = || edit(&path, |conf| conf.add(&cache("main"), &substituter("main"))).unwrap();
-    let remove = || edit(&path, |conf| conf.remove(&cache("main"))).unwrap();
+    let url = &substituter("main").url;
+    let remove = || edit(&path, |conf| conf.remove(&cache("main"), url)).unwrap();
     assert!(!remove());
     assert!(add());
     assert!(!add());

@@ -76,6 +76,37 @@ fn p13_use_is_idempotent_and_unuse_restores_the_file() {
     }
 }
 
+/// The caches called main of two nodes: each is used and unused by itself.
+#[test]
+fn p13_caches_of_one_name_at_two_nodes_are_both_used() {
+    let (node, other) = (TestNode::start(), TestNode::start());
+    let cli = node.another_user();
+    let [here, there] = [&node, &other].map(|node| node.url("main"));
+    let endpoint = format!("http://{}", other.address());
+    cli.run(&["use", "main"]).succeeds();
+    let alone = nix_conf(&cli).expect("use writes nix.conf");
+    // The other node's token is in the other's data directory.
+    let at_other = other.another_user();
+    let mut second = at_other.command(&["use", "main"]);
+    second.env("XDG_CONFIG_HOME", cli.user_config());
+    let second = testnet::program::run(&mut second);
+    second.succeeds().says(&format!("from {here} as well"));
+    let both = nix_conf(&cli).expect("a nix.conf");
+    for node in [&node, &other] {
+        assert!(both.contains(&node.url("main")), "{both}");
+        assert!(both.contains(&node.public_key("main")), "{both}");
+    }
+    let which = cli.run(&["unuse", "main"]);
+    which.exits_with(2).says(&format!("{here} and {there}"));
+    assert_eq!(nix_conf(&cli).as_ref(), Some(&both));
+    let unuse = ["unuse", "main", "--endpoint", &endpoint];
+    cli.run(&unuse).succeeds();
+    assert_eq!(nix_conf(&cli), Some(alone));
+    cli.run(&unuse).exits_with(2).says(&here);
+    cli.run(&["unuse", "main"]).succeeds();
+    assert_eq!(nix_conf(&cli), None);
+}
+
 #[test]
 fn p13_print_changes_nothing() {
     let node = TestNode::start();
