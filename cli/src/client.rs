@@ -130,6 +130,7 @@ impl Client {
             ClientError::Silent { .. } if call.repeatable => attempts_max.min(SILENCES_MAX),
             ClientError::Broken { .. } | ClientError::Silent { .. } => 1,
             ClientError::Setup(_)
+            | ClientError::Moved { .. }
             | ClientError::DataFile(_)
             | ClientError::Unintelligible { .. } => 1,
         }

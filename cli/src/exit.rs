@@ -217,6 +217,10 @@ fn client_hint(error: &ClientError) -> Option<String> {
             "{START_HINT}, or name the data directory of one that runs with --data-dir"
         )),
         ClientError::NotServing(_) => Some(WAIT_HINT.to_owned()),
+        ClientError::Moved { .. } => Some(
+            "run the same command again; http.listen with a port of its own keeps the node there"
+                .to_owned(),
+        ),
         ClientError::DataFile(error) => data_file_hint(error),
         ClientError::Refused { status, error, .. } => match (status.as_u16(), &*error.error) {
             (_, "NotIssuer") => Some("only the node that made the cluster can".to_owned()),

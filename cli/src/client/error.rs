@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,14 @@ pub enum ClientError {
     /// nothing was sent.
     #[error("what uses {} does not serve there", .0.display())]
     NotServing(PathBuf),
+    /// The node was started again at another address; nothing was sent there.
+    #[error("the node serves at {now}, and no longer at {before}")]
+    Moved {
+        /// Where it was when the client was made.
+        before: SocketAddr,
+        /// Where it is.
+        now: SocketAddr,
+    },
     /// The data directory cannot be looked at; nothing was sent.
     #[error(transparent)]
     DataFile(#[from] FileError),

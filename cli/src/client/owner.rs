@@ -34,13 +34,15 @@ impl Owner {
 
     /// Makes sure that it runs, at that address. Two small files are looked at.
     ///
-    /// **Errors**: [`ClientError::NotRunning`], [`ClientError::NotServing`],
+    /// **Errors**: [`ClientError::NotRunning`], [`ClientError::NotServing`], [`ClientError::Moved`],
     /// [`ClientError::DataFile`].
     pub(super) fn check(&self) -> Result<(), ClientError> {
-        if serving_address(&self.data)? == self.address {
+        let now = serving_address(&self.data)?;
+        if now == self.address {
             return Ok(());
         }
-        Err(ClientError::NotServing(self.data.root().to_owned()))
+        let before = self.address;
+        Err(ClientError::Moved { before, now })
     }
 }
 

@@ -531,6 +531,7 @@ fn reach(error: &ClientError) -> Reach {
         ClientError::Unreachable { .. }
         | ClientError::NotRunning(_)
         | ClientError::NotServing(_)
+        | ClientError::Moved { .. }
         | ClientError::DataFile(_)
         | ClientError::Setup(_)
         | ClientError::Unintelligible { .. } => Reach::Push,

@@ -260,6 +260,38 @@ fn the_token_is_sent_to_the_node_and_to_a_named_endpoint() {
     check(format!("status --data-dir {dir}"));
 }
 
+/// A node that takes any free port is at another one when it was started again. Who was talking to
+/// it was told that what uses the directory does not serve there.
+#[test]
+fn a_node_that_was_started_at_another_port_is_said_to_be_there() {
+    let home = data_dir_with_token();
+    let first = TcpListener::bind("127.0.0.1:0").unwrap();
+    let second = TcpListener::bind("127.0.0.1:0").unwrap();
+    second.set_nonblocking(true).unwrap();
+    let [before, now] = [&first, &second].map(|at| at.local_addr().unwrap().to_string());
+    let lock = File::create(home.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let address = home.path().join("address");
+    fs::write(&address, &before).unwrap();
+    let mut command = home.command(&format!("status --data-dir {}", home.path().display()));
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    // It is there for the first request, and gone before it answers.
+    let (stream, _) = first.accept().unwrap();
+    fs::write(&address, &now).unwrap();
+    drop(stream);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let said = format!("error: the node serves at {now}, and no longer at {before}\nhint: ");
+    assert!(stderr.contains(&said), "{stderr}");
+    let accepted = second.accept().map(|_| ()).map_err(|error| error.kind());
+    assert_eq!(
+        accepted,
+        Err(ErrorKind::WouldBlock),
+        "nothing was sent there"
+    );
+}
+
 #[test]
 fn pushing_nothing_is_success() {
     let home = Home::new();
