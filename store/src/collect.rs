@@ -23,7 +23,7 @@ use crate::cache_name::CacheName;
 use crate::error::StoreError;
 use crate::hash::NarHash;
 use crate::index::NarRow;
-use crate::liveness::{Candidate, Candidates, eviction_order};
+use crate::liveness::{Candidate, Candidates, LastUse, eviction_order};
 use crate::record::Change;
 use crate::store::{Inner, Store, now};
 use crate::store_path::StorePathHash;
@@ -342,8 +342,8 @@ impl Inner {
         let mut caches: BTreeMap<CacheName, Candidates> = BTreeMap::new();
         let mut nars = BTreeMap::new();
         let mut held_paths: BTreeMap<CacheName, Vec<StorePathHash>> = BTreeMap::new();
-        for row in self.index.all_paths() {
-            let row = row?;
+        for row in self.index.numbered_paths() {
+            let (row, seq) = row?;
             let candidate = Candidate {
                 references: row
                     .info
@@ -351,7 +351,10 @@ impl Inner {
                     .iter()
                     .map(|path| *path.hash())
                     .collect(),
-                accessed_at: self.accessed_at(&row)?,
+                last_use: LastUse {
+                    at: self.accessed_at(&row)?,
+                    seq,
+                },
             };
             let hash = *row.info.path.hash();
             nars.insert((row.cache.clone(), hash), row.info.nar_hash);
@@ -368,13 +371,13 @@ impl Inner {
                 .into_iter()
                 .map(|pin| *pin.path.hash());
             let held = held_paths.get(cache).into_iter().flatten().copied();
-            for (hash, time) in eviction_order(candidates, pinned.chain(held)) {
-                all.push((time, cache.clone(), hash));
+            for (hash, last_use) in eviction_order(candidates, pinned.chain(held)) {
+                all.push((last_use, cache.clone(), hash));
             }
         }
         // Stable: within a cache the order stays, which keeps closures whole.
-        all.sort_by_key(|(time, _, _)| *time);
-        let nar = |(_, cache, hash): (u64, CacheName, StorePathHash)| {
+        all.sort_by_key(|(last_use, _, _)| *last_use);
+        let nar = |(_, cache, hash): (LastUse, CacheName, StorePathHash)| {
             let nar = nars.get(&(cache.clone(), hash)).copied();
             nar.map(|nar| (cache, hash, nar))
         };

@@ -413,6 +413,17 @@ impl Index {
         self.paths.iter().map(|row| decode(&row?.1, "path"))
     }
 
+    /// As [`Index::all_paths`], with the sequence numbers of their rows.
+    pub(crate) fn numbered_paths(
+        &self,
+    ) -> impl Iterator<Item = Result<(PathRow, u64), StoreError>> {
+        self.paths.iter().map(|row| {
+            let numbered = from_postcard::<Numbered<PathRow>>(&row?.1);
+            let Numbered { seq, row } = numbered.ok_or(StoreError::IndexRow("path"))?;
+            Ok((row, seq))
+        })
+    }
+
     /// The small object of a cache under this name.
     pub(crate) fn blob(
         &self,

@@ -16,8 +16,18 @@ use crate::store_path::StorePathHash;
 pub struct Candidate {
     /// The paths it refers to, itself excluded or not.
     pub references: Vec<StorePathHash>,
-    /// The last time it was published or served, in seconds since 1970.
-    pub accessed_at: u64,
+    /// When it was last published or served.
+    pub last_use: LastUse,
+}
+
+/// A moment of use, earlier ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LastUse {
+    /// In seconds since 1970.
+    pub at: u64,
+    /// The sequence number of the path's row. A second is long: among paths of one, what was published
+    /// last goes last. Else a path could go before who published it has read it.
+    pub seq: u64,
 }
 
 /// All paths of one cache.
@@ -45,33 +55,34 @@ pub fn closure(
 /// Every path that is not in the closure of `pinned`, least recently used first, referrers before
 /// their references.
 ///
-/// The pair's second half is the effective time of access. Paths of one time are ordered by
-/// referrer, then hash; in a cycle, which Nix does not make, the order is arbitrary but stable.
+/// The pair's second half is the effective last use, a referrer's being one of its references too. A
+/// path whose last use is its referrer's comes after it; in a cycle, which Nix does not make, the order
+/// is arbitrary but stable.
 pub fn eviction_order(
     candidates: &Candidates,
     pinned: impl IntoIterator<Item = StorePathHash>,
-) -> Vec<(StorePathHash, u64)> {
+) -> Vec<(StorePathHash, LastUse)> {
     let kept = closure(candidates, pinned);
     let order = referrers_first(candidates);
-    let mut accessed: BTreeMap<StorePathHash, u64> = candidates
+    let mut last_uses: BTreeMap<StorePathHash, LastUse> = candidates
         .iter()
-        .map(|(hash, candidate)| (*hash, candidate.accessed_at))
+        .map(|(hash, candidate)| (*hash, candidate.last_use))
         .collect();
     for hash in &order {
-        let own = accessed[hash];
+        let own = last_uses[hash];
         for reference in &candidates[hash].references {
-            if let Some(time) = accessed.get_mut(reference) {
-                *time = own.max(*time);
+            if let Some(last_use) = last_uses.get_mut(reference) {
+                *last_use = own.max(*last_use);
             }
         }
     }
-    let mut evictable: Vec<(StorePathHash, u64)> = order
+    let mut evictable: Vec<(StorePathHash, LastUse)> = order
         .into_iter()
         .filter(|hash| !kept.contains(hash))
-        .map(|hash| (hash, accessed[&hash]))
+        .map(|hash| (hash, last_uses[&hash]))
         .collect();
     // Stable: among equals the topological order stays.
-    evictable.sort_by_key(|(_, time)| *time);
+    evictable.sort_by_key(|(_, last_use)| *last_use);
     evictable
 }
 
@@ -116,6 +127,10 @@ mod tests {
         StorePathHash::from_bytes([index; 20])
     }
 
+    fn at(at: u64) -> LastUse {
+        LastUse { at, seq: 0 }
+    }
+
     fn graph(rows: &[(u8, &[u8], u64)]) -> Candidates {
         rows.iter()
             .map(|(index, references, accessed_at)| {
@@ -124,7 +139,7 @@ mod tests {
                     hash(*index),
                     Candidate {
                         references,
-                        accessed_at: *accessed_at,
+                        last_use: at(*accessed_at),
                     },
                 )
             })
@@ -134,7 +149,7 @@ mod tests {
     fn order(candidates: &Candidates, pinned: &[u8]) -> Vec<(u8, u64)> {
         eviction_order(candidates, pinned.iter().copied().map(hash))
             .into_iter()
-            .map(|(hash, time)| (hash.as_bytes()[0], time))
+            .map(|(hash, last_use)| (hash.as_bytes()[0], last_use.at))
             .collect()
     }
 
@@ -157,6 +172,24 @@ mod tests {
             order(&candidates, &[]),
             [(2, 10), (3, 20), (1, 50), (9, 50), (8, 50)]
         );
+    }
+
+    #[test]
+    fn within_a_second_what_was_published_first_goes_first() {
+        // Path 4 refers to path 1, which goes after it.
+        let rows = [
+            ([1, 2, 3, 4], [2, 3, 4, 1]),
+            ([4, 3, 2, 1], [4, 3, 2, 1]),
+            ([2, 4, 1, 3], [3, 4, 1, 2]),
+        ];
+        for (numbers, expected) in rows {
+            let mut candidates = graph(&[(1, &[], 7), (2, &[], 7), (3, &[], 7), (4, &[1], 7)]);
+            for (candidate, seq) in candidates.values_mut().zip(numbers) {
+                candidate.last_use.seq = seq;
+            }
+            let order = order(&candidates, &[]);
+            assert_eq!(order, expected.map(|index| (index, 7)), "{numbers:?}");
+        }
     }
 
     #[test]
@@ -187,7 +220,7 @@ mod tests {
                     .filter(|(from, to)| usize::from(*from) == index && to > from)
                     .map(|(_, to)| hash(*to))
                     .collect();
-                candidates.insert(hash(index as u8), Candidate { references, accessed_at: *time });
+                candidates.insert(hash(index as u8), Candidate { references, last_use: at(*time) });
             }
             let mut left = candidates.clone();
             for (gone, _) in eviction_order(&candidates, pinned.iter().copied().map(hash)) {

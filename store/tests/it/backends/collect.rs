@@ -202,6 +202,35 @@ fn the_size_cap_evicts_the_least_recently_used() {
     fixture.verify_is_clean();
 }
 
+/// G7: times of use count in seconds, and a second may see more published than the cap holds. Of those,
+/// paths went by their hash: one could go before who published it had read it.
+#[test]
+fn g7_within_a_second_what_was_published_first_goes_first() {
+    for hash_of_turn in [|turn: u8| turn, |turn: u8| 39 - turn] {
+        let fixture = Fixture::with(Options {
+            pack_len_target: 256 << 10,
+            size_cap: Some((6 << 20) + derived_allowance()),
+            ..Options::default()
+        });
+        let store = fixture.store();
+        for turn in 0..40u8 {
+            let lease = store.lease();
+            let nar = nar_of(&noise(600 + u64::from(turn), 300_000));
+            let imported = fixture.import(&lease, &nar);
+            let row = path_row(hash_of_turn(turn), &imported, &[], 1_000);
+            store.publish(vec![row]).expect("publishes");
+        }
+        let is_there = |turn: &u8| {
+            let row = store.path(&cache(), path(hash_of_turn(*turn)).hash());
+            row.expect("reads").is_some()
+        };
+        let left: Vec<u8> = (0..40).filter(is_there).collect();
+        assert!((3..38).contains(&left.len()), "{left:?}");
+        let youngest: Vec<u8> = (40 - left.len() as u8..40).collect();
+        assert_eq!(left, youngest, "in the order of publishing");
+    }
+}
+
 /// G6: a dry run foresees what the cap would evict, too.
 #[test]
 fn g6_a_dry_run_foresees_evictions() {
