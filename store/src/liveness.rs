@@ -211,6 +211,7 @@ mod tests {
         fn no_prefix_of_the_order_breaks_a_closure(
             edges in proptest::collection::vec((0u8..20, 0u8..20), 0..60),
             times in proptest::collection::vec(0u64..5, 20),
+            numbers in proptest::collection::vec(0u64..5, 20),
             pinned in proptest::collection::vec(0u8..20, 0..3),
         ) {
             let mut candidates = graph(&[]);
@@ -220,7 +221,8 @@ mod tests {
                     .filter(|(from, to)| usize::from(*from) == index && to > from)
                     .map(|(_, to)| hash(*to))
                     .collect();
-                candidates.insert(hash(index as u8), Candidate { references, last_use: at(*time) });
+                let last_use = LastUse { at: *time, seq: numbers[index] };
+                candidates.insert(hash(index as u8), Candidate { references, last_use });
             }
             let mut left = candidates.clone();
             for (gone, _) in eviction_order(&candidates, pinned.iter().copied().map(hash)) {
