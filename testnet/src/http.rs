@@ -230,7 +230,7 @@ impl Connection {
         self.pending.clear();
         let mut buffer = vec![0; 256 << 10];
         while left > 0 {
-            match self.stream.read(&mut buffer)? {
+            match read_some(&mut self.stream, &mut buffer)? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 n => left = left.saturating_sub(n),
             }
@@ -314,12 +314,24 @@ impl Connection {
 
     fn fill(&mut self) -> Result<()> {
         let mut buffer = [0; 64 << 10];
-        match self.stream.read(&mut buffer)? {
+        match read_some(&mut self.stream, &mut buffer)? {
             0 => Err(ErrorKind::UnexpectedEof.into()),
             n => {
                 self.pending.extend_from_slice(&buffer[..n]);
                 Ok(())
             }
+        }
+    }
+}
+
+/// Reads what there is, however often that is interrupted. A read with a time-out is, by any signal: also
+/// when a child of another thread ends just while that thread starts the next one, or when the process
+/// was stopped. That says nothing about the server.
+fn read_some(stream: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            outcome => return outcome,
         }
     }
 }
@@ -355,4 +367,34 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 fn invalid(what: &[u8]) -> Error {
     let text = String::from_utf8_lossy(&what[..what.len().min(80)]).into_owned();
     Error::new(ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Interrupted before every read but each third.
+    struct Interrupted<'a> {
+        bytes: &'a [u8],
+        turn: usize,
+    }
+
+    impl Read for Interrupted<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+            self.turn += 1;
+            match self.turn % 3 {
+                0 => self.bytes.read(buffer),
+                _ => Err(ErrorKind::Interrupted.into()),
+            }
+        }
+    }
+
+    #[test]
+    fn an_interrupted_read_is_no_end() {
+        let (bytes, turn) = (b"body".as_slice(), 0);
+        let mut stream = Interrupted { bytes, turn };
+        let mut buffer = [0; 3];
+        let lens = [(); 3].map(|()| read_some(&mut stream, &mut buffer).expect("reads"));
+        assert_eq!(lens, [3, 1, 0]);
+    }
 }
