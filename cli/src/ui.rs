@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use attic_node_core::api::Revoked;
 use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -238,6 +239,37 @@ pub fn validity(not_after: u64) -> String {
         ),
     }
 }
+
+/// What a node's certificate is worth: until when it is good, or that the node was revoked and how
+/// that is known.
+pub fn standing(not_after: u64, revoked: Option<&Revoked>) -> String {
+    let Some(revoked) = revoked else {
+        return validity(not_after);
+    };
+    let names = revoked.said_by.iter().map(|teller| match &teller.name {
+        Some(name) => name.clone(),
+        None => teller.node.to_string(),
+    });
+    let names: Vec<String> = names.collect();
+    let (names, says) = match &names[..] {
+        [one] => (one.clone(), "says"),
+        several => (several.join(", "), "say"),
+    };
+    match revoked.proven_at {
+        Some(at) if names.is_empty() => format!("revoked at {}: {REVOKED_WAY_BACK}", date(at)),
+        Some(at) => format!(
+            "revoked at {}, {names} {says} so too: {REVOKED_WAY_BACK}",
+            date(at)
+        ),
+        None => format!(
+            "{}, but {names} {says} this node is revoked; no word of the cluster's key on that is here",
+            validity(not_after)
+        ),
+    }
+}
+
+const REVOKED_WAY_BACK: &str = "the cluster's key signed it; after `attic-node leave` a new ticket lets \
+                                this node in under another id";
 
 /// Seconds since 1970, by this machine's clock.
 pub fn unix_now() -> u64 {

@@ -42,7 +42,8 @@ use serde::{Deserialize, Serialize};
 pub use self::cluster::{
     ClusterCache, ClusterId, ClusterInit, ClusterMade, ClusterStatus, ClusterView, Direction,
     InviteReply, InviteRequest, JoinReply, JoinRequest, JoinedCache, LeaveReply, LeaveRequest,
-    LogUsage, NodeId, Nothing, PATTERNS_MAX, PeerState, PeerView, RenamedCache, Role, check_ticket,
+    LogUsage, NodeId, Nothing, PATTERNS_MAX, PeerState, PeerView, RenamedCache, RevokeReply,
+    Revoked, Role, Teller, check_ticket,
 };
 
 pub mod cluster;

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
-use attic_p2p::identity::Identity;
+use attic_p2p::identity::{Identity, IdentityError};
 use attic_store::{BLOCK_LEN, Store, StoreError};
 use tokio::sync::Semaphore;
 
@@ -42,8 +42,7 @@ pub(crate) struct App {
     pub(crate) nar_bodies: AtomicUsize,
     /// One permit per commit: each reads and hashes whole NARs.
     pub(crate) commits: Semaphore,
-    pub(crate) peer_id: String,
-    pub(crate) identity: Identity,
+    identity: RwLock<Identity>,
     pub(crate) data: DataDir,
     /// The cluster, while this node is in one.
     pub(crate) mesh: Arc<MeshSlot>,
@@ -100,8 +99,7 @@ impl App {
             caches,
             narinfos,
             token,
-            peer_id: identity.peer_id().to_string(),
-            identity,
+            identity: RwLock::new(identity),
             data,
             mesh,
             membership: tokio::sync::Mutex::new(()),
@@ -112,6 +110,21 @@ impl App {
     /// Whether requests should be sent here: it listens and is not about to stop.
     pub(crate) fn is_ready(&self) -> bool {
         self.addresses.get().is_some() && !self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// This node's key pair.
+    pub(crate) fn identity(&self) -> Identity {
+        let identity = self.identity.read().expect("no panic under this lock");
+        identity.clone()
+    }
+
+    /// Makes this node another one, durably. Blocks on the disk.
+    ///
+    /// **Errors**: the key cannot be written; the node is who it was.
+    pub(crate) fn replace_identity(&self, identity: Identity) -> Result<(), IdentityError> {
+        identity.replace(&self.data.identity())?;
+        *self.identity.write().expect("no panic under this lock") = identity;
+        Ok(())
     }
 
     /// Makes `/readyz` say no from now on.

@@ -834,12 +834,8 @@ async fn keep(app: Arc<App>, mesh: Arc<Mesh>) {
     let mut remembered = Vec::new();
     let mut named = mesh.names.text();
     loop {
-        sleep(KEEP_EVERY).await;
-        mesh.names.note(&mesh.network.peers());
-        let names = Some(mesh.names.text()).filter(|names| *names != named);
-        if let Some(names) = &names {
-            named.clone_from(names);
-        }
+        // A revocation is for the log at once: whoever is told of its own may be alone after a start.
+        let _ = timeout(KEEP_EVERY, mesh.members.learnt_news.notified()).await;
         let now = mesh.remembered();
         let changed = now != remembered;
         remembered.clone_from(&now);

@@ -40,6 +40,25 @@ impl Identity {
         }
     }
 
+    /// A new identity, which is in no file yet.
+    pub fn generate() -> Identity {
+        Identity {
+            keypair: Keypair::generate_ed25519(),
+        }
+    }
+
+    /// Puts this identity into `file` in the place of the one there, durably.
+    ///
+    /// **Errors**: [`IdentityError::Io`]; the file is as before, unless only its name was not synced.
+    pub fn replace(&self, file: &Path) -> Result<(), IdentityError> {
+        let draft = draft_path(file);
+        let replaced = encode(&self.keypair)
+            .and_then(|text| write_new(&draft, &text))
+            .and_then(|()| fs::rename(&draft, file))
+            .and_then(|()| sync_dir_of(file));
+        replaced.map_err(|source| IdentityError::io("replace", file, source))
+    }
+
     /// Reads the identity in `file`.
     ///
     /// **Errors**: [`IdentityError::Mode`] when other users may open the file,
@@ -115,7 +134,7 @@ pub enum IdentityError {
     /// The file cannot be opened, read or written.
     #[error("{action} identity {}", file.display())]
     Io {
-        /// `read` or `create`.
+        /// `read`, `create` or `replace`.
         action: &'static str,
         /// The identity file.
         file: PathBuf,
@@ -193,6 +212,10 @@ fn create(file: &Path) -> io::Result<()> {
         write_new(&draft, &encode(&Keypair::generate_ed25519())?).and_then(|()| link(&draft, file));
     let removed = fs::remove_file(&draft);
     written.and(removed)?;
+    sync_dir_of(file)
+}
+
+fn sync_dir_of(file: &Path) -> io::Result<()> {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
     File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
 }
@@ -256,6 +279,18 @@ mod tests {
         let again = Identity::load_or_create(&file).unwrap();
         assert_eq!(first.peer_id(), again.peer_id());
         assert!(first.peer_id().to_string().starts_with("12D3KooW"));
+    }
+
+    #[test]
+    fn an_identity_takes_the_place_of_another() {
+        let (dir, file) = file_with(b"x", 0o600);
+        for _ in 0..2 {
+            let identity = Identity::generate();
+            identity.replace(&file).unwrap();
+            let read = Identity::load(&file).unwrap();
+            assert_eq!(read.peer_id(), identity.peer_id());
+        }
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "drafts are removed");
     }
 
     #[test]

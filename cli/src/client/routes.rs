@@ -7,8 +7,8 @@ use attic_node_core::api::{
     CacheCreate, CachePatch, CacheView, ChunksReply, ClusterInit, ClusterMade, ClusterView,
     CommitReply, CommitRequest, GcReply, GcRequest, InviteReply, InviteRequest, JoinReply,
     JoinRequest, KeyImport, KeyRotate, LeaveReply, LeaveRequest, NodeId, Nothing, PathPage,
-    PathView, PeerView, PinPut, PinView, PushPlan, PushSession, RemoveReply, RemoveRequest, Status,
-    UsageReply, VerifyReply, VerifyRequest,
+    PathView, PeerView, PinPut, PinView, PushPlan, PushSession, RemoveReply, RemoveRequest,
+    RevokeReply, Status, UsageReply, VerifyReply, VerifyRequest,
 };
 use attic_store::cache_name::CacheName;
 use attic_store::hash::{ChunkId, NarHash};
@@ -216,7 +216,7 @@ impl Client {
     }
 
     /// `POST peers/{node}/revoke`
-    pub async fn revoke(&self, node: &NodeId) -> Result<Nothing, ClientError> {
+    pub async fn revoke(&self, node: &NodeId) -> Result<RevokeReply, ClientError> {
         let path = format!("peers/{node}/revoke");
         self.json(Call::new(Method::POST, path).payload(json(&Nothing {})?))
             .await

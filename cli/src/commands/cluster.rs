@@ -5,7 +5,7 @@ use attic_node_core::api::{ClusterCache, ClusterInit, ClusterView};
 use crate::args::{ClusterVerb, JsonArgs};
 use crate::context::Context;
 use crate::exit::CliError;
-use crate::ui::{Ui, bytes, count, validity};
+use crate::ui::{Ui, bytes, count, standing};
 
 /// Runs a verb on the cluster.
 pub(super) async fn run(context: &Context, verb: ClusterVerb) -> Result<(), CliError> {
@@ -51,7 +51,10 @@ fn print(ui: &Ui, cluster: &ClusterView) -> Result<(), CliError> {
         ("Cluster", cluster.cluster.to_string()),
         ("Node", cluster.node.to_string()),
         ("Role", format!("{}{issuer}", cluster.role)),
-        ("Certificate", validity(cluster.certificate_expires)),
+        (
+            "Certificate",
+            standing(cluster.certificate_expires, cluster.revoked.as_ref()),
+        ),
         (
             "Members",
             format!("{} ({} connected)", cluster.members, cluster.connected),

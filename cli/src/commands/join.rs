@@ -85,6 +85,9 @@ async fn show(ui: &Ui, client: &Client, reply: &JoinReply, args: JsonArgs) -> Re
         "✅ Joined cluster \"{}\", admitted by {}",
         reply.name, reply.admitted_by
     ));
+    if reply.new_identity {
+        ui.say("This node was revoked, which is for ever: it has another id now");
+    }
     for cache in &reply.dropped {
         ui.say(format_args!(
             "Cache \"{cache}\" had no paths; the cluster's has its place and another key"

@@ -7,20 +7,30 @@ use crate::args::RevokeArgs;
 use crate::client::Client;
 use crate::context::Context;
 use crate::exit::{CliError, ID_PREFIX_LEN_MIN};
+use crate::ui::count;
 
 /// Shuts a node out of the cluster, after asking.
 pub(super) async fn run(context: &Context, args: &RevokeArgs) -> Result<(), CliError> {
     let client = context.client()?;
     let node = find(&client, &args.peer).await?;
-    let question = format_args!("Shut {node} out of the cluster? It can never come back.");
+    let question =
+        format_args!("Shut {node} out of the cluster? Under this id it can never come back.");
     context.ui.confirm(args.confirm, question)?;
-    client.revoke(&node).await?;
+    let reply = client.revoke(&node).await?;
     if args.json.json {
-        return context.ui.json(&json!({ "node": node.to_string() }));
+        let withdrawn = reply.tickets_withdrawn;
+        let said = json!({ "node": node.to_string(), "tickets_withdrawn": withdrawn });
+        return context.ui.json(&said);
     }
     context.ui.say(format_args!(
         "✅ Revoked {node}; no node of the cluster talks to it any more"
     ));
+    if reply.tickets_withdrawn > 0 {
+        context.ui.say(format_args!(
+            "{} by which it came, and which would let in more nodes, withdrawn",
+            count(reply.tickets_withdrawn, "ticket")
+        ));
+    }
     context.ui.hint(
         "it may have the keys of caches it could write; make new ones with: \
          attic-node key rotate CACHE",

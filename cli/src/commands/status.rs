@@ -6,7 +6,7 @@ use crate::args::JsonArgs;
 use crate::commands::du;
 use crate::context::Context;
 use crate::exit::CliError;
-use crate::ui::{Ui, bytes, unix_now, validity};
+use crate::ui::{Ui, bytes, standing, unix_now};
 
 /// Shows how the node is doing.
 pub(super) async fn run(context: &Context, args: JsonArgs) -> Result<(), CliError> {
@@ -61,8 +61,8 @@ fn print_cluster(ui: &Ui, cluster: &ClusterStatus) -> Result<(), CliError> {
     ui.data(format_args!(
         "Cluster: {name}, {members} members ({connected} connected{banned})"
     ))?;
-    let validity = validity(cluster.certificate_expires);
-    ui.data(format_args!("Certificate: {validity}"))
+    let standing = standing(cluster.certificate_expires, cluster.revoked.as_ref());
+    ui.data(format_args!("Certificate: {standing}"))
 }
 
 /// A time span for people: its two largest units.

@@ -6,7 +6,7 @@ use attic_node_core::api::{InviteRequest, Role};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use crate::memory_cluster::{Cluster, NODES};
+use crate::memory_cluster::{Cluster, NODES, shut_out};
 use crate::memory_node::{Faults, MemoryNode};
 
 /// A user and a node; what a line of the user's does is checked.
@@ -106,6 +106,43 @@ async fn info_shows_the_cluster_or_that_there_is_none() {
     let shown = world.check("cluster info --json", 0, &[]).await;
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["caches"][0]["public_keys"], json!(["main:AAAA"]));
+}
+
+/// A word of another node is told as that, and only what the cluster's key signed as true.
+#[tokio::test]
+async fn info_says_how_it_knows_that_the_node_was_revoked() {
+    let world = World::new(Cluster::of_three()).await;
+    let nameless = NODES[2];
+    let others = "but desk says this node is revoked; no word of the cluster's key on that is here";
+    let two = format!("but desk, {nameless} say this node is revoked");
+    for (revoked, begins, says) in [
+        (shut_out(None, &[(1, Some("desk"))]), "expired at", others),
+        (
+            shut_out(None, &[(1, Some("desk")), (2, None)]),
+            "expired at",
+            two.as_str(),
+        ),
+        (
+            shut_out(Some(951_825_600), &[]),
+            "revoked at 2000-02-29 12:00 UTC: the cluster's key signed it",
+            "attic-node leave",
+        ),
+        (
+            shut_out(Some(951_825_600), &[(1, Some("desk"))]),
+            "revoked at 2000-02-29 12:00 UTC, desk says so too: the cluster's key",
+            "attic-node leave",
+        ),
+    ] {
+        world.node.state().cluster.shut_out = Some(revoked.clone());
+        let shown = world.check("cluster info", 0, &[]).await;
+        let line = shown
+            .lines()
+            .find_map(|line| line.strip_prefix("Certificate: "));
+        let line = line.unwrap_or_default();
+        assert!(line.starts_with(begins) && line.contains(says), "{shown}");
+        let shown = world.json("cluster info").await;
+        assert_eq!(shown["revoked"], json!(revoked));
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 use attic_node_core::api::{
     ClusterCache, ClusterInit, ClusterMade, ClusterView, Direction, InviteReply, InviteRequest,
     JoinReply, JoinRequest, JoinedCache, LeaveReply, LeaveRequest, LogUsage, NodeId, Nothing,
-    PeerState, PeerView, RenamedCache, Role,
+    PeerState, PeerView, RenamedCache, RevokeReply, Revoked, Role, Teller,
 };
 
 use crate::memory_node::{Answer, json};
@@ -26,6 +26,8 @@ pub(crate) struct Cluster {
     pub(crate) invited: Vec<InviteRequest>,
     pub(crate) revoked: Vec<NodeId>,
     pub(crate) peers: Vec<PeerView>,
+    /// How it knows that it was revoked.
+    pub(crate) shut_out: Option<Revoked>,
 }
 
 impl Cluster {
@@ -72,7 +74,9 @@ impl Cluster {
                 parse::<Nothing>(body)?;
                 self.revoked
                     .push(node.parse().map_err(|_| (404, "NoSuchPeer"))?);
-                json(&Nothing {})
+                json(&RevokeReply {
+                    tickets_withdrawn: 1,
+                })
             }
             _ => Err((404, "NotFound")),
         }
@@ -118,6 +122,7 @@ impl Cluster {
                 to: "tools-local".parse().unwrap(),
             }],
             dropped: vec!["main".parse().unwrap()],
+            new_identity: false,
         })
     }
 
@@ -135,6 +140,7 @@ impl Cluster {
             node: node(0),
             role: Role::Keeper,
             certificate_expires: 951_825_600,
+            revoked: self.shut_out.clone(),
             issuer: true,
             keeper: true,
             members: 3,
@@ -168,6 +174,18 @@ fn peer(number: usize, name: &str, state: PeerState) -> PeerView {
         log_too_long: false,
         state,
         certificate_expires: 2,
+    }
+}
+
+/// Revoked, as these of its peers say.
+pub(crate) fn shut_out(proven_at: Option<u64>, said_by: &[(usize, Option<&str>)]) -> Revoked {
+    let teller = |(number, name): &(usize, Option<&str>)| Teller {
+        node: node(*number),
+        name: name.map(str::to_owned),
+    };
+    Revoked {
+        proven_at,
+        said_by: said_by.iter().map(teller).collect(),
     }
 }
 

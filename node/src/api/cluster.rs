@@ -7,7 +7,7 @@
 //! POST   cluster/join      JoinRequest    -> JoinReply
 //! POST   cluster/leave     LeaveRequest   -> LeaveReply
 //! GET    peers                            -> [PeerView]     empty in none
-//! POST   peers/{node}/revoke  Nothing     -> Nothing
+//! POST   peers/{node}/revoke  Nothing     -> RevokeReply
 //! ```
 //!
 //! Names that an [`ErrorBody`](super::ErrorBody) carries here, besides the general ones:
@@ -132,6 +132,9 @@ pub struct JoinReply {
     pub renamed: Vec<RenamedCache>,
     /// Caches of this node that had no paths and gave way to one of the cluster's.
     pub dropped: Vec<CacheName>,
+    /// Whether the node's id is another now: the one before was revoked, which is for ever.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub new_identity: bool,
 }
 
 /// A cache of the cluster, and what Nix needs to use it from here.
@@ -189,6 +192,9 @@ pub struct ClusterView {
     pub role: Role,
     /// When its certificate ends; it is renewed long before, when an issuer can be reached.
     pub certificate_expires: u64,
+    /// That this node is out of the cluster, as far as it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revoked>,
     /// Whether it can make tickets and admit holders of counted ones.
     pub issuer: bool,
     /// Whether its role is [`Role::Keeper`].
@@ -243,6 +249,9 @@ pub struct ClusterStatus {
     pub banned: u64,
     /// When this node's certificate ends.
     pub certificate_expires: u64,
+    /// That this node is out of the cluster, as far as it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revoked>,
 }
 
 /// Another member, or a node that was let in as one and has not said so to everybody yet. A node

@@ -81,7 +81,7 @@ async fn status(State(app): State<Arc<App>>) -> Json<Status> {
     let cluster = joined(spawn_blocking(move || cluster::brief(&asked)).await);
     Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        peer_id: app.peer_id.clone(),
+        peer_id: app.identity().peer_id().to_string(),
         data_dir: app.config.data_dir.display().to_string(),
         addresses: app.addresses.get().cloned().unwrap_or_default(),
         started_at: app.started_at,

@@ -25,8 +25,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::api::cluster::{
     ClusterCache, ClusterInit, ClusterMade, ClusterStatus, ClusterView, InviteReply, InviteRequest,
-    JoinReply, JoinRequest, JoinedCache, LeaveReply, LeaveRequest, LogUsage, Nothing, RenamedCache,
-    Role,
+    JoinReply, JoinRequest, JoinedCache, LeaveReply, LeaveRequest, LogUsage, RenamedCache,
+    RevokeReply, Revoked, Role, Teller,
 };
 use crate::app::App;
 use crate::auth::random;
@@ -62,7 +62,7 @@ pub(crate) async fn resume(app: &Arc<App>) -> Result<(), MeshError> {
         joined(spawn_blocking(move || files.load()).await)?
     };
     if let Some(charter) = charter {
-        let mesh = Mesh::start(app, &app.identity, files, charter, Vec::new()).await?;
+        let mesh = Mesh::start(app, &app.identity(), files, charter, Vec::new()).await?;
         app.mesh.set(Some(mesh));
     }
     Ok(())
@@ -102,13 +102,13 @@ async fn found(app: &Arc<App>, name: Option<String>) -> Result<Arc<Mesh>, Failur
         .map_err(|error| Failure::bad_request(format!("name of the cluster: {error}")))?;
     let key = ClusterKey::from_seed(random());
     let genesis = key.found(name, random());
-    let charter = founder(&app.identity, genesis, key);
+    let charter = founder(&app.identity(), genesis, key);
     let files = ClusterFiles::new(&app.data);
     {
         let (files, charter) = (files.clone(), charter.clone());
         joined(spawn_blocking(move || files.found(&charter)).await).map_err(Failure::internal)?;
     }
-    let mesh = start(app, &app.identity, files, charter, Vec::new()).await?;
+    let mesh = start(app, &app.identity(), files, charter, Vec::new()).await?;
     let (sharing, shared) = (Arc::clone(app), Arc::clone(&mesh));
     let done = spawn_blocking(move || {
         for cache in sharing.caches.snapshot().values() {
@@ -255,18 +255,30 @@ async fn join(State(app): State<Arc<App>>, request: Request) -> Result<Json<Join
         return Err(Failure::new(Kind::InCluster, message));
     }
     let files = ClusterFiles::new(&app.data);
-    let admitted = ask_in(&app.identity, &files, &ticket).await;
+    let mut identity = app.identity();
+    let mut admitted = ask_in(&identity, &files, &ticket).await;
+    let is_revoked = matches!(&admitted, Err(JoinError::Refused(Refusal::Revoked)));
+    if is_revoked {
+        // A key that was revoked is out for ever; whoever gave the ticket may let its owner in again.
+        identity = Identity::generate();
+        admitted = ask_in(&identity, &files, &ticket).await;
+    }
     let Admitted {
         charter,
         by,
         addresses,
     } = admitted.map_err(join_failure)?;
+    if is_revoked {
+        let (app, identity) = (Arc::clone(&app), identity.clone());
+        let replaced = spawn_blocking(move || app.replace_identity(identity)).await;
+        joined(replaced).map_err(Failure::internal)?;
+    }
     {
         let (files, charter) = (files.clone(), charter.clone());
         joined(spawn_blocking(move || files.found(&charter)).await).map_err(Failure::internal)?;
     }
     let before: Vec<CacheName> = local_caches(&app);
-    let mesh = start(&app, &app.identity, files, charter, addresses).await?;
+    let mesh = start(&app, &identity, files, charter, addresses).await?;
     let (renamed, dropped) = settle(&app, &mesh, &before).await?;
     let caches = joined_caches(&app, &mesh);
     Ok(Json(JoinReply {
@@ -276,6 +288,7 @@ async fn join(State(app): State<Arc<App>>, request: Request) -> Result<Json<Join
         caches,
         renamed,
         dropped,
+        new_identity: is_revoked,
     }))
 }
 
@@ -434,6 +447,7 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure>
         node: mesh.me,
         role: role(is_keeper),
         certificate_expires: mesh.certificate_expires(),
+        revoked: revoked(&mesh),
         issuer: mesh.members.issues(),
         keeper: is_keeper,
         members: mesh.view.members().len() as u64,
@@ -462,13 +476,27 @@ pub(crate) fn brief(app: &App) -> Option<ClusterStatus> {
         connected: status.peers.len() as u64,
         banned: status.bans.len() as u64,
         certificate_expires: mesh.certificate_expires(),
+        revoked: revoked(&mesh),
     })
+}
+
+/// What this node knows of its own revocation. Strangers at the address of a member are not heard.
+fn revoked(mesh: &Mesh) -> Option<Revoked> {
+    let proven_at = mesh.members.own_revocation().map(|own| own.at.0);
+    let said_by = mesh.members.shut_out_by().into_iter();
+    let said_by = said_by.filter(|node| mesh.view.member(*node).is_some());
+    let said_by = said_by.map(|node| Teller {
+        node,
+        name: mesh.names.of(&node, None).name,
+    });
+    let said_by: Vec<Teller> = said_by.collect();
+    (proven_at.is_some() || !said_by.is_empty()).then_some(Revoked { proven_at, said_by })
 }
 
 async fn revoke(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
-) -> Result<Json<Nothing>, Failure> {
+) -> Result<Json<RevokeReply>, Failure> {
     let mesh = mesh_of(&app)?;
     let node: NodeId = node
         .parse()
@@ -488,6 +516,13 @@ async fn revoke(
         .sign_revocation(Subject::Node(node))
         .map_err(issue_failure)?;
     mesh.members.revoke_known(&revocation);
+    let members = Arc::clone(&mesh.members);
+    let withdrawn = blocking(move || {
+        let withdrawn = members.withdraw_tickets_of(node);
+        withdrawn.map_err(Failure::internal)
+    });
+    // Whoever is revoked is out though its tickets cannot be taken back.
+    let withdrawn = withdrawn.await;
     let announcer = Arc::clone(&mesh.announcer);
     blocking(move || {
         announcer.say_all(vec![Record::Revoke(revocation)]);
@@ -496,7 +531,8 @@ async fn revoke(
     })
     .await?;
     mesh.network.ban(node, REVOKED_BAN, "revoked").await;
-    Ok(Json(Nothing {}))
+    let tickets_withdrawn = withdrawn?;
+    Ok(Json(RevokeReply { tickets_withdrawn }))
 }
 
 /// Ten years: a later end is a mistake.

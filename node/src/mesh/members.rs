@@ -1,6 +1,6 @@
 //! This node's side of the cluster's membership: what the transport's gate asks, and issuing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use attic_p2p::ids::NodeId;
 use attic_p2p::membership::Role;
 use attic_p2p::membership::address::Address;
 use attic_p2p::membership::certificate::{Certificate, Delegation, DelegationUse, Holder, Issuer};
-use attic_p2p::membership::gate::{GateState, GateView, Standing, judge_renewal, judge_renewed};
+use attic_p2p::membership::gate::{
+    GateState, GateView, RefusedBy, Standing, judge_renewal, judge_renewed,
+};
 use attic_p2p::membership::genesis::{ClusterKey, Genesis};
 use attic_p2p::membership::hello::Refusal;
 use attic_p2p::membership::invite::{Invite, InviteError, InviteKey, Invites, Terms};
@@ -39,12 +41,16 @@ pub(crate) struct Members {
     learnt: Mutex<Vec<Signed<Revocation>>>,
     /// Why nodes that were dialled did not let this one in, the latest last.
     refusals: Mutex<VecDeque<(NodeId, Refusal)>>,
+    /// Of these nodes, those who said that this one is revoked.
+    shut_out_by: Mutex<BTreeSet<NodeId>>,
     /// Of those who were met, the certificate they have.
     met: Mutex<BTreeMap<NodeId, Met>>,
     /// Told when something was learnt, adopted or refused.
     pub(crate) news: Notify,
     /// Told when this member has another certificate.
     pub(crate) renewed: Notify,
+    /// Told when there is something for [`Members::take_learnt`].
+    pub(crate) learnt_news: Notify,
 }
 
 /// What a node showed when it was met.
@@ -93,9 +99,11 @@ impl Members {
             invites: Mutex::new(invites),
             learnt: Mutex::default(),
             refusals: Mutex::default(),
+            shut_out_by: Mutex::default(),
             met: Mutex::default(),
             news: Notify::new(),
             renewed: Notify::new(),
+            learnt_news: Notify::new(),
         }
     }
 
@@ -126,6 +134,23 @@ impl Members {
     pub(crate) fn refusals(&self) -> Vec<(NodeId, Refusal)> {
         let refusals = self.refusals.lock().expect("no panic under this lock");
         refusals.iter().cloned().collect()
+    }
+
+    /// Who said last that this node is revoked, when it was dialled. Whether they are members is not
+    /// looked at.
+    pub(crate) fn shut_out_by(&self) -> Vec<NodeId> {
+        let shut_out_by = self.shut_out_by.lock().expect("no panic under this lock");
+        shut_out_by.iter().copied().collect()
+    }
+
+    /// The revocation that this node's certificate falls under.
+    pub(crate) fn own_revocation(&self) -> Option<Revocation> {
+        let view = self.view();
+        let Standing::Member(certificate) = &view.standing else {
+            return None;
+        };
+        let found = view.revocations.concerning(certificate.value());
+        found.map(|revocation| revocation.value().clone())
     }
 
     /// What a node showed when it was met last, since this one's start.
@@ -198,6 +223,27 @@ impl Members {
         let key = self.cluster_key.as_ref().ok_or(IssueError::NotAnIssuer)?;
         let cluster = self.view().genesis.cluster_id();
         Ok(Signed::new(Revocation::new(cluster, subject, now()), key))
+    }
+
+    /// Takes back the counted tickets by which a node came, as far as they are good for more: it could
+    /// come again under another key. Returns how many. Blocks on the disk.
+    ///
+    /// **Errors**: it could not be written down; all are as they were.
+    pub(crate) fn withdraw_tickets_of(&self, node: NodeId) -> Result<u64, ClusterFileError> {
+        let mut invites = self.invites.lock().expect("no panic under this lock");
+        let of_node = invites.list().filter(|invite| {
+            let is_open = invite.uses_left() > 0 && now() <= invite.terms().not_after;
+            is_open && invite.redeemed().contains(&node)
+        });
+        let keys: Vec<NodeId> = of_node.map(Invite::key).collect();
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let mut next = invites.clone();
+        let withdrawn = keys.into_iter().filter(|key| next.revoke(*key)).count();
+        self.files.write_invites(&next)?;
+        *invites = next;
+        Ok(withdrawn as u64)
     }
 
     /// Makes a ticket: good for `uses` nodes, redeemed here; or, without, for whoever has it, at any
@@ -341,6 +387,7 @@ impl GateState for Door {
                 if learnt.len() < LEARNT_MAX {
                     learnt.push(revocation);
                 }
+                self.0.learnt_news.notify_one();
             }
         }
         self.0.news.notify_waiters();
@@ -372,16 +419,25 @@ impl GateState for Door {
         drop(met);
         let mut refusals = self.0.refusals.lock().expect("no panic under this lock");
         refusals.retain(|(node, _)| *node != certificate.node);
+        let mut shut_out_by = self.0.shut_out_by.lock().expect("no panic under this lock");
+        shut_out_by.remove(&certificate.node);
     }
 
-    fn refused(&self, remote: NodeId, refusal: &Refusal) {
+    fn refused(&self, remote: NodeId, refusal: &Refusal, by: RefusedBy) {
         let mut refusals = self.0.refusals.lock().expect("no panic under this lock");
         refusals.retain(|(node, _)| *node != remote);
         if refusals.len() == REFUSALS_MAX {
             refusals.pop_front();
         }
         refusals.push_back((remote, refusal.clone()));
+        let remembered: BTreeSet<NodeId> = refusals.iter().map(|(node, _)| *node).collect();
         drop(refusals);
+        let mut shut_out_by = self.0.shut_out_by.lock().expect("no panic under this lock");
+        shut_out_by.retain(|node| *node != remote && remembered.contains(node));
+        if by == RefusedBy::Listener && *refusal == Refusal::Revoked {
+            shut_out_by.insert(remote);
+        }
+        drop(shut_out_by);
         self.0.news.notify_waiters();
     }
 }
@@ -449,3 +505,96 @@ const MET_MAX: usize = 1024;
 const REFUSALS_MAX: usize = 64;
 /// How long a newcomer tries the addresses of its ticket.
 pub(crate) const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_dir::DataDir;
+
+    fn node(seed: u8) -> NodeId {
+        Identity::from_seed([seed; 32]).node_id()
+    }
+
+    /// A member with the cluster's key, and what its gate asks.
+    fn founded(dir: &std::path::Path) -> (Door, ClusterKey) {
+        let key = ClusterKey::from_seed([1; 32]);
+        let genesis = key.found("office".parse().unwrap(), [2; 16]);
+        let identity = Identity::from_seed([3; 32]);
+        let charter = founder(&identity, genesis, key.clone());
+        let files = ClusterFiles::new(&DataDir::new(dir));
+        files.found(&charter).unwrap();
+        let members = Members::of_member(&identity, files, charter).unwrap();
+        (Door(Arc::new(members)), key)
+    }
+
+    #[test]
+    fn a_word_of_others_is_no_proof_of_a_revocation_and_goes_when_they_let_us_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let (door, key) = founded(dir.path());
+        let members = &door.0;
+        door.refused(node(7), &Refusal::Revoked, RefusedBy::Listener);
+        door.refused(node(8), &Refusal::Revoked, RefusedBy::Listener);
+        // It is the other that is out.
+        door.refused(node(9), &Refusal::Revoked, RefusedBy::Us);
+        let mut said = members.shut_out_by();
+        said.sort();
+        let mut wanted = vec![node(7), node(8)];
+        wanted.sort();
+        assert_eq!(said, wanted);
+        assert_eq!(members.own_revocation(), None);
+
+        door.refused(node(7), &Refusal::NotJoined, RefusedBy::Listener);
+        let holder = Holder {
+            node: node(8),
+            sealing_key: OpeningKey::of(&Identity::from_seed([8; 32])).sealing_key(),
+            role: Role::Member,
+            scopes: attic_p2p::membership::scopes::Scopes::read_all(),
+        };
+        let certificate = members.certify(holder).unwrap();
+        door.met(certificate.value());
+        assert_eq!(members.shut_out_by(), []);
+
+        let cluster = members.view().genesis.cluster_id();
+        let own = Revocation::new(cluster, Subject::Node(node(3)), UnixTime(5));
+        door.learn(vec![Signed::new(own.clone(), &key)]);
+        assert_eq!(members.own_revocation(), Some(own));
+    }
+
+    #[test]
+    fn who_says_that_this_node_is_out_is_remembered_of_a_few() {
+        let dir = tempfile::tempdir().unwrap();
+        let (door, _) = founded(dir.path());
+        for seed in 10..200 {
+            door.refused(node(seed), &Refusal::Revoked, RefusedBy::Listener);
+        }
+        assert_eq!(door.0.shut_out_by().len(), REFUSALS_MAX);
+    }
+
+    #[test]
+    fn tickets_of_who_is_revoked_are_good_for_nobody_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (door, _) = founded(dir.path());
+        let members = &door.0;
+        let ticket = |uses| {
+            let terms = Terms {
+                role: Role::Member,
+                scopes: attic_p2p::membership::scopes::Scopes::read_all(),
+                not_after: now().plus(Duration::from_secs(3600)),
+            };
+            let ticket = members.invite(terms, Some(uses), Vec::new()).unwrap();
+            ticket.key().id()
+        };
+        let (shared, other, used) = (ticket(3), ticket(3), ticket(1));
+        let key = OpeningKey::of(&Identity::from_seed([8; 32])).sealing_key();
+        for (invite, joiner) in [(shared, 7), (shared, 8), (other, 8), (used, 7)] {
+            members.redeem_now(invite, node(joiner), key).unwrap();
+        }
+        assert_eq!(members.withdraw_tickets_of(node(7)).unwrap(), 1);
+        assert_eq!(members.withdraw_tickets_of(node(7)).unwrap(), 0);
+        let refused = members.redeem_now(shared, node(9), key);
+        assert_eq!(refused.unwrap_err(), Refusal::TicketUnknown);
+        members.redeem_now(other, node(9), key).unwrap();
+        let kept = ClusterFiles::new(&DataDir::new(dir.path())).invites();
+        assert_eq!(kept.unwrap().list().count(), 2);
+    }
+}

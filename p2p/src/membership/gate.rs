@@ -306,7 +306,16 @@ pub trait GateState: Send + Sync + 'static {
     fn met(&self, certificate: &Certificate);
 
     /// Hears why `remote`, which we dialled, is not connected: for `join` and `peers` to tell.
-    fn refused(&self, remote: NodeId, refusal: &Refusal);
+    fn refused(&self, remote: NodeId, refusal: &Refusal, by: RefusedBy);
+}
+
+/// Whose word a refusal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedBy {
+    /// The listener said it, and may lie.
+    Listener,
+    /// We do not want the listener.
+    Us,
 }
 
 /// The transport's gate of a node that is in a cluster or wants into one.
@@ -362,8 +371,27 @@ impl<S: GateState> MemberGate<S> {
         })
     }
 
-    fn take(&self, remote: NodeId, reply: &[u8]) -> Result<(), Refusal> {
-        let reply = Reply::decode(reply)?;
+    /// The revocation for which `remote` is refused.
+    fn revocation_of(&self, remote: NodeId, shown: &Credential) -> Option<Signed<Revocation>> {
+        let revocations = &self.state.view().revocations;
+        let found = match shown {
+            Credential::Member(certificate) => revocations.concerning(certificate.value()),
+            Credential::Join(_) => revocations.signed(Subject::Node(remote)),
+        };
+        found.cloned()
+    }
+
+    /// Learns from a refusal what proves it, whoever sent that.
+    fn learn_from_refusal(&self, reply: &[u8]) {
+        let Some(revocation) = Reply::revocation_in(reply) else {
+            return;
+        };
+        if revocation.check(&self.state.view().genesis).is_ok() {
+            self.state.learn(vec![revocation]);
+        }
+    }
+
+    fn take(&self, remote: NodeId, reply: Reply) -> Result<(), Refusal> {
         let accepted = judge_reply(&self.state.view(), self.state.now(), remote, reply)?;
         self.state.met(accepted.certificate.value());
         if !accepted.revocations.is_empty() {
@@ -398,18 +426,38 @@ impl<S: GateState> Gate for MemberGate<S> {
     fn answer(&self, remote: NodeId, hello: &[u8]) -> BoxFuture<'_, Answer> {
         let hello = Hello::decode(hello);
         Box::pin(async move {
-            let (reply, admit) = match self.admit(remote, hello).await {
-                Ok(admission) => (Reply::Admitted(Box::new(admission)), true),
-                Err(refusal) => (Reply::Refused(refusal), false),
+            let shown = hello.as_ref().ok().map(|hello| hello.credential.clone());
+            let refusal = match self.admit(remote, hello).await {
+                Ok(admission) => {
+                    let reply = Reply::Admitted(Box::new(admission)).encode();
+                    return Answer { reply, admit: true };
+                }
+                Err(refusal) => refusal,
             };
-            let reply = reply.encode();
-            Answer { reply, admit }
+            let proof = shown
+                .filter(|_| refusal == Refusal::Revoked)
+                .and_then(|shown| self.revocation_of(remote, &shown));
+            let reply = match proof {
+                Some(revocation) => Reply::encode_revoked(&revocation),
+                None => Reply::Refused(refusal).encode(),
+            };
+            Answer {
+                reply,
+                admit: false,
+            }
         })
     }
 
     fn accept(&self, remote: NodeId, reply: &[u8]) -> Result<(), gate::Refusal> {
-        self.take(remote, reply).map_err(|refusal| {
-            self.state.refused(remote, &refusal);
+        let said = Reply::decode(reply);
+        let by = match &said {
+            Ok(Reply::Refused(_)) => RefusedBy::Listener,
+            Ok(Reply::Admitted(_)) | Err(_) => RefusedBy::Us,
+        };
+        let taken = said.and_then(|said| self.take(remote, said));
+        taken.map_err(|refusal| {
+            self.learn_from_refusal(reply);
+            self.state.refused(remote, &refusal, by);
             gate::Refusal::new(refusal)
         })
     }

@@ -136,6 +136,19 @@ impl Reply {
         encode(self)
     }
 
+    /// [`Refusal::Revoked`] with the revocation behind it, so that the dialer need not believe the
+    /// listener. An earlier version passes over what is behind.
+    pub fn encode_revoked(revocation: &Signed<Revocation>) -> Vec<u8> {
+        encode(&(Reply::Refused(Refusal::Revoked), revocation))
+    }
+
+    /// What [`Reply::encode_revoked`] put behind a refusal; `None` in all other messages. The
+    /// signature is not verified.
+    pub fn revocation_in(bytes: &[u8]) -> Option<Signed<Revocation>> {
+        let (reply, revocation) = decode::<(Reply, Signed<Revocation>)>(bytes).ok()?;
+        (reply == Reply::Refused(Refusal::Revoked)).then_some(revocation)
+    }
+
     /// Reads what [`Reply::encode`] wrote. No signature is verified.
     ///
     /// **Errors**: [`Refusal::VersionTooNew`], [`Refusal::Malformed`].

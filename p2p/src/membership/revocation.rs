@@ -129,17 +129,22 @@ impl Revocations {
 
     /// What is known of `subject`.
     pub fn of(&self, subject: Subject) -> Option<&Revocation> {
-        self.by_subject.get(&subject).map(Signed::value)
+        self.signed(subject).map(Signed::value)
+    }
+
+    /// The same, with the signature that proves it.
+    pub fn signed(&self, subject: Subject) -> Option<&Signed<Revocation>> {
+        self.by_subject.get(&subject)
     }
 
     /// The revocation that `certificate` falls under: its node's, or its delegate's.
-    pub fn concerning(&self, certificate: &Certificate) -> Option<&Revocation> {
-        let own = self.of(Subject::Node(certificate.node));
+    pub fn concerning(&self, certificate: &Certificate) -> Option<&Signed<Revocation>> {
+        let own = self.signed(Subject::Node(certificate.node));
         own.or_else(|| match &certificate.issuer {
             Issuer::Cluster => None,
             Issuer::Delegate(delegation) => {
                 let delegation = delegation.value();
-                self.of(match delegation.usage {
+                self.signed(match delegation.usage {
                     DelegationUse::Invite => Subject::Invite(delegation.key),
                     DelegationUse::Issuer => Subject::Node(delegation.key),
                 })

@@ -321,6 +321,12 @@ fn golden_handshake() {
             Reply::decode,
         );
     }
+    let proven = revocation(Subject::Node(node(3)));
+    let bytes = Reply::encode_revoked(&proven);
+    let read = |bytes: &[u8]| Reply::revocation_in(bytes).ok_or("no revocation");
+    golden.check("reply-revoked-proven", proven, Reply::encode_revoked, read);
+    // For who does not know what is behind it, a refusal like any other.
+    assert_eq!(Reply::decode(&bytes), Ok(Reply::Refused(Refusal::Revoked)));
     golden.finish("handshake");
 }
 

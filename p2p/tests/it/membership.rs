@@ -8,7 +8,8 @@ use attic_p2p::ids::NodeId;
 use attic_p2p::membership::address::Address;
 use attic_p2p::membership::certificate::{Certificate, Delegation, DelegationUse, Holder, Issuer};
 use attic_p2p::membership::gate::{
-    GateState, GateView, MemberGate, RENEWAL_GRACE, Standing, judge_renewal, judge_renewed,
+    GateState, GateView, MemberGate, RENEWAL_GRACE, RefusedBy, Standing, judge_renewal,
+    judge_renewed,
 };
 use attic_p2p::membership::genesis::{ClusterKey, Genesis};
 use attic_p2p::membership::hello::{Admission, Credential, Hello, Join, Refusal, Reply};
@@ -38,6 +39,7 @@ struct Node {
     disk_full: Mutex<bool>,
     met: Mutex<Vec<Certificate>>,
     refusals: Mutex<Vec<Refusal>>,
+    refused_by: Mutex<Vec<RefusedBy>>,
 }
 
 #[derive(Clone)]
@@ -95,8 +97,9 @@ impl GateState for Handle {
         self.0.met.lock().unwrap().push(certificate.clone());
     }
 
-    fn refused(&self, _: NodeId, refusal: &Refusal) {
+    fn refused(&self, _: NodeId, refusal: &Refusal, by: RefusedBy) {
         self.0.refusals.lock().unwrap().push(refusal.clone());
+        self.0.refused_by.lock().unwrap().push(by);
     }
 }
 
@@ -118,6 +121,7 @@ impl Handle {
             disk_full: Mutex::default(),
             met: Mutex::default(),
             refusals: Mutex::default(),
+            refused_by: Mutex::default(),
         }))
     }
 
@@ -148,6 +152,10 @@ impl Handle {
             Standing::Member(certificate) => Some(certificate.value().clone()),
             Standing::Joining(_) => None,
         }
+    }
+
+    fn refused_by(&self) -> Vec<RefusedBy> {
+        self.0.refused_by.lock().unwrap().clone()
     }
 
     fn knows(&self, subject: Subject) -> bool {
@@ -436,6 +444,35 @@ fn the_revoked_stay_out_on_both_sides() {
     member.learn(vec![revocation(Subject::Node(node(NEWCOMER)))]);
     assert_eq!(meet(&revoked, &member), Err(Refusal::Revoked));
     assert_eq!(meet(&member, &revoked), Err(Refusal::Revoked));
+    assert_eq!(revoked.refused_by(), [RefusedBy::Listener]);
+    assert_eq!(member.refused_by(), [RefusedBy::Us]);
+}
+
+/// Who is refused need not believe the listener, and does not if that shows no proof.
+#[test]
+fn the_revoked_are_shown_why() {
+    let subject = Subject::Node(node(NEWCOMER));
+    let member = Handle::member(MEMBER);
+    member.learn(vec![revocation(subject)]);
+    let told = Handle::member(NEWCOMER);
+    assert_eq!(meet(&told, &member), Err(Refusal::Revoked));
+    assert!(told.knows(subject));
+    let joining = Handle::newcomer(NEWCOMER);
+    assert_eq!(meet(&joining, &member), Err(Refusal::Revoked));
+    assert!(joining.knows(subject));
+
+    let lied_to = Handle::member(NEWCOMER);
+    let gate = MemberGate::new(lied_to.clone());
+    let of_cluster = Revocation::new(genesis().cluster_id(), subject, NOW);
+    let forged = Signed::new(of_cluster, &InviteKey::from_seed([98; 32]));
+    for reply in [
+        Reply::Refused(Refusal::Revoked).encode(),
+        Reply::encode_revoked(&forged),
+    ] {
+        assert!(gate.accept(node(MEMBER), &reply).is_err());
+        assert!(!lied_to.knows(subject));
+    }
+    assert_eq!(lied_to.refused_by(), [RefusedBy::Listener; 2]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use attic_p2p::gate::Gate;
 use attic_p2p::identity::Identity;
 use attic_p2p::ids::NodeId;
 use attic_p2p::membership::certificate::{Certificate, Holder};
-use attic_p2p::membership::gate::{GateState, GateView, MemberGate, Standing};
+use attic_p2p::membership::gate::{GateState, GateView, MemberGate, RefusedBy, Standing};
 use attic_p2p::membership::genesis::Genesis;
 use attic_p2p::membership::hello::Refusal;
 use attic_p2p::membership::revocation::{Revocation, Revocations, Subject};
@@ -133,7 +133,7 @@ impl GateState for Keeper {
 
     fn met(&self, _remote: &Certificate) {}
 
-    fn refused(&self, _remote: NodeId, _refusal: &Refusal) {}
+    fn refused(&self, _remote: NodeId, _refusal: &Refusal, _by: RefusedBy) {}
 }
 
 /// What a future is that never waits.

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use attic_p2p::identity::Identity;
 use attic_p2p::ids::NodeId;
 use attic_p2p::membership::certificate::{Certificate, Holder};
-use attic_p2p::membership::gate::{GateState, GateView, Standing};
+use attic_p2p::membership::gate::{GateState, GateView, RefusedBy, Standing};
 use attic_p2p::membership::hello::Refusal;
 use attic_p2p::membership::revocation::{Revocation, Revocations};
 use attic_p2p::membership::sealing::{OpeningKey, SealingKey};
@@ -95,7 +95,7 @@ impl GateState for Door {
 
     fn met(&self, _: &Certificate) {}
 
-    fn refused(&self, remote: NodeId, refusal: &Refusal) {
+    fn refused(&self, remote: NodeId, refusal: &Refusal, _: RefusedBy) {
         eprintln!("{remote}: {refusal}");
     }
 }

@@ -149,6 +149,8 @@ impl Looker<'_> {
                 Some(own_expired(own_end))
             }
             Some((_, Refusal::Expired { not_after })) => Some(its_expired(not_after)),
+            // Those whom this node holds for revoked are not listed.
+            Some((_, Refusal::Revoked)) => Some("it says that this node is revoked".to_owned()),
             Some((_, refusal)) => Some(refusal.to_string()),
             None if own_end < now() => Some(own_expired(own_end)),
             None if certificate_end < now() => Some(its_expired(certificate_end)),

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use serde_json::Value;
 use testnet::cluster::Cluster;
-use testnet::program::is_root;
+use testnet::program::{eventually, is_root};
 
 use super::{HEALED_MAX, VISIBLE_MAX, all_answer, all_keep_answering, path, realise, status};
 
@@ -57,10 +58,103 @@ fn a_revoked_node_gets_nothing_and_is_not_heard() {
     cluster[3].start_again();
     all_answer(&cluster, &[3], &had, 200, (Instant::now(), HEALED_MAX));
     cluster[3].cli().run(&["leave", "--no-confirm"]).succeeds();
-    let joined = cluster.join(3, &ticket).exits_with(1).says("revoked");
-    assert!(!joined.stderr.contains("hint: ask for"), "{joined}");
+    cluster.join(3, &ticket).exits_with(1).says("withdrawn");
+    assert_eq!(cluster[3].id(), id);
     assert_eq!(status(&cluster[3], &later), 404);
     cluster.wait_connected(&[0, 1, 2]);
+}
+
+/// What a node says of its own revocation, once that is proven and all of `tellers` refused it.
+fn shut_out(cluster: &Cluster, node: usize, tellers: &[usize]) -> Value {
+    let mut wanted: Vec<String> = tellers.iter().map(|node| cluster[*node].id()).collect();
+    wanted.sort();
+    eventually("the node to know that it is out", HEALED_MAX, || {
+        let status = cluster[node].cli().json(&["status"]);
+        let revoked = status["cluster"]["revoked"].clone();
+        let said_by = revoked["said_by"].as_array()?;
+        let said_by = said_by.iter().filter_map(|teller| teller["node"].as_str());
+        let mut said_by: Vec<String> = said_by.map(str::to_owned).collect();
+        said_by.sort();
+        (revoked["proven_at"].is_u64() && said_by == wanted).then_some(revoked)
+    })
+}
+
+/// A revoked node went on calling its certificate good, and could come back under no circumstances.
+#[test]
+fn a_revoked_node_says_so_and_a_new_ticket_lets_it_in_as_another() {
+    if !is_root("revoked and back") {
+        return;
+    }
+    let mut cluster = Cluster::joined(3);
+    assert!(cluster[2].cli().json(&["status"])["cluster"]["revoked"].is_null());
+    let id = cluster[2].id();
+    let revoke = ["revoke", &id, "--no-confirm"];
+    let revoked = cluster[0].cli().run(&revoke).succeeds();
+    revoked.says("1 ticket by which it came");
+    let said = shut_out(&cluster, 2, &[0, 1]);
+    assert!(said["said_by"][0]["name"].is_string(), "{said}");
+    let tells_it = |cluster: &Cluster| {
+        for line in [&["status"][..], &["cluster", "info"]] {
+            let shown = cluster[2].cli().run(line).succeeds();
+            shown
+                .says("Certificate: revoked at")
+                .says("the cluster's key signed it");
+        }
+        let info = cluster[2].cli().json(&["cluster", "info"]);
+        assert_eq!(info["revoked"]["proven_at"], said["proven_at"]);
+    };
+    tells_it(&cluster);
+    let peers = cluster[2].cli().run(&["peers"]).succeeds();
+    peers.says("it says that this node is revoked");
+    // The others do not say it of themselves.
+    for node in [0, 1] {
+        let info = cluster[node].cli().json(&["cluster", "info"]);
+        assert!(info.get("revoked").is_none(), "{info}");
+    }
+
+    // It knows after a start, though nobody is there to tell it.
+    eventually("the revocation to be in its log", HEALED_MAX, || {
+        (cluster.view(2).members == 2).then_some(())
+    });
+    cluster[0].kill();
+    cluster[1].kill();
+    cluster[2].stop();
+    cluster[2].start_again();
+    tells_it(&cluster);
+    cluster[0].start_again();
+    cluster[1].start_again();
+    cluster.wait_connected(&[0, 1]);
+
+    let ticket = cluster.invite(0, &["--write", "main"]);
+    let leave = ["leave", "--no-confirm"];
+    cluster
+        .join(2, &ticket)
+        .exits_with(1)
+        .says("in this cluster already");
+    cluster[2].cli().run(&leave).succeeds();
+    let joined = cluster.join(2, &ticket).succeeds();
+    joined.says("it has another id now");
+    assert_ne!(cluster[2].id(), id);
+    cluster.wait_connected(&[0, 1, 2]);
+    cluster.wait_writable(2, "main");
+    let after = path("revoked-and-back", 1 << 20);
+    cluster[2].push(&[&after]).succeeds();
+    all_answer(
+        &cluster,
+        &[0, 1],
+        &after,
+        200,
+        (Instant::now(), VISIBLE_MAX),
+    );
+
+    // It stays who it is, and the other one stays out.
+    let id = cluster[2].id();
+    cluster[2].kill();
+    cluster[2].start_again();
+    assert_eq!(cluster[2].id(), id);
+    cluster.wait_connected(&[0, 1, 2]);
+    let status = cluster[2].cli().json(&["status"]);
+    assert!(status["cluster"]["revoked"].is_null(), "{status}");
 }
 
 /// Who made the cluster does not take itself out of it by mistake: nobody could let anybody in again.
