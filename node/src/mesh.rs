@@ -63,6 +63,7 @@ use crate::metrics::MESH_NUMBERS;
 pub(crate) mod announce;
 pub(crate) mod audience;
 pub(crate) mod exchange;
+pub(crate) mod farewell;
 pub(crate) mod files;
 pub(crate) mod flight;
 pub(crate) mod join;
@@ -599,7 +600,7 @@ async fn changed(app: &Arc<App>, mesh: &Arc<Mesh>, changes: Vec<Change>) {
 }
 
 impl Mesh {
-    /// Drops those who were taken out of the cluster.
+    /// Drops those who were taken out of the cluster, and forgets where those were who left.
     fn members_changed(&self) {
         for peer in self.network.peers() {
             if self.view.is_revoked(peer.node) {
@@ -609,6 +610,10 @@ impl Mesh {
                     network.ban(node, REVOKED_BAN, "revoked").await;
                 });
             }
+        }
+        for (member, _) in self.view.members_left() {
+            let mut addresses = self.addresses.lock().expect("no panic under this lock");
+            addresses.remove(&member.node);
         }
         self.view
             .with_directory(|directory| self.members.take_revocations(directory));

@@ -187,6 +187,11 @@ pub fn tips_in(tips: &[LogTip], buckets: u64) -> (Vec<TipHint>, u64) {
     (hints, left)
 }
 
+/// The bucket of the log of `node`, as [`Ask::Tips`] wants it.
+pub fn bucket_of(node: &NodeId) -> u64 {
+    1 << bucket(node)
+}
+
 fn bucket(node: &NodeId) -> usize {
     // The last byte of a key has a sign bit in it; the first is uniform.
     usize::from(node.as_bytes()[0]) % BUCKETS

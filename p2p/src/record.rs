@@ -19,6 +19,7 @@ pub use crate::record::path::{PathRecord, PathRecordError};
 use crate::ids::{CacheId, Dot, NodeId};
 use crate::membership::certificate::Certificate;
 use crate::membership::revocation::Revocation;
+use crate::membership::time::UnixTime;
 use crate::segment::ForkProof;
 use crate::signed::{Signed, SignedError, Statement};
 
@@ -60,6 +61,9 @@ pub enum Record {
     Fork(ForkProof),
     /// In a checkpoint: logs its author had folded up to these segments when it wrote it.
     After(Vec<Frontier>),
+    /// The author has left the cluster, and is no member until it shows a certificate again after
+    /// this.
+    Left(Left),
     /// A record of a newer version, kept as it is.
     Unknown {
         /// Its kind.
@@ -100,6 +104,13 @@ pub struct Touch {
     pub day: u32,
     /// First 8 bytes of the hash parts, as numbers.
     pub prefixes: Vec<u64>,
+}
+
+/// That a member left. Of whom: of the author, and nobody else can be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// When, for people. Decides nothing.
+    pub at: UnixTime,
 }
 
 /// A path to be kept.
@@ -234,6 +245,7 @@ impl Record {
             Record::Sealed(_) => kind::SEALED,
             Record::Fork(_) => kind::FORK,
             Record::After(_) => kind::AFTER,
+            Record::Left(_) => kind::LEFT,
             Record::Unknown { kind, .. } => *kind,
         }
     }
@@ -253,6 +265,7 @@ impl Record {
             Record::Sealed(sealed) => plain(sealed),
             Record::Fork(proof) => plain(proof),
             Record::After(frontiers) => plain(frontiers),
+            Record::Left(left) => plain(left),
             Record::Unknown { body, .. } => body.to_vec(),
         }
     }
@@ -278,6 +291,7 @@ fn read_known(kind: u8, body: &[u8]) -> Result<Record, RecordError> {
         kind::SEALED => Record::Sealed(read(body)?),
         kind::FORK => Record::Fork(read(body)?),
         kind::AFTER => Record::After(read(body)?),
+        kind::LEFT => Record::Left(read(body)?),
         _ => return Err(RecordError::Malformed),
     })
 }
@@ -373,6 +387,7 @@ pub(crate) mod kind {
     pub(crate) const SEALED: u8 = 12;
     pub(crate) const FORK: u8 = 13;
     pub(crate) const AFTER: u8 = 14;
+    pub(crate) const LEFT: u8 = 15;
 }
 
 const PIN_NAME_LEN_MAX: usize = 256;
@@ -413,6 +428,7 @@ mod tests {
                 ciphertext: vec![6; 100],
             }),
             Record::After(vec![frontier]),
+            Record::Left(Left { at: UnixTime(7) }),
             Record::Unknown {
                 kind: 200,
                 body: [1, 2, 3].into(),

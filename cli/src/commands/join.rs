@@ -128,7 +128,8 @@ async fn watch_peers(ui: &Ui, client: &Client) -> Result<(), CliError> {
     let mut newest = started;
     let mut connected = BTreeSet::new();
     loop {
-        let peers = client.peers().await?;
+        let mut peers = client.peers().await?;
+        peers.retain(|peer| !matches!(peer.state, PeerState::Left { .. }));
         for peer in peers.iter().filter(|peer| is_connected(peer)) {
             if connected.insert(peer.node) {
                 newest = Instant::now();

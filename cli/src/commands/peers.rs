@@ -60,6 +60,7 @@ fn note(peer: &PeerView) -> String {
         }
         PeerState::Connected => String::new(),
         PeerState::Away { reason } => reason.clone().unwrap_or_default(),
+        PeerState::Left { left_at } => format!("at {}", date(*left_at)),
         PeerState::Banned {
             banned_until,
             reason,

@@ -199,7 +199,7 @@ pub struct ClusterView {
     pub issuer: bool,
     /// Whether its role is [`Role::Keeper`].
     pub keeper: bool,
-    /// Members known, this one included.
+    /// Members known, this one included, and those not that left.
     pub members: u64,
     /// Members connected now, this one not included.
     pub connected: u64,
@@ -241,7 +241,7 @@ pub struct LogUsage {
 pub struct ClusterStatus {
     /// What people call it.
     pub name: String,
-    /// Members known, this one included.
+    /// Members known, this one included, and those not that left.
     pub members: u64,
     /// Members connected now, this one not included.
     pub connected: u64,
@@ -254,8 +254,37 @@ pub struct ClusterStatus {
     pub revoked: Option<Revoked>,
 }
 
-/// Another member, or a node that was let in as one and has not said so to everybody yet. A node
-/// that was revoked is none any more and not listed.
+/// How a node knows that it was revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// When, by a revocation that the cluster's key signed and that is here: a proof. Without one,
+    /// what others say may be a lie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven_at: Option<u64>,
+    /// Members that were dialled and did not let this node in for that reason, ordered by id.
+    pub said_by: Vec<Teller>,
+}
+
+/// A member that said something of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Teller {
+    /// Which node.
+    #[serde(with = "text")]
+    pub node: NodeId,
+    /// What it calls itself, if it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// What revoking a node did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeReply {
+    /// Tickets by which it came and that were good for more nodes: they are good for none any more.
+    pub tickets_withdrawn: u64,
+}
+
+/// Another member, or a node that was let in as one and has not said so to everybody yet, or one
+/// that left. A node that was revoked is none any more and not listed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PeerView {
     /// Which node.
@@ -319,6 +348,11 @@ pub enum PeerState {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// No member any more: it said so. Listed until its certificate ends.
+    Left {
+        /// When, as it said.
+        left_at: u64,
+    },
     /// Not talked to for a while, because it misbehaved.
     Banned {
         /// Until when.
@@ -334,6 +368,7 @@ impl PeerState {
         match self {
             PeerState::Connected => "connected",
             PeerState::Away { .. } => "away",
+            PeerState::Left { .. } => "left",
             PeerState::Banned { .. } => "banned",
         }
     }
@@ -432,6 +467,10 @@ mod tests {
                 PeerState::Connected,
             ),
             (json!({ "state": "away" }), away),
+            (
+                json!({ "state": "left", "left_at": 4 }),
+                PeerState::Left { left_at: 4 },
+            ),
             (
                 json!({ "state": "banned", "banned_until": 7, "reason": "wrong bytes" }),
                 banned,

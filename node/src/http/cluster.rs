@@ -392,6 +392,7 @@ async fn leave(
         return Err(Failure::new(Kind::HoldsClusterKey, message));
     }
     let handed_over = mesh.hand_over(&app).await;
+    mesh.say_farewell().await;
     app.mesh.set(None);
     mesh.stop().await;
     let files = ClusterFiles::new(&app.data);

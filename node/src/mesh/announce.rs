@@ -12,13 +12,14 @@
 //! such a word: a node that lost its logs must not take its paths for removed ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use attic_p2p::identity::Identity;
 use attic_p2p::ids::{CacheId, ManifestId, NodeId};
 use attic_p2p::membership::sealing::{OpeningKey, SecretContext};
 use attic_p2p::record::{
-    CacheConfig, CacheGenesis, Del, DelReason, Grant, NarTag, PathRecord, Record, Right,
+    CacheConfig, CacheGenesis, Del, DelReason, Grant, Left, NarTag, PathRecord, Record, Right,
 };
 use attic_p2p::signed::Signed;
 use attic_store::record::PathRow;
@@ -31,7 +32,7 @@ use crate::auth::random;
 use crate::caches::{Cache, CacheError};
 use crate::http::error::chain;
 use crate::mesh::files::{ClusterFileError, ClusterFiles};
-use crate::mesh::members::Members;
+use crate::mesh::members::{Members, now};
 use crate::mesh::outbox::Outbox;
 use crate::mesh::private::{PrivateKeyError, PrivateKeys, may_know};
 use crate::mesh::replicate::Replicas;
@@ -49,6 +50,8 @@ pub(crate) struct Announcer {
     replicas: Arc<Replicas>,
     records: mpsc::Sender<Vec<Record>>,
     outbox: Mutex<Outbox>,
+    /// Whether this node has said that it leaves.
+    is_leaving: AtomicBool,
 }
 
 /// What an [`Announcer`] is made of.
@@ -77,6 +80,7 @@ impl Announcer {
             replicas: parts.replicas,
             records: parts.records,
             outbox: Mutex::new(parts.outbox),
+            is_leaving: AtomicBool::new(false),
         }
     }
 
@@ -340,14 +344,24 @@ impl Announcer {
     }
 
     /// Shows this node's certificate in its log, when the log does not show it yet: others count it
-    /// as a member from then on.
+    /// as a member from then on, again if it had left.
     pub(crate) fn introduce(&self) {
         let Some(certificate) = self.members.certificate() else {
             return;
         };
-        if self.view.member(self.me).as_ref() != Some(certificate.value()) {
+        if self.is_leaving.load(Ordering::Relaxed) {
+            return;
+        }
+        let is_shown = self.view.member(self.me).as_ref() == Some(certificate.value());
+        if !is_shown || self.view.left_at(self.me).is_some() {
             self.say(vec![Record::Member(certificate)]);
         }
+    }
+
+    /// Says that this node is no member from now on.
+    pub(crate) fn say_leaving(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+        self.say(vec![Record::Left(Left { at: now() })]);
     }
 
     /// Gives the keys of the caches this node owns to every member that may have them and has not:

@@ -63,7 +63,10 @@ impl Mesh {
     fn missing(&self) -> BTreeSet<NodeId> {
         let mut missing: BTreeSet<NodeId> = self.view.with_directory(|directory| {
             let members = directory.members().map(|member| member.node);
-            let is_out = |node| directory.is_revoked(node) || directory.is_quarantined(node);
+            let is_out = |node| {
+                let is_barred = directory.is_revoked(node) || directory.is_quarantined(node);
+                is_barred || directory.left_at(node).is_some()
+            };
             members.filter(|node| !is_out(*node)).collect()
         });
         missing.remove(&self.me);

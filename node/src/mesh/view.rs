@@ -9,6 +9,7 @@ use attic_p2p::ids::{CacheId, NodeId};
 use attic_p2p::log::LogError;
 use attic_p2p::membership::certificate::Certificate;
 use attic_p2p::membership::scopes::Scopes;
+use attic_p2p::membership::time::UnixTime;
 use attic_p2p::private::Keyring;
 use attic_p2p::record::{CacheConfig, Grant, NarTag, PathRecord, Right};
 use attic_p2p::replica::Lag;
@@ -99,14 +100,33 @@ impl DirectoryView {
         lock(&self.replica).directory().member(node).cloned()
     }
 
-    /// All members, this node among them.
+    /// All members, this node among them; none that left.
     pub(crate) fn members(&self) -> Vec<Certificate> {
         let replica = lock(&self.replica);
-        let members = replica.directory().members();
+        let directory = replica.directory();
+        let members = directory.members();
+        let is_one = |node| !directory.is_revoked(node) && directory.left_at(node).is_none();
         members
-            .filter(|member| !replica.directory().is_revoked(member.node))
+            .filter(|member| is_one(member.node))
             .cloned()
             .collect()
+    }
+
+    /// Who was a member and left, and when, as they said.
+    pub(crate) fn members_left(&self) -> Vec<(Certificate, UnixTime)> {
+        let replica = lock(&self.replica);
+        let directory = replica.directory();
+        let members = directory.members();
+        let left = members.filter_map(|member| {
+            let at = directory.left_at(member.node)?;
+            (!directory.is_revoked(member.node)).then(|| (member.clone(), at))
+        });
+        left.collect()
+    }
+
+    /// When a node said that it leaves, if it has shown no certificate since.
+    pub(crate) fn left_at(&self, node: NodeId) -> Option<UnixTime> {
+        lock(&self.replica).directory().left_at(node)
     }
 
     /// Whether a node was given a right to a cache, of this epoch or a later one.
@@ -210,7 +230,9 @@ impl DirectoryView {
         };
         let members = directory.members();
         let readers = members.filter(|member| {
-            !directory.is_revoked(member.node) && may_know(&member.scopes, &config.genesis.name)
+            let is_one =
+                !directory.is_revoked(member.node) && directory.left_at(member.node).is_none();
+            is_one && may_know(&member.scopes, &config.genesis.name)
         });
         readers.count() as u64
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{CacheId, ClusterId, Dot, NodeId};
+use crate::membership::time::UnixTime;
 use crate::record::{Frontier, Record, kind};
 use crate::segment::{Segment, SegmentId, SegmentKind};
 
@@ -189,6 +190,8 @@ pub(crate) struct Author {
     pub(crate) sealed_caches: BTreeSet<CacheId>,
     /// Whether some of that cannot be opened.
     pub(crate) has_shut: bool,
+    /// When it left, unless it showed a certificate since.
+    pub(crate) left: Option<UnixTime>,
 }
 
 /// What a segment does to the state.
@@ -215,6 +218,7 @@ impl Author {
             caches: BTreeSet::new(),
             sealed_caches: BTreeSet::new(),
             has_shut: false,
+            left: None,
         }
     }
 
@@ -225,6 +229,7 @@ impl Author {
         self.caches.clear();
         self.sealed_caches.clear();
         self.has_shut = false;
+        self.left = None;
     }
 
     /// The end of what is folded.

@@ -16,7 +16,8 @@ use crate::ids::{CacheId, Dot, NodeId};
 use crate::log::{Log, LogError};
 use crate::membership::certificate::Certificate;
 use crate::membership::revocation::{Revocation, Subject};
-use crate::record::{CacheConfig, Grant, NarTag, PathRecord, Pin, RawRecord, Record};
+use crate::membership::time::UnixTime;
+use crate::record::{CacheConfig, Grant, Left, NarTag, PathRecord, Pin, RawRecord, Record};
 use crate::segment::{ForkProof, Segment, SegmentKind};
 use crate::signed::Signed;
 
@@ -314,6 +315,7 @@ impl Directory {
             Record::Cache(signed) => self.fold_cache(by, signed, changes),
             Record::Grant(signed) => self.fold_grant(author, signed, changes),
             Record::Pin(pin) => self.fold_pin(by, spot, pin, changes),
+            Record::Left(left) => self.fold_left(author, left, changes),
             Record::Fork(proof) => {
                 if self.has_room((author, None)) {
                     self.fold_fork(proof, Some(author));
@@ -427,13 +429,33 @@ impl Directory {
 
     fn fold_member(&mut self, author: u16, signed: Signed<Certificate>, changes: &mut Changes) {
         let node = self.nodes.name(author);
-        if !self.is_certificate(node, &signed) || !self.has_room((author, None)) {
+        if !self.is_certificate(node, &signed) {
+            self.ignored += 1;
+            return;
+        }
+        if self.set_left(author, None) {
+            changes.add(Change::Member(node));
+        }
+        if !self.has_room((author, None)) {
             self.ignored += 1;
             return;
         }
         let rank = (signed.value().issued_at.0, hash(&signed.encode()));
         self.members.insert(node, rank, signed, author);
         changes.add(Change::Member(node));
+    }
+
+    /// Nobody says of another that it left: a log speaks of its author.
+    fn fold_left(&mut self, author: u16, left: Left, changes: &mut Changes) {
+        if self.set_left(author, Some(left.at)) {
+            changes.add(Change::Member(self.nodes.name(author)));
+        }
+    }
+
+    /// Notes when an author left, or that it is here; whether that changes anything.
+    fn set_left(&mut self, author: u16, left: Option<UnixTime>) -> bool {
+        let author = self.authors.get_mut(&author);
+        author.is_some_and(|author| std::mem::replace(&mut author.left, left) != left)
     }
 
     fn fold_revocation(&mut self, author: u16, signed: Signed<Revocation>, changes: &mut Changes) {

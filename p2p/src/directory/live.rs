@@ -252,6 +252,10 @@ impl Directory {
                 walk.newest_touch = walk.newest_touch.max(*day);
                 true
             }
+            Record::Left(_) => self
+                .authors
+                .get(&author)
+                .is_some_and(|author| author.left.is_some()),
             Record::Revoke(_) | Record::Fork(_) | Record::Unknown { .. } => true,
             Record::Member(_)
             | Record::Hold(_)

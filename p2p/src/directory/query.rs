@@ -137,12 +137,14 @@ impl Directory {
     }
 
     /// Who says to hold this NAR completely, in no order that means something. Members only, and
-    /// none that was revoked.
+    /// none that was revoked or has left.
     pub fn holders(&self, tag: NarTag) -> Vec<NodeId> {
         let all = std::iter::once(&self.holders).chain(self.sealed_holders.values());
         let named: BTreeSet<u16> = all.flat_map(|holders| holders.of(tag)).copied().collect();
         let nodes = named.into_iter().map(|number| self.nodes.name(number));
-        nodes.filter(|node| !self.is_revoked(*node)).collect()
+        nodes
+            .filter(|node| !self.is_revoked(*node) && self.left_at(*node).is_none())
+            .collect()
     }
 
     /// The NARs that `node` says in the open to hold, ascending. Looks through all of them.

@@ -8,6 +8,7 @@ use crate::directory::Directory;
 use crate::ids::{CacheId, NodeId};
 use crate::membership::certificate::{Certificate, Issuer};
 use crate::membership::revocation::{Revocation, Subject};
+use crate::membership::time::UnixTime;
 use crate::record::{CacheConfig, PathRecord};
 use crate::signed::Signed;
 
@@ -41,6 +42,11 @@ impl Directory {
     /// Whether the cluster key took `node` out.
     pub fn is_revoked(&self, node: NodeId) -> bool {
         self.is_subject_revoked(Subject::Node(node))
+    }
+
+    /// When `node` left the cluster, as it said itself; `None` if it did not, or came again since.
+    pub fn left_at(&self, node: NodeId) -> Option<UnixTime> {
+        self.author(node)?.left
     }
 
     /// Whether `node` wrote two logs.

@@ -6,7 +6,8 @@ use attic_p2p::directory::{Change, Directory, Refused};
 use attic_p2p::ids::Dot;
 use attic_p2p::log::{Log, MemoryLog};
 use attic_p2p::membership::scopes::Scopes;
-use attic_p2p::record::{Record, Touch};
+use attic_p2p::membership::time::UnixTime;
+use attic_p2p::record::{Left, Record, Touch};
 use attic_p2p::segment::Segment;
 use proptest::prelude::*;
 
@@ -258,6 +259,59 @@ fn a_revocation_cuts_the_log_on_every_node_alike() {
 }
 
 /// A log in which much is obsolete, and its checkpoint.
+/// Who left is no holder any more, and is a member again with the next certificate in its log, be it
+/// the one it had. Of another nobody can say it.
+#[test]
+fn who_says_to_leave_has_left_until_it_shows_a_certificate_again() {
+    let cluster = Cluster::new();
+    let (mut goes, mut stays) = (cluster.writer(1), cluster.writer(2));
+    let left = Record::Left(Left { at: UnixTime(7) });
+    goes.append(&[Record::Hold(vec![tag(1)])]);
+    stays.append(&[Record::Hold(vec![tag(1)])]);
+    let before = fold(&cluster, &[&goes, &stays]);
+    assert_eq!(before.directory.holders(tag(1)).len(), 2);
+
+    goes.append(std::slice::from_ref(&left));
+    let mut gone = fold(&cluster, &[&goes, &stays]);
+    let node = goes.node();
+    assert_eq!(gone.directory.left_at(node), Some(UnixTime(7)));
+    assert_eq!(gone.directory.left_at(stays.node()), None);
+    assert_eq!(gone.directory.holders(tag(1)), [stays.node()]);
+    let restarted = cluster.load(&mut gone.log);
+    assert_eq!(restarted.left_at(node), Some(UnixTime(7)));
+    let live = restarted.live_records(node, &gone.log).unwrap().records;
+    assert!(
+        live.iter()
+            .any(|live| live.encoded == left.encode().unwrap())
+    );
+
+    let certificate = Record::Member(cluster.certificate(1, Scopes::all()));
+    let back = goes.append(std::slice::from_ref(&certificate));
+    let changes = gone.take(&back).unwrap();
+    assert!(changes.contains(&Change::Member(node)));
+    assert_eq!(gone.directory.left_at(node), None);
+    assert_eq!(gone.directory.holders(tag(1)).len(), 2);
+    let live = gone
+        .directory
+        .live_records(node, &gone.log)
+        .unwrap()
+        .records;
+    assert!(
+        !live
+            .iter()
+            .any(|live| live.encoded == left.encode().unwrap())
+    );
+
+    // A restatement that has it still says the same.
+    let mut other = cluster.writer(3);
+    let dot = other.next_dot();
+    other.append(std::slice::from_ref(&left));
+    let own = Record::Member(cluster.certificate(3, Scopes::all()));
+    other.checkpoint(&[(0, 0, own), (dot.seq, dot.index, left)]);
+    let fold = fold(&cluster, &[&other]);
+    assert_eq!(fold.directory.left_at(other.node()), Some(UnixTime(7)));
+}
+
 fn checkpointed(cluster: &Cluster) -> Writer {
     let mut writer = cluster.writer(1);
     writer.append(&[cluster.config(1)]);

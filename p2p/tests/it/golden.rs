@@ -27,7 +27,7 @@ use attic_p2p::membership::ticket::{Ticket, TicketKind};
 use attic_p2p::membership::time::UnixTime;
 use attic_p2p::reconcile::{Answer, Ask, BUCKETS, Range, SHARDS_PER_ASK, TipHint};
 use attic_p2p::record::{
-    CacheConfig, CacheGenesis, Del, DelReason, Frontier, Grant, NarTag, Pin, Record, Right,
+    CacheConfig, CacheGenesis, Del, DelReason, Frontier, Grant, Left, NarTag, Pin, Record, Right,
     SealedRecord, Touch,
 };
 use attic_p2p::segment::{ForkProof, Place, Segment, SegmentId};
@@ -414,6 +414,7 @@ fn golden_records() {
             }),
         ),
         ("fork", Record::Fork(fork)),
+        ("left", Record::Left(Left { at: NOW })),
         (
             "after",
             Record::After(vec![Frontier {

@@ -36,11 +36,19 @@ fn views(app: &App, mesh: &Mesh) -> Vec<PeerView> {
         let members = mesh.view.members().into_iter();
         members.map(|member| (member.node, member)).collect()
     };
+    // They leave the list when nobody would let them in any more.
+    let left: BTreeMap<NodeId, (Certificate, UnixTime)> = {
+        let left = mesh.view.members_left().into_iter();
+        left.filter(|(member, _)| now() <= member.not_after)
+            .map(|(member, at)| (member.node, (member, at)))
+            .collect()
+    };
     let status = mesh.network.status();
     let peers: BTreeMap<_, _> = status.peers.iter().map(|peer| (peer.node, peer)).collect();
     let bans: BTreeMap<_, _> = status.bans.iter().map(|ban| (ban.node, ban)).collect();
     // Who was let in and has not written into its log yet is shown all the same.
-    let known = members.keys().chain(peers.keys()).chain(bans.keys());
+    let known = members.keys().chain(left.keys());
+    let known = known.chain(peers.keys()).chain(bans.keys());
     let nodes: BTreeSet<NodeId> = known.copied().collect();
     let others = { nodes }
         .into_iter()
@@ -53,7 +61,14 @@ fn views(app: &App, mesh: &Mesh) -> Vec<PeerView> {
     };
     let views = others.map(|node| {
         let (peer, ban) = (peers.get(&node).copied(), bans.get(&node).copied());
-        looker.view(node, members.get(&node), peer, ban)
+        let left = left.get(&node);
+        let member = members.get(&node).or(left.map(|(member, _)| member));
+        let mut view = looker.view(node, member, peer, ban);
+        if let (Some((_, at)), PeerState::Away { .. }) = (left, &view.state) {
+            view.state = PeerState::Left { left_at: at.0 };
+            view.since = at.0;
+        }
+        view
     });
     views.collect()
 }

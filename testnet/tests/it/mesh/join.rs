@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use attic_node_core::api::PeerState;
 use rustix::process::{Signal, kill_process};
 
 use testnet::cluster::Cluster;
 use testnet::program::{eventually, is_root};
 
-use super::{JOINED_MAX, VISIBLE_MAX, all_answer, path, realise, status};
+use super::{HEALED_MAX, JOINED_MAX, VISIBLE_MAX, all_answer, path, realise, status};
 
 #[test]
 fn c1_a_late_node_serves_what_the_cluster_has() {
@@ -142,6 +143,67 @@ fn c1_a_node_that_leaves_keeps_what_it_has() {
     let pushed = cluster[2].push(&[&path("c1-without-key", 1000)]);
     let wanted = "this node does not have the key of cache main";
     pushed.exits_with(1).says(wanted);
+}
+
+/// Who leaves says so: it is no member any more, is listed as one that left until its certificate ends,
+/// and is a member again when it comes back.
+#[test]
+fn c1_who_left_is_listed_as_that_and_not_counted() {
+    if !is_root("c1 left") {
+        return;
+    }
+    let mut cluster = Cluster::joined(3);
+    let id = cluster[2].id();
+    let seen = |cluster: &Cluster, node: usize| {
+        let peers = cluster.peers(node).into_iter();
+        { peers }.find(|peer| peer.node.to_string() == id)
+    };
+    let is_left = |cluster: &Cluster, node: usize| {
+        eventually("the node to be listed as left", VISIBLE_MAX, || {
+            let peer = seen(cluster, node)?;
+            matches!(peer.state, PeerState::Left { .. }).then_some(())
+        });
+        assert_eq!(cluster.view(node).members, 2);
+        let status = cluster[node].cli().json(&["status"]);
+        assert_eq!(status["cluster"]["members"], 2, "{status}");
+        let shown = cluster[node].cli().json(&["peers"]);
+        let mut shown = shown.as_array().expect("a list").iter();
+        let shown = shown.find(|peer| peer["node"] == *id).expect("listed");
+        assert_eq!(shown["state"], "left");
+        cluster[node].cli().run(&["peers"]).succeeds().says("left");
+    };
+    cluster[2].cli().run(&["leave", "--no-confirm"]).succeeds();
+    for node in [0, 1] {
+        is_left(&cluster, node);
+    }
+    // The one that stays a member and is not there is away.
+    cluster[1].kill();
+    eventually("the other to be away", HEALED_MAX, || {
+        let peers = cluster.peers(0);
+        let mut states = peers.iter().map(|peer| &peer.state);
+        states
+            .any(|state| matches!(state, PeerState::Away { .. }))
+            .then_some(())
+    });
+    assert_eq!(cluster.view(0).members, 2);
+    cluster[1].start_again();
+    cluster.wait_connected(&[0, 1]);
+    is_left(&cluster, 1);
+
+    let ticket = cluster.invite(0, &["--write", "*"]);
+    cluster.join(2, &ticket).succeeds();
+    assert_eq!(cluster[2].id(), id, "it is who it was");
+    cluster.wait_connected(&[0, 1, 2]);
+    for node in 0..3 {
+        eventually("three members", JOINED_MAX, || {
+            (cluster.view(node).members == 3).then_some(())
+        });
+    }
+    cluster[2].kill();
+    eventually("the one that came back to be away", HEALED_MAX, || {
+        let peer = seen(&cluster, 0)?;
+        matches!(peer.state, PeerState::Away { .. }).then_some(())
+    });
 }
 
 /// Nobody leaves with the cluster's only key by accident, and what nobody takes over is said.

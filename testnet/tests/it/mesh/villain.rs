@@ -57,7 +57,7 @@ impl Villain {
     fn banned_by(&self, cluster: &Cluster, node: usize) -> Option<String> {
         match self.seen_by(cluster, node)?.state {
             PeerState::Banned { reason, .. } => Some(reason),
-            PeerState::Connected | PeerState::Away { .. } => None,
+            PeerState::Connected | PeerState::Away { .. } | PeerState::Left { .. } => None,
         }
     }
 
