@@ -33,7 +33,7 @@ use thiserror::Error;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::app::App;
 use crate::auth::random;
@@ -109,6 +109,8 @@ pub(crate) struct Mesh {
     pub(crate) caches_changed: Notify,
     /// Told when a peer came.
     peer_came: Notify,
+    /// Told when a peer came whose name is to be remembered.
+    name_due: Notify,
     /// Told when a peer came, or somebody became a member or is none any more.
     peers_changed: Notify,
     addresses: Mutex<BTreeMap<NodeId, Multiaddr>>,
@@ -237,6 +239,7 @@ impl Mesh {
             counters,
             caches_changed: Notify::new(),
             peer_came: Notify::new(),
+            name_due: Notify::new(),
             peers_changed: Notify::new(),
             addresses: Mutex::default(),
             tasks: Mutex::default(),
@@ -268,6 +271,7 @@ impl Mesh {
         tasks.spawn(runtime.run());
         tasks.spawn(react(Arc::clone(app), Arc::clone(&mesh), told));
         tasks.spawn(keep(Arc::clone(app), Arc::clone(&mesh)));
+        tasks.spawn(keep_names(Arc::clone(app), Arc::clone(&mesh)));
         tasks.spawn(land(Arc::clone(app), Arc::clone(&mesh)));
         tasks.spawn(renew(Arc::clone(&mesh)));
         tasks.spawn(exchange_peers(Arc::clone(&mesh)));
@@ -521,6 +525,7 @@ async fn react(app: Arc<App>, mesh: Arc<Mesh>, mut news: mpsc::Receiver<News>) {
                 tracing::info!(%node, "connected");
                 mesh.sources_changed.send_replace(());
                 mesh.peer_came.notify_one();
+                mesh.name_due.notify_one();
                 mesh.peers_changed.notify_one();
                 blocking(&app, &mesh, |app, mesh| mesh.announcer.grant_to_all(app)).await;
             }
@@ -837,7 +842,6 @@ impl Permission for ScopePermission {
 /// Looks after what needs time, until it is stopped.
 async fn keep(app: Arc<App>, mesh: Arc<Mesh>) {
     let mut remembered = Vec::new();
-    let mut named = mesh.names.text();
     loop {
         // A revocation is for the log at once: whoever is told of its own may be alone after a start.
         let _ = timeout(KEEP_EVERY, mesh.members.learnt_news.notified()).await;
@@ -847,9 +851,6 @@ async fn keep(app: Arc<App>, mesh: Arc<Mesh>) {
         blocking(&app, &mesh, move |app, mesh| {
             if changed {
                 mesh.announcer.files.write_peers(&now)?;
-            }
-            if let Some(names) = names {
-                mesh.announcer.files.write_names(&names)?;
             }
             mesh.members.renew_own()?;
             mesh.announcer.introduce();
@@ -861,6 +862,29 @@ async fn keep(app: Arc<App>, mesh: Arc<Mesh>) {
             mesh.announcer.announce_noted(app)
         })
         .await;
+    }
+}
+
+/// Remembers what peers call themselves, soon after they came: they may be away when this node starts
+/// again. Until it is stopped.
+async fn keep_names(app: Arc<App>, mesh: Arc<Mesh>) {
+    loop {
+        let _ = timeout(KEEP_EVERY, mesh.name_due.notified()).await;
+        for _ in 0..NAME_TRIES {
+            let peers = mesh.network.peers();
+            mesh.names.note(&peers);
+            // They say it a moment after they came.
+            if peers.iter().all(|peer| !peer.agent.is_empty()) {
+                break;
+            }
+            sleep(NAME_PAUSE).await;
+        }
+        if let Some(names) = mesh.names.take_unwritten() {
+            blocking(&app, &mesh, move |_, mesh| {
+                Ok(mesh.announcer.files.write_names(&names)?)
+            })
+            .await;
+        }
     }
 }
 
@@ -890,6 +914,9 @@ const ADDRESSES_MAX: usize = 1024;
 /// NARs on their way whose paths are remembered.
 const LANDING_MAX: usize = 4096;
 const KEEP_EVERY: Duration = Duration::from_secs(15);
+/// How often, and how long apart, peers that came are asked for their names.
+const NAME_TRIES: u32 = 10;
+const NAME_PAUSE: Duration = Duration::from_millis(200);
 /// A revoked node is refused by the gate anyway.
 const REVOKED_BAN: Duration = Duration::from_secs(3600);
 

@@ -16,6 +16,8 @@ use crate::config::value::{NAME_LEN_MAX, is_name_char};
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     cards: Mutex<BTreeMap<NodeId, Card>>,
+    /// As the file has it.
+    written: Mutex<String>,
 }
 
 /// What a node says about itself.
@@ -38,11 +40,21 @@ impl Names {
         });
         Names {
             cards: Mutex::new(cards.take(NAMES_MAX).collect()),
+            written: Mutex::new(text.to_owned()),
         }
     }
 
+    /// What the file should have, if it has something else. It is taken to be written then.
+    pub(crate) fn take_unwritten(&self) -> Option<String> {
+        let text = self.text();
+        let mut written = self.written.lock().expect("no panic under this lock");
+        let is_news = *written != text;
+        written.clone_from(&text);
+        is_news.then_some(text)
+    }
+
     /// For [`Names::read`]: a line for each name.
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         let cards = self.cards.lock().expect("no panic under this lock");
         let lines = cards.iter().filter_map(|(node, card)| {
             let name = card.name.as_ref()?;
@@ -154,6 +166,8 @@ mod tests {
         let text = format!("nonsense\n{node} desk 4\nx y\n");
         let names = Names::read(&text);
         assert_eq!(names.of(&node, None).name.as_deref(), Some("desk 4"));
-        assert_eq!(names.text(), format!("{node} desk 4\n"));
+        let text = format!("{node} desk 4\n");
+        assert_eq!(names.take_unwritten(), Some(text), "without the nonsense");
+        assert_eq!(names.take_unwritten(), None);
     }
 }

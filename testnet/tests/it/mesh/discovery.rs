@@ -75,6 +75,31 @@ fn c2_nodes_find_each_other_by_mdns_over_ipv6() {
     assert!(address_of(&cluster, 1, 2).starts_with("/ip6/"));
 }
 
+/// What others are called is known of those that are away, too: from the last time they were there.
+#[test]
+fn c2_names_outlive_those_who_say_them_and_a_restart() {
+    if !is_root("c2 names") {
+        return;
+    }
+    let mut cluster = Cluster::with_config(2, "[mesh]\nname = \"desk 4\"\n").join_all();
+    let id = cluster[1].id();
+    let names_file = cluster[0].data_dir().join("cluster/names");
+    eventually("the name to be written down", Duration::from_secs(5), || {
+        let names = fs::read_to_string(&names_file).unwrap_or_default();
+        names.contains("desk 4").then_some(())
+    });
+    cluster[1].kill();
+    cluster[0].kill();
+    cluster[0].start_again();
+    let peers = cluster.peers(0);
+    let peer = peers.iter().find(|peer| peer.node.to_string() == id);
+    let peer = peer.expect("it is a member");
+    assert_eq!(peer.state, PeerState::Away { reason: None });
+    assert_eq!(peer.name.as_deref(), Some("desk 4"));
+    let shown = cluster[0].cli().run(&["peers"]).succeeds();
+    shown.says("desk 4");
+}
+
 /// Switched off, a node neither asks nor answers, and finds only whom it is told of.
 #[test]
 fn c2_mdns_can_be_switched_off() {
