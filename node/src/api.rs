@@ -111,6 +111,10 @@ pub struct CacheView {
     /// it too. A private one is known to these alone.
     #[serde(default)]
     pub shared: bool,
+    /// In the answer to [`CacheCreate`]: why the cache is on this node alone though the node is in a
+    /// cluster and nobody asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unshared_because: Option<String>,
     /// Those of [`CacheView::old_public_keys`] that are not kept for ever.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retiring_keys: Vec<RetiringKey>,

@@ -151,6 +151,7 @@ impl Cache {
             cache_everything: settings.cache_everything,
             require_signed_by: texts(&settings.require_signed_by),
             shared: settings.shared_as.is_some(),
+            unshared_because: None,
             retiring_keys: settings.retiring.iter().map(retiring_view).collect(),
         }
     }

@@ -51,6 +51,11 @@ async fn create(context: &Context, args: CacheCreateArgs) -> Result<(), CliError
     context
         .ui
         .say(format_args!("✅ Created cache \"{}\"", view.name));
+    if let Some(why) = &view.unshared_because {
+        context.ui.warn(format_args!(
+            "the cache is on this node only, because {why}"
+        ));
+    }
     show(&context.ui, &view)
 }
 

@@ -117,19 +117,32 @@ async fn create(
         key,
     } = json_body(&app, request, JSON_LEN_MAX).await?;
     let secret = key.map(|key| parse_secret(&key)).transpose()?;
-    let cache = blocking(move || {
-        let mesh = match settings.shared {
-            Some(false) => None,
-            Some(true) => Some(mesh_to_share(&app, &name)?),
-            None => (app.mesh.get()).filter(|mesh| mesh.announcer.may_found(&name)),
+    let view = blocking(move || {
+        let mut unshared_because = None;
+        let mesh = match (settings.shared, app.mesh.get()) {
+            (Some(false), _) | (None, None) => None,
+            (Some(true), _) => Some(mesh_to_share(&app, &name)?),
+            (None, Some(mesh)) if mesh.announcer.may_found(&name) => Some(mesh),
+            (None, Some(_)) => {
+                unshared_because = Some(no_right_to(&name));
+                None
+            }
         };
         let cache = app.caches.create(&name, &settings, secret)?;
-        match mesh {
-            Some(mesh) => share(&app, &mesh, &cache),
-            None => Ok(cache),
-        }
+        let cache = match mesh {
+            Some(mesh) => share(&app, &mesh, &cache)?,
+            None => cache,
+        };
+        Ok(CacheView {
+            unshared_because,
+            ..cache.view()
+        })
     });
-    Ok((StatusCode::CREATED, Json(cache.await?.view())))
+    Ok((StatusCode::CREATED, Json(view.await?)))
+}
+
+fn no_right_to(name: &CacheName) -> String {
+    format!("this node may not write a cache called {name} in its cluster")
 }
 
 async fn show(
@@ -176,10 +189,7 @@ fn mesh_to_share(app: &App, name: &CacheName) -> Result<Arc<Mesh>, Failure> {
     let mesh = app.mesh.get().ok_or_else(absent)?;
     match mesh.announcer.may_found(name) {
         true => Ok(mesh),
-        false => {
-            let message = format!("this node may not write a cache called {name} in its cluster");
-            Err(Failure::new(Kind::Forbidden, message))
-        }
+        false => Err(Failure::new(Kind::Forbidden, no_right_to(name))),
     }
 }
 

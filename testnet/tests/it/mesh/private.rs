@@ -370,7 +370,20 @@ fn c10_scopes_decide_who_reads() {
     create(1, "team-x").says("shared with members that may read it");
     create(2, "other-y").says("shared with members that may read it");
     // Not a name that it may write: it stays its own.
-    create(1, "abstellraum").says("no, on this node alone");
+    let why = "the cache is on this node only, because this node may not write a cache called";
+    let alone = create(1, "abstellraum").says("no, on this node alone");
+    alone.says(&format!("{why} abstellraum in its cluster"));
+    let json = ["cache", "create", "keller", "--private"];
+    let made = cluster[1].cli().json(&json);
+    assert!(made["unshared_because"].is_string(), "{made}");
+    assert_eq!(made["shared"], false);
+    // Where nothing stands in the way, or where it was asked for, nothing is explained.
+    let asked = ["cache", "create", "schrank", "--private", "--local"];
+    let asked = cluster[1].cli().json(&asked);
+    assert!(asked.get("unshared_because").is_none(), "{asked}");
+    let shared = ["cache", "create", "team-y", "--private"];
+    let shared = cluster[1].cli().json(&shared);
+    assert!(shared.get("unshared_because").is_none(), "{shared}");
     let refused = ["cache", "configure", "abstellraum", "--share"];
     let refused = cluster[1].cli().run(&refused).exits_with(1);
     refused.says("may not write a cache called abstellraum");
@@ -384,9 +397,9 @@ fn c10_scopes_decide_who_reads() {
     };
     // The founder may read everything.
     eventually("the founder to see both", JOINED_MAX, || {
-        (names(0) == ["main", "other-y", "team-x"]).then_some(())
+        (names(0) == ["main", "other-y", "team-x", "team-y"]).then_some(())
     });
-    assert_eq!(names(1), ["team-x"]);
+    assert_eq!(names(1), ["team-x", "team-y"]);
     assert_eq!(names(2), ["other-y"]);
     let path = path("c10-team", 100_000);
     cluster.wait_writable(0, "team-x");
