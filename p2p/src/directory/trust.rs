@@ -104,6 +104,12 @@ impl Directory {
     }
 
     /// Whether `path` is signed with a key of its cache.
+    ///
+    /// That it is not is no misbehaviour, neither of who sent it nor of its author, though that one
+    /// signed the log it stands in. The keys are those of the newest configuration that is here: a
+    /// newer one may be on its way, and what was signed well under an older one is wrong from the next
+    /// on. Whoever owns a cache chooses them, and by a change of keys, under one name even, could have
+    /// everybody kept out who wrote to it.
     pub(crate) fn is_signed(&self, path: &PathRecord, config: &CacheConfig) -> bool {
         let fingerprint = path.info.fingerprint(&config.store_dir);
         let mark = mark(fingerprint.as_ref(), path, config);
