@@ -173,6 +173,18 @@ impl Directory {
         living.map(|row| self.dot(row.author, row.spot)).collect()
     }
 
+    /// Number of the segment in which `node` said last that a cache has a path, whether that was
+    /// removed since or not; `None` if its log does not say so.
+    pub fn said_at(&self, node: NodeId, cache: CacheId, hash: StorePathHash) -> Option<u64> {
+        let (author, cache) = (
+            self.nodes.number(&node)?,
+            self.cache_numbers.number(&cache)?,
+        );
+        let mut rows = self.rows_of(cache, hash);
+        let row = rows.find(|row| row.author == author)?;
+        Some(u64::from(row.spot.seq))
+    }
+
     /// Pins of a cache that count, by dot.
     pub fn pins(&self, cache: CacheId) -> Vec<PinView<'_>> {
         let Some((_, config)) = self.known(cache) else {

@@ -137,6 +137,49 @@ fn a_removal_is_for_ever_but_spares_what_is_pushed_again() {
     assert!(fold(&cluster, &[&one, &two]).has(&cluster, 7));
 }
 
+/// A path that is there is pushed again, by the node that said it or by another, while a node that has
+/// not heard of that removes all records it knows. The path stays, in whatever order others hear of it.
+#[test]
+fn a_removal_that_crosses_what_is_said_again_spares_it() {
+    let cluster = Cluster::new();
+    for by_its_author in [true, false] {
+        let [mut one, mut two, mut three] = [1, 2, 3].map(|number| cluster.writer(number));
+        let old = one.next_dot();
+        let first = one.append(&[Record::Path(cluster.path(7)), cluster.config(1)]);
+        let removal = three.append(&[del(vec![old])]);
+        let again_by = if by_its_author { &mut one } else { &mut two };
+        let new = again_by.next_dot();
+        let again = again_by.append(&[Record::Path(cluster.path(7))]);
+        let orders = [[&first, &removal, &again], [&first, &again, &removal]];
+        let [heard_first, said_first] = orders.map(|order| {
+            let mut fold = Fold::new(&cluster);
+            for writer in [&one, &two, &three] {
+                fold.take(&writer.segments[0]).unwrap();
+            }
+            for segment in order {
+                fold.take(segment).unwrap();
+            }
+            fold
+        });
+        assert_eq!(
+            heard_first.directory.digest(),
+            said_first.directory.digest()
+        );
+        for mut fold in [heard_first, said_first] {
+            let cache = cluster.cache();
+            assert!(fold.has(&cluster, 7));
+            assert_eq!(fold.directory.dots(cache, path_hash(7)), [new]);
+            let said_at = |fold: &Fold| fold.directory.said_at(new.node, cache, path_hash(7));
+            assert_eq!(said_at(&fold), Some(new.seq));
+            // Who has heard of it removes it.
+            let mut knowing = three.clone();
+            fold.take(&knowing.append(&[del(vec![new])])).unwrap();
+            assert!(!fold.has(&cluster, 7));
+            assert_eq!(said_at(&fold), Some(new.seq), "removed since or not");
+        }
+    }
+}
+
 #[test]
 fn a_removal_waits_for_what_it_removes() {
     let cluster = Cluster::new();

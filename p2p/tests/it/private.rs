@@ -126,6 +126,32 @@ fn c10_readers_see_a_private_cache_and_others_see_none() {
     assert_eq!(outsider.directory.digest(), reader.directory.digest());
 }
 
+/// A path of a private cache is said again under the seal, and a removal of the record before does not
+/// reach it; who has no key folds the same.
+#[test]
+fn c10_a_removal_spares_what_is_said_again_under_the_seal() {
+    let cluster = Cluster::new();
+    let (mut one, mut two) = (cluster.writer(1), cluster.writer(2));
+    let (keyring, cache) = (cluster.keyring(1), cluster.cache());
+    let old = one.next_dot();
+    let path = Record::Path(cluster.path(7));
+    one.append_sealed(&keyring, cache, &[path.clone(), cluster.private_config(1)]);
+    two.append(&[del(vec![old])]);
+    let removed = Node::with_keys(&cluster, 1).take_all(&[&one, &two]);
+    assert!(!removed.has(&cluster, 7));
+    let new = one.next_dot();
+    one.append_sealed(&keyring, cache, &[path]);
+    let reader = Node::with_keys(&cluster, 1).take_all(&[&one, &two]);
+    assert!(reader.has(&cluster, 7));
+    assert_eq!(reader.directory.dots(cache, path_hash(7)), [new]);
+    let outsider = Node::new(&cluster).take_all(&[&one, &two]);
+    assert_eq!(outsider.directory.digest(), reader.directory.digest());
+    assert_eq!(
+        outsider.directory.said_at(new.node, cache, path_hash(7)),
+        None
+    );
+}
+
 /// An author may name so many caches under a seal; that must not cost it, where these can be opened,
 /// what it says in the open, or nodes with and without keys would take each other for liars.
 #[test]
