@@ -8,10 +8,11 @@ use crate::segment::{BODY_LEN_MAX, PARTS_MAX, Segment};
 use crate::time::Millis;
 
 impl<L: Log> Replica<L> {
-    /// Writes a checkpoint if it would be at most half as long as the log.
+    /// Writes a checkpoint if it would be at most half as long as the log; where the log is near the
+    /// end of its room, if that would gain an eighth of it.
     ///
-    /// The log is looked through again only after it grew by half, so that looking through costs
-    /// no more than a few times what writing did.
+    /// The log is looked through again only after it grew by half, or came near that end and then by
+    /// an eighth, so that looking through costs no more than a few times what writing did.
     pub(super) fn compact(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if self.unexamined_bytes < self.examine_after {
             return;
@@ -25,10 +26,34 @@ impl<L: Log> Replica<L> {
                 return;
             }
         };
-        self.examine_after = EXAMINE_BYTES_MIN.max(live.log_bytes / 2);
-        if live.record_bytes() <= live.log_bytes / 2 {
+        let (kept, all) = (live.record_bytes(), live.log_bytes);
+        let is_worth_it = match self.is_near_end(all) {
+            true => kept <= all / 8 * 7,
+            false => kept <= all / 2,
+        };
+        self.examine_after = self.growth_to_examine(all);
+        if is_worth_it {
+            self.examine_after = self.growth_to_examine(kept).max(self.examine_after);
             self.write_checkpoint(now, &live, actions);
         }
+    }
+
+    /// Whether a log of this length may soon have no room for what is not urgent.
+    fn is_near_end(&self, log_bytes: usize) -> bool {
+        log_bytes as u64 >= self.near_end()
+    }
+
+    fn near_end(&self) -> u64 {
+        self.log_len_max / 4 * 3
+    }
+
+    /// By how much a log of this length grows before it is looked through.
+    fn growth_to_examine(&self, log_bytes: usize) -> usize {
+        let growth = match self.near_end().saturating_sub(log_bytes as u64) {
+            0 => log_bytes / 8,
+            left => usize::try_from(left).map_or(log_bytes / 2, |left| left.min(log_bytes / 2)),
+        };
+        EXAMINE_BYTES_MIN.max(growth)
     }
 
     /// Writes a checkpoint now. It is not gossiped: who has the log so far learns nothing from it,

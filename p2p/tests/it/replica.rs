@@ -490,6 +490,45 @@ fn an_own_log_that_is_mostly_obsolete_is_compacted_and_late_joiners_fetch_little
     assert!(world.bytes_on_wire < 2 * len + 64_000);
 }
 
+/// What is said again takes the place of what was said before. Of a log that is alive for more than a
+/// half there would be no place left in the end, were it not restated for less than half of its length.
+#[test]
+fn a_log_has_room_for_what_is_said_again() {
+    const MAX: u64 = 4_000_000;
+    let mut world = World::new(0, 0, 11);
+    world.log_len_max = MAX;
+    for number in 1..=2 {
+        world.boot(number, MemoryLog::default());
+    }
+    world.say(1, vec![world.cluster.config(1)]);
+    let node = Cluster::identity(1).node_id();
+    let mut paths = 0;
+    while world.nodes[&1].log().len_bytes(node) < MAX / 20 * 11 {
+        assert!(paths < 20_000, "the log does not grow");
+        for _ in 0..50 {
+            world.say(1, vec![world.path(paths)]);
+            paths += 1;
+        }
+        world.run(400);
+    }
+    for number in 0..paths {
+        world.say(1, vec![world.path(number)]);
+        if number % 50 == 0 {
+            world.run(400);
+        }
+    }
+    world.run(120_000);
+    assert_eq!(world.rejected, 0);
+    assert!(world.nodes[&1].directory().first_needed(node) > 1);
+    assert_eq!(world.nodes[&2].too_long(), 0);
+    world.assert_converged();
+    assert!(
+        [0, paths / 2, paths - 1]
+            .iter()
+            .all(|path| world.knows(2, *path))
+    );
+}
+
 /// One that says more than the others keep harms itself only, and is back once it says less.
 #[test]
 fn a_log_that_is_too_long_is_not_taken_until_it_is_shorter() {
