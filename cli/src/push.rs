@@ -81,6 +81,15 @@ pub enum Held {
     Recheck,
 }
 
+/// What is to come of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is carried out.
+    Push,
+    /// It is looked at, and given up.
+    DryRun,
+}
+
 /// What happens to a path. Each begins, advances, and ends once; a path that is tried again begins
 /// again.
 #[derive(Debug)]
@@ -184,10 +193,12 @@ impl Plan {
         closure: Closure,
         upstream: Upstream,
         held: Held,
+        purpose: Purpose,
     ) -> Result<Plan, PushError> {
         let client = client.clone();
         let mut request = request(cache, closure.paths.iter());
         request.recheck = held == Held::Recheck;
+        request.dry_run = purpose == Purpose::DryRun;
         let terms = ask(&client, &request).await?;
         if terms.store_dir != closure.store_dir.as_str() {
             let (theirs, ours) = (terms.store_dir, closure.store_dir);
@@ -317,17 +328,15 @@ async fn ask(client: &Client, plan: &PushPlan) -> Result<PushSession, ClientErro
     let part = |paths: &[PlanPath], session: Option<&SessionGrant>| PushPlan {
         paths: paths.to_vec(),
         session: session.map(|grant| grant.id.clone()),
+        recheck: plan.recheck,
+        dry_run: plan.dry_run,
         ..PushPlan::new(plan.cache.clone(), Vec::new())
     };
-    let recheck = |part: PushPlan| PushPlan {
-        recheck: plan.recheck,
-        ..part
-    };
     let first = part(parts.next().unwrap_or_default(), None);
-    let mut terms = client.plan(&recheck(first)).await?;
+    let mut terms = client.plan(&first).await?;
     for paths in parts {
         let next = part(paths, terms.session.as_ref());
-        let more = client.plan(&recheck(next)).await?;
+        let more = client.plan(&next).await?;
         terms.session = more.session.or(terms.session);
         terms.missing.extend(more.missing);
         terms.room = terms.room.into_iter().chain(more.room).min();

@@ -417,6 +417,10 @@ pub struct PushPlan {
     /// is missing then. Takes as long as hashing their NARs.
     #[serde(default, skip_serializing_if = "is_false")]
     pub recheck: bool,
+    /// Nothing will be sent whatever the answer. Otherwise a plan is a push of what the cache has
+    /// already: the node says so to its cluster.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub dry_run: bool,
 }
 
 impl PushPlan {
@@ -427,6 +431,7 @@ impl PushPlan {
             paths,
             session: None,
             recheck: false,
+            dry_run: false,
         }
     }
 }

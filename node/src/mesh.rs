@@ -156,7 +156,6 @@ impl Mesh {
             let log_len_max = app.config.mesh.log_max;
             move || -> Result<_, MeshError> {
                 let log = LogFiles::open(&files.log(), me).map_err(MeshError::Log)?;
-                let outbox = Outbox::open(&files.outbox()).map_err(MeshError::Log)?;
                 let keyring = Arc::new(private::load(&files, cluster)?);
                 let replica = Replica::new(ReplicaSetup {
                     identity,
@@ -168,6 +167,8 @@ impl Mesh {
                     seed: u64::from_le_bytes(random()),
                 });
                 let replica = replica.map_err(|error| MeshError::Log(error.source))?;
+                let end = replica.directory().seq(me);
+                let outbox = Outbox::open(&files.outbox(), end).map_err(MeshError::Log)?;
                 let remembered = files.peers();
                 let names = Names::read(&files.names());
                 Ok((replica, outbox, keyring, remembered, names))

@@ -22,6 +22,7 @@ use crate::caches::Cache;
 use crate::clock::unix_now;
 use crate::content_path;
 use crate::mesh::MeshSlot;
+use crate::mesh::announce::GROUP;
 use crate::nar_file::{NarFile, NarSuffix};
 use crate::narinfo_memory::NarinfoMemory;
 
@@ -69,6 +70,33 @@ impl Publisher {
         })
     }
 
+    /// Tells the cluster again of paths that are pushed and in the cache already: a removal whose
+    /// author has not heard of it spares them. Noted durably before this returns. To be called before
+    /// they are looked for: what is gone is passed over.
+    ///
+    /// **Errors**: the cache is gone, or it could not be written down.
+    pub(crate) fn say_again(
+        &self,
+        cache: &Cache,
+        hashes: &[StorePathHash],
+    ) -> Result<(), PublishError> {
+        let mesh = cache.settings.shared_as.zip(self.mesh.get());
+        let Some((id, mesh)) = mesh.filter(|(id, mesh)| mesh.announcer.is_heeded(*id)) else {
+            return Ok(());
+        };
+        let outcome = cache.life.while_alive(|| {
+            let noted = mesh.announcer.note(id, hashes);
+            let noted = noted.map_err(|error| PublishError::Outbox(Arc::new(error)))?;
+            for group in noted.chunks(GROUP) {
+                // So that two records of a path are said in the order of its rows.
+                let _locks = cache.life.paths.lock(group);
+                mesh.announcer.announce(&self.store, cache, id, group);
+            }
+            Ok(())
+        });
+        outcome.unwrap_or(Err(PublishError::CacheGone))
+    }
+
     /// Keeps a path that another node of the cluster published, with the signatures it came with.
     /// True if it was not here before.
     ///
@@ -77,7 +105,7 @@ impl Publisher {
         let hash = *info.path.hash();
         let outcome = cache.life.while_alive(|| {
             let _locks = cache.life.paths.lock(&[hash]);
-            let row = self.checked_row(cache, info, Arrival::Pushed)?;
+            let row = self.checked_row(cache, info, Arrival::Pushed)?.new_row();
             let is_new = row.is_some();
             let mut results = self.commit(cache, vec![Ok(row)], Arrival::Pushed);
             results.pop().unwrap_or(Ok(())).map(|()| is_new)
@@ -233,7 +261,7 @@ impl Publisher {
         cache: &Cache,
         infos: Vec<PathInfo>,
         arrival: Arrival,
-    ) -> Vec<Result<Option<PathRow>, PublishError>> {
+    ) -> Vec<Result<Checked, PublishError>> {
         let mut seen = BTreeSet::new();
         let check = |info: PathInfo| {
             if !seen.insert(*info.path.hash()) {
@@ -244,13 +272,12 @@ impl Publisher {
         infos.into_iter().map(check).collect()
     }
 
-    /// The row to write; `None` when the cache holds the same already.
     fn checked_row(
         &self,
         cache: &Cache,
         info: PathInfo,
         arrival: Arrival,
-    ) -> Result<Option<PathRow>, PublishError> {
+    ) -> Result<Checked, PublishError> {
         let nar = self
             .store
             .nar(&info.nar_hash)?
@@ -277,11 +304,11 @@ impl Publisher {
         if merged.signatures.len() > SIGNATURES_MAX {
             return Err(PublishError::TooManySignatures(merged.signatures.len()));
         }
-        if old.is_some_and(|row| row.info == merged) {
-            return Ok(None);
+        if let Some(row) = old.filter(|row| row.info == merged) {
+            return Ok(Checked::Same(row));
         }
         let (cache, published_at) = (cache.name.clone(), unix_now());
-        Ok(Some(PathRow {
+        Ok(Checked::New(PathRow {
             cache,
             info: merged,
             published_at,
@@ -292,12 +319,20 @@ impl Publisher {
     fn commit_and_announce(
         &self,
         cache: &Cache,
-        checked: Vec<Result<Option<PathRow>, PublishError>>,
+        checked: Vec<Result<Checked, PublishError>>,
         arrival: Arrival,
     ) -> Vec<Result<(), PublishError>> {
+        let checked = checked.into_iter();
         let mesh = cache.settings.shared_as.zip(self.mesh.get());
         let Some((id, mesh)) = mesh else {
-            return self.commit(cache, checked, arrival);
+            let rows = checked.map(|row| row.map(Checked::new_row)).collect();
+            return self.commit(cache, rows, arrival);
+        };
+        // What is here is said again, and written again: until it was noted, a removal that comes
+        // from elsewhere may have taken its row.
+        let checked: Vec<_> = match mesh.announcer.is_heeded(id) {
+            true => checked.map(|row| row.map(Checked::row)).collect(),
+            false => checked.map(|row| row.map(Checked::new_row)).collect(),
         };
         let rows = checked.iter().flatten().flatten();
         let hashes: Vec<_> = rows.map(|row| *row.info.path.hash()).collect();
@@ -389,6 +424,29 @@ impl Publisher {
             }),
             NarSuffix::Xz | NarSuffix::Bzip2 | NarSuffix::Br => None,
         })
+    }
+}
+
+/// The row of a path that passed.
+enum Checked {
+    /// To be written.
+    New(PathRow),
+    /// As the cache holds it.
+    Same(PathRow),
+}
+
+impl Checked {
+    fn new_row(self) -> Option<PathRow> {
+        match self {
+            Checked::New(row) => Some(row),
+            Checked::Same(_) => None,
+        }
+    }
+
+    fn row(self) -> Option<PathRow> {
+        match self {
+            Checked::New(row) | Checked::Same(row) => Some(row),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::exit::CliError;
 use crate::nix::{Closure, Extent, LocalStore};
 use crate::push::plan::{Planned, Tally, Verdict};
-use crate::push::{Event, Held, Observer, Options, Plan, Upstream};
+use crate::push::{Event, Held, Observer, Options, Plan, Purpose, Upstream};
 use crate::ui::progress::{Bars, JsonLines};
 use crate::ui::{Ui, bytes, chain, count};
 
@@ -102,7 +102,12 @@ async fn plan(
     } else {
         Held::Trust
     };
-    let plan = Plan::make(client, &args.cache, closure, upstream, held);
+    let purpose = if args.dry_run {
+        Purpose::DryRun
+    } else {
+        Purpose::Push
+    };
+    let plan = Plan::make(client, &args.cache, closure, upstream, held, purpose);
     Ok(Some(plan.await?))
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use attic_node_cli::dump::dump;
 use attic_node_cli::nix::build_log::BuildLogs;
 use attic_node_cli::nix::{Closure, LocalPath};
-use attic_node_cli::push::{Event, Held, Observer, Options, Plan, Upstream};
+use attic_node_cli::push::{Event, Held, Observer, Options, Plan, Purpose, Upstream};
 use attic_node_core::api::{PlanPath, PushPlan};
 use attic_store::store_path::StoreDir;
 use attic_store::{ChunkId, NarHash, PathInfo, StorePath, StorePathHash};
@@ -131,6 +131,7 @@ async fn plan(node: &MemoryNode, paths: &Paths) -> Plan {
         paths.closure(),
         Upstream::Skip,
         Held::Trust,
+        Purpose::Push,
     )
     .await
     .unwrap()
@@ -509,9 +510,16 @@ async fn p3_neither_closure_nor_chunk_list_is_limited_by_a_body() {
         })
         .collect();
     let cache = "main".parse().unwrap();
-    let plan = Plan::make(&node.client(), &cache, closure, Upstream::Skip, Held::Trust)
-        .await
-        .unwrap();
+    let plan = Plan::make(
+        &node.client(),
+        &cache,
+        closure,
+        Upstream::Skip,
+        Held::Trust,
+        Purpose::Push,
+    )
+    .await
+    .unwrap();
     assert_eq!(plan.tally().send, 20_000);
     assert_eq!(node.state().requests["push"], 3);
     plan.abandon().await.unwrap();

@@ -68,13 +68,16 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
         let mut absent = absent_paths(&app, &plan, plan.recheck)?;
         let room = room(&app, &plan, &absent)?;
         if absent.is_empty() {
+            absent = say_present(&app, &of, &plan, &absent)?;
+        }
+        if absent.is_empty() {
             return Ok((absent, room, None));
         }
         let (session, grant) = grant(&app, &of, opened.as_deref())?;
         if absent.len() < plan.paths.len() {
             hold_present(&app, &plan, &absent, &session);
             // And what was evicted before that.
-            absent = absent_paths(&app, &plan, false)?;
+            absent = say_present(&app, &of, &plan, &absent)?;
         }
         Ok((absent, room, Some(grant)))
     };
@@ -126,6 +129,23 @@ fn hold_present(app: &App, plan: &PushPlan, absent: &[StorePathHash], session: &
     for path in present {
         app.store.touch(&plan.cache, &path.hash, now);
     }
+}
+
+/// Says to the cluster once more what the client need not send, and looks again for what is absent. A
+/// plan that nothing will be sent for says nothing.
+fn say_present(
+    app: &App,
+    cache: &Cache,
+    plan: &PushPlan,
+    absent: &[StorePathHash],
+) -> Result<Vec<StorePathHash>, Failure> {
+    if !plan.dry_run {
+        let absent: BTreeSet<_> = absent.iter().collect();
+        let hashes = plan.paths.iter().map(|path| path.hash);
+        let present: Vec<_> = hashes.filter(|hash| !absent.contains(hash)).collect();
+        app.publisher.say_again(cache, &present)?;
+    }
+    Ok(absent_paths(app, plan, false)?)
 }
 
 /// The length of NAR that fits, if a path of the plan is longer, whatever is evicted for it. Refuses a

@@ -4,6 +4,14 @@
 //! here: said as a removal of exactly the records this node knows. Said by others: caches appear
 //! and change, removed paths go from the local rows, keys that were granted are taken on.
 //!
+//! Pushed here again while it is here: said again, also where this node has said it. A removal is of
+//! the records that its author knew, so one that crosses the push may be of all there were, and must
+//! not be of this one. Hence there is a record for every push; only pushes that come before that of an
+//! earlier one is written share it. One is 300 to 500 bytes in the log and in gossip, and takes the
+//! place of this node's record before it, which the next checkpoint drops. A plan is one note in the
+//! outbox, synced before its answer, and its records fill segments together; who pushes faster than
+//! the log is written waits. A node that may not write the cache says nothing: nobody would heed it.
+//!
 //! What is said of a private cache is said under its seal ([`private`](crate::mesh::private)), and not
 //! at all as long as its key is not here: the outbox keeps it.
 //!
@@ -13,7 +21,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use attic_p2p::identity::Identity;
 use attic_p2p::ids::{CacheId, ManifestId, NodeId};
@@ -52,6 +61,8 @@ pub(crate) struct Announcer {
     outbox: Mutex<Outbox>,
     /// Whether this node has said that it leaves.
     is_leaving: AtomicBool,
+    /// Told when something was crossed out.
+    crossed_out: Condvar,
 }
 
 /// What an [`Announcer`] is made of.
@@ -81,6 +92,7 @@ impl Announcer {
             records: parts.records,
             outbox: Mutex::new(parts.outbox),
             is_leaving: AtomicBool::new(false),
+            crossed_out: Condvar::new(),
         }
     }
 
@@ -88,11 +100,24 @@ impl Announcer {
         self.outbox.lock().expect("no panic under this lock")
     }
 
-    /// Notes, before they are committed, paths that will have to be announced.
+    /// Notes, before they are committed or looked for, paths that will have to be announced. Returns
+    /// those of which no announcement is under way.
     ///
     /// **Errors**: it could not be written down; they must not be committed then.
-    pub(crate) fn note(&self, cache: CacheId, hashes: &[StorePathHash]) -> std::io::Result<()> {
-        self.outbox().note(cache, hashes)
+    pub(crate) fn note(
+        &self,
+        cache: CacheId,
+        hashes: &[StorePathHash],
+    ) -> std::io::Result<Vec<StorePathHash>> {
+        let end = self.view.log_end();
+        self.outbox().note(cache, hashes, end)
+    }
+
+    /// Whether it is of use to say what is in a cache: whether this node may write it, as far as
+    /// that is known.
+    pub(crate) fn is_heeded(&self, cache: CacheId) -> bool {
+        let config = self.view.cache(cache);
+        config.is_none_or(|config| self.may_found(&config.genesis.name))
     }
 
     /// How many noted paths were not announced yet.
@@ -121,7 +146,7 @@ impl Announcer {
                         records.push(Record::Path(record));
                     }
                     // Gone again: nothing to announce.
-                    Ok(None) => drop(self.outbox().cross_out(cache, &[*hash])),
+                    Ok(None) => self.cross_out(cache, &[*hash]),
                     Err(error) => {
                         tracing::error!(cause = chain(&error), "a path cannot be announced yet");
                     }
@@ -163,12 +188,20 @@ impl Announcer {
         self.say_of(local, cache, vec![Record::Hold(vec![NarTag::of(nar)])]);
     }
 
-    /// Says that paths were removed here.
+    /// Says that paths were removed here. Waits for what is being said of them, which would outlive
+    /// their removal.
     pub(crate) fn removed(&self, cache: CacheId, hashes: &[StorePathHash]) {
-        // What was not said yet must not be said later.
-        if let Err(error) = self.outbox().cross_out(cache, hashes) {
-            tracing::error!(%error, "the outbox cannot be written");
-        }
+        let is_noted = |outbox: &mut Outbox| {
+            let mut noted = hashes.iter().map(|hash| outbox.noted_at(cache, hash));
+            noted.any(|noted_at| noted_at.is_some())
+        };
+        let outbox = self.outbox();
+        let waited = self
+            .crossed_out
+            .wait_timeout_while(outbox, WRITE_PATIENCE, is_noted);
+        drop(waited.expect("no panic under this lock"));
+        // What could not be said must not be said later.
+        self.cross_out(cache, hashes);
         let dots: Vec<_> = hashes
             .iter()
             .flat_map(|hash| self.view.dots(cache, hash))
@@ -247,9 +280,7 @@ impl Announcer {
             };
             after = Some(*last.info.path.hash());
             let hashes: Vec<_> = page.iter().map(|row| *row.info.path.hash()).collect();
-            self.outbox()
-                .note(id, &hashes)
-                .map_err(ShareError::Outbox)?;
+            self.note(id, &hashes).map_err(ShareError::Outbox)?;
             self.announce(&app.store, cache, id, &hashes);
         }
         self.outbox().cross_out_all(id).map_err(ShareError::Outbox)
@@ -258,19 +289,28 @@ impl Announcer {
     /// Announces what was noted and is not said yet: after a start, and now and then, because the
     /// log does not take records at all times.
     pub(crate) fn announce_noted(&self, app: &App) -> Result<(), ShareError> {
-        for id in self.outbox().caches() {
+        let caches = self.outbox().caches();
+        for id in caches {
             if let Some(cache) = app.caches.find_shared(&id) {
                 self.announce_all(app, id, &cache)?;
             }
         }
         let noted = self.outbox().paths();
         for (id, hash) in noted {
-            match (self.is_said_by_me(id, &hash), app.caches.find_shared(&id)) {
-                (true, _) | (false, None) => self.cross_out(id, &hash),
-                (false, Some(cache)) => self.announce(&app.store, &cache, id, &[hash]),
+            match app.caches.find_shared(&id) {
+                Some(cache) if self.is_unsaid(id, &hash) => {
+                    self.announce(&app.store, &cache, id, &[hash]);
+                }
+                Some(_) | None => self.cross_out(id, &[hash]),
             }
         }
         Ok(())
+    }
+
+    /// Whether a path is noted, and the log has not said it since.
+    fn is_unsaid(&self, cache: CacheId, hash: &StorePathHash) -> bool {
+        let noted_at = self.outbox().noted_at(cache, hash);
+        noted_at.is_some_and(|end| self.view.said_at(cache, hash) <= Some(end))
     }
 
     fn is_said_by_me(&self, cache: CacheId, hash: &StorePathHash) -> bool {
@@ -278,10 +318,11 @@ impl Announcer {
         dots.iter().any(|dot| dot.node == self.me)
     }
 
-    fn cross_out(&self, cache: CacheId, hash: &StorePathHash) {
-        if let Err(error) = self.outbox().cross_out(cache, &[*hash]) {
+    fn cross_out(&self, cache: CacheId, hashes: &[StorePathHash]) {
+        if let Err(error) = self.outbox().cross_out(cache, hashes) {
             tracing::error!(%error, "the outbox cannot be written");
         }
+        self.crossed_out.notify_all();
     }
 
     /// Whether this node made a cache of the cluster, and so may change it.
@@ -554,10 +595,11 @@ impl Announcer {
     /// Looks at one path after the directory changed: what was removed goes from the local rows, and
     /// what was signed anew is signed anew in them.
     pub(crate) fn path_changed(&self, app: &App, id: CacheId, hash: &StorePathHash) {
+        let is_noted = self.outbox().noted_at(id, hash).is_some();
+        if is_noted && !self.is_unsaid(id, hash) {
+            self.cross_out(id, &[*hash]);
+        }
         if self.is_said_by_me(id, hash) {
-            if self.outbox().contains(id, hash) {
-                self.cross_out(id, hash);
-            }
             return;
         }
         if let Err(error) = self.prune(app, id, hash) {
@@ -575,7 +617,9 @@ impl Announcer {
         let Some(row) = app.store.path(&cache.name, hash)? else {
             return Ok(());
         };
-        if self.outbox().contains(id, hash) {
+        // Held until the row is gone: what is pushed again is noted first, and looked for then.
+        let outbox = self.outbox();
+        if outbox.contains(id, hash) {
             return Ok(());
         }
         let said = self.view.path(id, hash);
@@ -589,6 +633,7 @@ impl Announcer {
             app.narinfos.forget(&(cache.id, *hash));
             return Ok(());
         }
+        drop(outbox);
         match said.filter(|record| record.info.signatures != row.info.signatures) {
             Some(record) => app.publisher.follow(&cache, &record.info),
             None => Ok(()),
@@ -742,7 +787,9 @@ pub(crate) enum ShareError {
 }
 
 /// Paths announced at a time: about a segment.
-const GROUP: usize = 16;
+pub(crate) const GROUP: usize = 16;
+/// How long a removal waits for the log to take what was pushed before.
+const WRITE_PATIENCE: Duration = Duration::from_secs(2);
 /// Rows read at a time.
 const PAGE: usize = 512;
 /// Removed records named in one record.

@@ -4,10 +4,13 @@
 //! between loses no announcement; and a path that is here, was said by nobody, and is not noted,
 //! is one that somebody removed.
 //!
-//! **Shape** of `cluster/outbox`: lines, `+<cache id> <hash part>` and `-<cache id> <hash part>`;
-//! `*<cache id>` notes all paths of a cache. A torn last line is ignored.
+//! With a path goes the end of this node's log at that time: the log has it once a segment beyond
+//! that says it. What was said before may be named in a removal that is on its way here.
+//!
+//! **Shape** of `cluster/outbox`: lines, `+<cache id> <hash part> <end of the log>` and
+//! `-<cache id> <hash part>`; `*<cache id>` notes all paths of a cache. A torn last line is ignored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};
@@ -21,17 +24,19 @@ use attic_store::StorePathHash;
 pub(crate) struct Outbox {
     path: PathBuf,
     file: File,
-    paths: BTreeSet<(CacheId, StorePathHash)>,
+    /// With the end of the log when each was noted.
+    paths: BTreeMap<(CacheId, StorePathHash), u64>,
     caches: BTreeSet<CacheId>,
     /// Lines in the file.
     lines: usize,
 }
 
 impl Outbox {
-    /// Reads what was noted.
+    /// Reads what was noted. Notes of earlier versions, which do not say where the log ended, count
+    /// as made now that it ends at `end`.
     ///
     /// **Errors**: those of the disk.
-    pub(crate) fn open(path: &Path) -> io::Result<Outbox> {
+    pub(crate) fn open(path: &Path, end: u64) -> io::Result<Outbox> {
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -43,14 +48,14 @@ impl Outbox {
         let mut outbox = Outbox {
             path: path.to_owned(),
             file,
-            paths: BTreeSet::new(),
+            paths: BTreeMap::new(),
             caches: BTreeSet::new(),
             lines: 0,
         };
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         for line in text[..whole].lines() {
             outbox.lines += 1;
-            outbox.apply(line);
+            outbox.apply(line, end);
         }
         if whole < text.len() {
             outbox.rewrite()?;
@@ -58,15 +63,28 @@ impl Outbox {
         Ok(outbox)
     }
 
-    /// Notes paths, durably.
-    pub(crate) fn note(&mut self, cache: CacheId, hashes: &[StorePathHash]) -> io::Result<()> {
-        let new = |hash: &&StorePathHash| !self.paths.contains(&(cache, **hash));
+    /// Notes, durably, paths that the log, which ends at `end`, is to say beyond that. Returns those
+    /// that were not noted so already.
+    pub(crate) fn note(
+        &mut self,
+        cache: CacheId,
+        hashes: &[StorePathHash],
+        end: u64,
+    ) -> io::Result<Vec<StorePathHash>> {
+        let new = |hash: &&StorePathHash| self.noted_at(cache, hash) < Some(end);
         let new: Vec<_> = hashes.iter().filter(new).copied().collect();
-        let text = lines('+', cache, &new);
+        if new.is_empty() {
+            return Ok(new);
+        }
+        let mut text = String::new();
+        for hash in &new {
+            let _ = writeln!(text, "+{cache} {hash} {end}");
+        }
         self.write(&text, new.len())?;
         self.file.sync_data()?;
-        self.paths.extend(new.into_iter().map(|hash| (cache, hash)));
-        Ok(())
+        let noted = new.iter().map(|hash| ((cache, *hash), end));
+        self.paths.extend(noted);
+        Ok(new)
     }
 
     /// Notes all paths of a cache, durably.
@@ -87,7 +105,11 @@ impl Outbox {
             self.lines = 0;
             return Ok(());
         }
-        self.write(&lines('-', cache, hashes), hashes.len())?;
+        let mut text = String::new();
+        for hash in hashes {
+            let _ = writeln!(text, "-{cache} {hash}");
+        }
+        self.write(&text, hashes.len())?;
         self.shrink()
     }
 
@@ -99,7 +121,12 @@ impl Outbox {
 
     /// Whether a path is noted, by itself or with its cache.
     pub(crate) fn contains(&self, cache: CacheId, hash: &StorePathHash) -> bool {
-        self.caches.contains(&cache) || self.paths.contains(&(cache, *hash))
+        self.caches.contains(&cache) || self.noted_at(cache, hash).is_some()
+    }
+
+    /// Where the log ended when a path was noted by itself; `None` if it is not.
+    pub(crate) fn noted_at(&self, cache: CacheId, hash: &StorePathHash) -> Option<u64> {
+        self.paths.get(&(cache, *hash)).copied()
     }
 
     /// How many paths are noted by themselves.
@@ -109,7 +136,7 @@ impl Outbox {
 
     /// The noted paths.
     pub(crate) fn paths(&self) -> Vec<(CacheId, StorePathHash)> {
-        self.paths.iter().copied().collect()
+        self.paths.keys().copied().collect()
     }
 
     /// The caches of which all paths are noted.
@@ -117,7 +144,7 @@ impl Outbox {
         self.caches.iter().copied().collect()
     }
 
-    fn apply(&mut self, line: &str) {
+    fn apply(&mut self, line: &str, end_now: u64) {
         let (sign, rest) = match line.split_at_checked(1) {
             Some(parts) => parts,
             None => return,
@@ -126,14 +153,16 @@ impl Outbox {
             self.caches.extend(rest.parse::<CacheId>());
             return;
         }
-        let Some((cache, hash)) = rest.split_once(' ') else {
+        let mut words = rest.split(' ');
+        let (Some(cache), Some(hash)) = (words.next(), words.next()) else {
             return;
         };
         let (Ok(cache), Ok(hash)) = (cache.parse(), hash.parse()) else {
             return;
         };
+        let end = words.next().and_then(|end| end.parse().ok());
         match sign {
-            "+" => drop(self.paths.insert((cache, hash))),
+            "+" => drop(self.paths.insert((cache, hash), end.unwrap_or(end_now))),
             _ => drop(self.paths.remove(&(cache, hash))),
         }
     }
@@ -157,8 +186,8 @@ impl Outbox {
         for cache in &self.caches {
             let _ = writeln!(text, "*{cache}");
         }
-        for (cache, hash) in &self.paths {
-            let _ = writeln!(text, "+{cache} {hash}");
+        for ((cache, hash), end) in &self.paths {
+            let _ = writeln!(text, "+{cache} {hash} {end}");
         }
         let mut file = OpenOptions::new()
             .append(true)
@@ -177,14 +206,6 @@ impl Outbox {
     }
 }
 
-fn lines(sign: char, cache: CacheId, hashes: &[StorePathHash]) -> String {
-    let mut text = String::new();
-    for hash in hashes {
-        let _ = writeln!(text, "{sign}{cache} {hash}");
-    }
-    text
-}
-
 /// Below so many lines the file is not worth rewriting.
 const LINES_MIN: usize = 1024;
 
@@ -194,6 +215,9 @@ mod tests {
 
     const CACHE: CacheId = CacheId::from_bytes([7; 16]);
 
+    /// Of the log, when the outbox is opened.
+    const END: u64 = 9;
+
     fn hash(n: u8) -> StorePathHash {
         StorePathHash::from_bytes([n; 20])
     }
@@ -202,48 +226,78 @@ mod tests {
     fn what_was_noted_and_not_crossed_out_is_there_after_a_crash() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("outbox");
-        let mut outbox = Outbox::open(&path).unwrap();
-        outbox.note(CACHE, &[hash(1), hash(2), hash(3)]).unwrap();
+        let mut outbox = Outbox::open(&path, END).unwrap();
+        outbox.note(CACHE, &[hash(1), hash(2), hash(3)], 3).unwrap();
         outbox.cross_out(CACHE, &[hash(2)]).unwrap();
         let mut torn = OpenOptions::new().append(true).open(&path).unwrap();
         torn.write_all(b"-0707").unwrap();
         for _ in 0..2 {
-            let outbox = Outbox::open(&path).unwrap();
+            let outbox = Outbox::open(&path, END).unwrap();
             assert_eq!(outbox.paths(), [(CACHE, hash(1)), (CACHE, hash(3))]);
             assert!(outbox.contains(CACHE, &hash(1)) && !outbox.contains(CACHE, &hash(2)));
         }
     }
 
     #[test]
+    fn what_is_noted_again_is_new_once_the_log_went_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("outbox");
+        let mut outbox = Outbox::open(&path, END).unwrap();
+        let mut note = |hashes: &[StorePathHash], end| outbox.note(CACHE, hashes, end).unwrap();
+        assert_eq!(note(&[hash(1), hash(2)], 3), [hash(1), hash(2)]);
+        assert_eq!(note(&[hash(1), hash(3)], 3), [hash(3)]);
+        assert_eq!(note(&[hash(1)], 4), [hash(1)]);
+        assert_eq!(note(&[hash(1)], 3), [], "it is noted for later than that");
+        drop(outbox);
+        let outbox = Outbox::open(&path, END).unwrap();
+        let noted = [1, 2, 3, 4].map(|n| outbox.noted_at(CACHE, &hash(n)));
+        assert_eq!(noted, [Some(4), Some(3), Some(3), None]);
+    }
+
+    #[test]
+    fn a_note_of_an_earlier_version_counts_as_made_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("outbox");
+        let (one, two) = (hash(1), hash(2));
+        std::fs::write(&path, format!("+{CACHE} {one}\n+{CACHE} {two} 4\n")).unwrap();
+        let outbox = Outbox::open(&path, END).unwrap();
+        let noted = [one, two].map(|hash| outbox.noted_at(CACHE, &hash));
+        assert_eq!(noted, [Some(END), Some(4)]);
+    }
+
+    #[test]
     fn a_whole_cache_is_noted_until_it_is_crossed_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("outbox");
-        let mut outbox = Outbox::open(&path).unwrap();
+        let mut outbox = Outbox::open(&path, END).unwrap();
         outbox.note_all(CACHE).unwrap();
-        outbox.note(CACHE, &[hash(1)]).unwrap();
+        outbox.note(CACHE, &[hash(1)], 3).unwrap();
         outbox.cross_out(CACHE, &[hash(1)]).unwrap();
-        let mut outbox = Outbox::open(&path).unwrap();
+        let mut outbox = Outbox::open(&path, END).unwrap();
         assert!(outbox.contains(CACHE, &hash(9)));
         assert_eq!(outbox.caches(), [CACHE]);
         outbox.cross_out_all(CACHE).unwrap();
-        assert!(!Outbox::open(&path).unwrap().contains(CACHE, &hash(9)));
+        assert!(!Outbox::open(&path, END).unwrap().contains(CACHE, &hash(9)));
     }
 
     #[test]
     fn the_file_stays_small() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("outbox");
-        let mut outbox = Outbox::open(&path).unwrap();
-        outbox.note(CACHE, &[hash(0)]).unwrap();
+        let mut outbox = Outbox::open(&path, END).unwrap();
+        outbox.note(CACHE, &[hash(0)], 3).unwrap();
         for round in 0..3000u32 {
             let mut bytes = [1; 20];
             bytes[..4].copy_from_slice(&round.to_le_bytes());
             let other = StorePathHash::from_bytes(bytes);
-            outbox.note(CACHE, &[other]).unwrap();
+            outbox.note(CACHE, &[other], 3).unwrap();
             outbox.cross_out(CACHE, &[other]).unwrap();
         }
         assert!(std::fs::metadata(&path).unwrap().len() < 128 << 10);
-        assert_eq!(Outbox::open(&path).unwrap().paths(), [(CACHE, hash(0))]);
+        assert_eq!(
+            Outbox::open(&path, END).unwrap().paths(),
+            [(CACHE, hash(0))]
+        );
         outbox.cross_out(CACHE, &[hash(0)]).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
     }

@@ -1,5 +1,6 @@
 //! Nodes fetch from one another.
 
+mod again;
 mod liars;
 mod private;
 mod world;

@@ -65,6 +65,17 @@ impl DirectoryView {
         lock(&self.replica).directory().dots(cache, *hash)
     }
 
+    /// Number of the last segment of this node's log.
+    pub(crate) fn log_end(&self) -> u64 {
+        lock(&self.replica).directory().seq(self.me)
+    }
+
+    /// Number of the segment in which this node said a path last, removed since or not.
+    pub(crate) fn said_at(&self, cache: CacheId, hash: &StorePathHash) -> Option<u64> {
+        let replica = lock(&self.replica);
+        replica.directory().said_at(self.me, cache, *hash)
+    }
+
     /// Who else says to hold a NAR.
     pub(crate) fn holders(&self, nar: &NarHash) -> Vec<NodeId> {
         let mut holders = lock(&self.replica).directory().holders(NarTag::of(nar));

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use crate::app::App;
+use crate::caches::Cache;
 use crate::config::{Config, Sources as ConfigSources};
 use crate::http::admin;
 use crate::mesh::Mesh;
@@ -29,15 +30,15 @@ use crate::publish::Arrival;
 
 use super::world::{noise, until};
 
-struct Member {
-    app: Arc<App>,
+pub(super) struct Member {
+    pub(super) app: Arc<App>,
     token: String,
     _node: Node,
     _dir: TempDir,
 }
 
 impl Member {
-    async fn start() -> Member {
+    pub(super) async fn start() -> Member {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("data");
         let flags = [
@@ -60,7 +61,7 @@ impl Member {
     }
 
     /// What its admin API answers to a `POST`.
-    async fn post(&self, route: &str, body: Value) -> Value {
+    pub(super) async fn post(&self, route: &str, body: Value) -> Value {
         let routes = admin::routes(&self.app).with_state(Arc::clone(&self.app));
         let body = body.to_string();
         let request = Request::post(route)
@@ -76,20 +77,40 @@ impl Member {
     }
 
     /// Lets another node in.
-    async fn admit(&self, other: &Member, read: &str) {
+    pub(super) async fn admit(&self, other: &Member, read: &str, write: &[&str]) {
         let terms = json!({
-            "role": "member", "read": [read], "write": [], "expires_seconds": 600, "uses": 1,
+            "role": "member", "read": [read], "write": write, "expires_seconds": 600, "uses": 1,
         });
         let ticket = self.post("/cluster/invites", terms).await;
         other.post("/cluster/join", ticket).await;
     }
 
-    fn mesh(&self) -> Arc<Mesh> {
+    pub(super) fn mesh(&self) -> Arc<Mesh> {
         self.app.mesh.get().unwrap()
     }
 
     /// Publishes a file; returns where it is and what it takes to fetch it.
-    async fn publish(&self, cache: &str, number: u8, contents: Vec<u8>) -> (StorePathHash, Wanted) {
+    pub(super) async fn publish(
+        &self,
+        cache: &str,
+        number: u8,
+        contents: Vec<u8>,
+    ) -> (StorePathHash, Wanted) {
+        self.publish_by(cache, number, contents, |app, cache, info| {
+            let outcomes = app.publisher.publish(cache, vec![info], Arrival::Put);
+            assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        })
+        .await
+    }
+
+    /// Imports a file and has `publish` do the rest.
+    pub(super) async fn publish_by(
+        &self,
+        cache: &str,
+        number: u8,
+        contents: Vec<u8>,
+        publish: impl FnOnce(&App, &Cache, PathInfo) + Send + 'static,
+    ) -> (StorePathHash, Wanted) {
         let (app, cache) = (Arc::clone(&self.app), self.app.caches.find(cache).unwrap());
         let published = spawn_blocking(move || {
             let mut nar = Vec::new();
@@ -109,8 +130,7 @@ impl Member {
                 ca: None,
                 signatures: Vec::new(),
             };
-            let outcomes = app.publisher.publish(&cache, vec![info], Arrival::Put);
-            assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+            publish(&app, &cache, info);
             let manifest = app.store.manifest(&imported.nar_hash).unwrap().unwrap();
             let wanted = Wanted {
                 nar: imported.nar_hash,
@@ -184,8 +204,8 @@ async fn parted() -> ([Member; 3], CacheId) {
         Member::start().await,
     ];
     founder.post("/cluster/init", json!({})).await;
-    founder.admit(&reader, "*").await;
-    founder.admit(&outsider, "main").await;
+    founder.admit(&reader, "*", &[]).await;
+    founder.admit(&outsider, "main", &[]).await;
     let create = json!({ "name": "vault", "settings": { "public": false } });
     let created = founder.post("/caches", create).await;
     assert_eq!(created["shared"], true);

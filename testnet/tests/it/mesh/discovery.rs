@@ -84,10 +84,14 @@ fn c2_names_outlive_those_who_say_them_and_a_restart() {
     let mut cluster = Cluster::with_config(2, "[mesh]\nname = \"desk 4\"\n").join_all();
     let id = cluster[1].id();
     let names_file = cluster[0].data_dir().join("cluster/names");
-    eventually("the name to be written down", Duration::from_secs(5), || {
-        let names = fs::read_to_string(&names_file).unwrap_or_default();
-        names.contains("desk 4").then_some(())
-    });
+    eventually(
+        "the name to be written down",
+        Duration::from_secs(5),
+        || {
+            let names = fs::read_to_string(&names_file).unwrap_or_default();
+            names.contains("desk 4").then_some(())
+        },
+    );
     cluster[1].kill();
     cluster[0].kill();
     cluster[0].start_again();

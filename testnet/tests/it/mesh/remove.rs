@@ -7,6 +7,7 @@ use testnet::program::{eventually, is_root};
 
 use super::{
     HEALED_MAX, REMOVED_MAX, VISIBLE_MAX, all_answer, all_keep_answering, path, realise, status,
+    wait_held,
 };
 
 const ALL: [usize; 4] = [0, 1, 2, 3];
@@ -110,6 +111,58 @@ fn p15_who_may_not_write_removes_nothing() {
     let removed = cluster[1].cli().run(&["rm", "main", &path]);
     removed.exits_with(1).says("may not write main");
     all_keep_answering(&cluster, &[0, 1], &path, 200);
+}
+
+#[track_caller]
+fn both_know_the_same(cluster: &Cluster) {
+    eventually("both to know the same", HEALED_MAX, || {
+        let known = |node| {
+            let view = cluster.view(node);
+            (view.paths, view.log.segments)
+        };
+        (known(0) == known(1)).then_some(())
+    });
+}
+
+/// A push of what is there is a push, also of a path that the node itself has said: a removal that does
+/// not know of it, on the other side of a partition, does not take the path away.
+#[test]
+fn p15_a_path_that_was_pushed_again_survives_a_removal_that_crosses_it() {
+    if !is_root("p15 crossing") {
+        return;
+    }
+    let path = path("p15-crossing", 1 << 20);
+    let mut cluster = Cluster::joined(2);
+    cluster[0].push(&[&path]).succeeds();
+    let pushed = (Instant::now(), VISIBLE_MAX);
+    all_answer(&cluster, &[0, 1], &path, 200, pushed);
+    realise(&cluster, 1, &[&path]);
+    wait_held(&cluster, 1, 1 << 20);
+    // Where it was pushed first, and where it was not.
+    for pusher in [0, 1] {
+        let remover = 1 - pusher;
+        both_know_the_same(&cluster);
+        cluster.network().partition(&[&[1]]);
+        remove(&cluster, remover, &path);
+        assert_eq!(status(&cluster[remover], &path), 404);
+        let again = cluster[pusher].push(&[&path]);
+        again.succeeds().says("1 already cached");
+        // What is answered is kept, whatever becomes of the node until it has told others.
+        cluster[pusher].kill();
+        cluster[pusher].start_again();
+        cluster.network().heal_all();
+        cluster.wait_connected(&[0, 1]);
+        let healed = (Instant::now(), HEALED_MAX);
+        all_answer(&cluster, &[0, 1], &path, 200, healed);
+        all_keep_answering(&cluster, &[0, 1], &path, 200);
+        realise(&cluster, remover, &[&path]);
+        wait_held(&cluster, remover, 1 << 20);
+    }
+    // And a removal that knows of the pushes is one.
+    both_know_the_same(&cluster);
+    let removed = remove(&cluster, 1, &path);
+    all_answer(&cluster, &[0, 1], &path, 404, (removed, REMOVED_MAX));
+    all_keep_answering(&cluster, &[0, 1], &path, 404);
 }
 
 /// Removing is no curse: the same path can be pushed again, also by a node that did not yet know.

@@ -1,0 +1,239 @@
+//! What is pushed again while it is here, and removed elsewhere at the same time.
+//!
+//! A removal names the records that its author knew. So one that names those from before a push is the
+//! one that crossed the push, whenever it comes.
+
+use attic_p2p::ids::{CacheId, Dot};
+use attic_p2p::record::{Del, DelReason, Record};
+use attic_store::StorePathHash;
+use serde_json::json;
+use tokio::task::spawn_blocking;
+
+use crate::api::{PlanPath, PushPlan, PushSession};
+
+use super::private::Member;
+use super::world::{noise, until};
+
+/// Two members that write a cache, and a path that the first pushed and both hold.
+struct Pair {
+    one: Member,
+    two: Member,
+    name: &'static str,
+    id: CacheId,
+    hash: StorePathHash,
+    first: Vec<Dot>,
+}
+
+impl Pair {
+    /// With a path of the public cache `main`, or of a private one.
+    async fn holding(name: &'static str) -> Pair {
+        let (one, two) = (Member::start().await, Member::start().await);
+        one.post("/cluster/init", json!({})).await;
+        one.admit(&two, "*", &["*"]).await;
+        if name != "main" {
+            let create = json!({ "name": name, "settings": { "public": false } });
+            one.post("/caches", create).await;
+        }
+        let id = one.app.caches.find(name).unwrap().settings.shared_as;
+        let id = id.unwrap();
+        until("both may write", || {
+            [&one, &two].iter().all(|member| {
+                let writes = |of: &Member| member.mesh().view.may_write(of.mesh().me, id);
+                let key = member.app.caches.find_shared(&id);
+                writes(&one) && writes(&two) && key.is_some_and(|cache| cache.secret.is_some())
+            })
+        })
+        .await;
+        let (hash, _) = one.publish(name, 1, noise(name, 50_000)).await;
+        let mut pair = Pair {
+            one,
+            two,
+            name,
+            id,
+            hash,
+            first: Vec::new(),
+        };
+        until("the path is said", || !pair.dots(&pair.one).is_empty()).await;
+        pair.first = pair.dots(&pair.one);
+        until("both know of it", || pair.dots(&pair.two) == pair.first).await;
+        pair.two.publish_unsaid(name, 1, noise(name, 50_000)).await;
+        assert!(pair.is_here(&pair.two));
+        pair
+    }
+
+    fn dots(&self, at: &Member) -> Vec<Dot> {
+        at.mesh().view.dots(self.id, &self.hash)
+    }
+
+    fn is_here(&self, at: &Member) -> bool {
+        let row = at.app.store.path(&self.name.parse().unwrap(), &self.hash);
+        row.unwrap().is_some()
+    }
+
+    /// Asks a member what it lacks of the path, as a push does.
+    async fn plan(&self, at: &Member, dry_run: bool) {
+        let name = self.name.parse().unwrap();
+        let row = at.app.store.path(&name, &self.hash).unwrap().unwrap();
+        let path = PlanPath {
+            hash: self.hash,
+            nar_hash: row.info.nar_hash,
+            nar_size: None,
+        };
+        let plan = PushPlan {
+            dry_run,
+            ..PushPlan::new(name, vec![path])
+        };
+        let answer = at.post("/push", serde_json::to_value(&plan).unwrap()).await;
+        let answer: PushSession = serde_json::from_value(answer).unwrap();
+        assert!(answer.missing.is_empty() && answer.session.is_none());
+    }
+
+    /// Has `two` remove the first record and no other, and waits until both have heard of it.
+    async fn remove_first_at_two(&self) {
+        let (dots, reason) = (self.first.clone(), DelReason::Removed);
+        let removal = Record::Del(Del { dots, reason });
+        let announcer = self.two.mesh().announcer.clone();
+        let said = spawn_blocking(move || announcer.say_all(vec![removal]));
+        said.await.unwrap();
+        for member in [&self.one, &self.two] {
+            let removals = || member.mesh().view.sizes().0.removals;
+            until("the removal is heard", || removals() == 1).await;
+        }
+    }
+
+    /// Waits until exactly one record of the path is left on both, which is of `author` and new; and
+    /// looks that the path is there.
+    async fn check_stays(&self, author: &Member) {
+        let is_new = |dots: &[Dot]| match dots {
+            [dot] => dot.node == author.mesh().me && !self.first.contains(dot),
+            _ => false,
+        };
+        for member in [&self.one, &self.two] {
+            until("the new record is left", || is_new(&self.dots(member))).await;
+            let path = || member.mesh().view.path(self.id, &self.hash);
+            until("the path is believed", || path().is_some()).await;
+        }
+        assert!(self.is_here(author));
+        let announcer = || author.mesh().announcer.noted();
+        until("nothing is left to say", || announcer() == 0).await;
+    }
+
+    /// Removes the path on `two` as its user does, and waits until it is gone from both.
+    async fn remove_for_good(&self) {
+        let remove = json!({ "paths": [self.hash], "force": false, "dry_run": false });
+        let route = format!("/caches/{}/remove", self.name);
+        self.two.post(&route, remove).await;
+        for member in [&self.one, &self.two] {
+            until("the path is gone", || {
+                self.dots(member).is_empty() && !self.is_here(member)
+            })
+            .await;
+        }
+    }
+}
+
+impl Member {
+    /// Keeps a path as one does that was fetched from another node, and says nothing of it.
+    async fn publish_unsaid(&self, cache: &str, number: u8, contents: Vec<u8>) {
+        self.publish_by(cache, number, contents, |app, cache, info| {
+            let id = cache.settings.shared_as.unwrap();
+            let said = app.mesh.get().unwrap().view.path(id, info.path.hash());
+            assert!(app.publisher.keep(cache, said.unwrap().info).unwrap());
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_of_what_this_node_said_survives_a_removal_that_crosses_it() {
+    for name in ["main", "vault"] {
+        let pair = Pair::holding(name).await;
+        pair.plan(&pair.one, false).await;
+        until("it is said again", || pair.dots(&pair.two) != pair.first).await;
+        pair.remove_first_at_two().await;
+        pair.check_stays(&pair.one).await;
+        pair.remove_for_good().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_of_what_another_node_said_survives_a_removal_that_crosses_it() {
+    for name in ["main", "vault"] {
+        let pair = Pair::holding(name).await;
+        pair.plan(&pair.two, false).await;
+        until("both say it", || pair.dots(&pair.one).len() == 2).await;
+        pair.remove_first_at_two().await;
+        pair.check_stays(&pair.two).await;
+        pair.remove_for_good().await;
+    }
+}
+
+/// The removal comes after the push was noted, which is before it is answered, and before it is said:
+/// so it is for a node that stops in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_comes_before_a_push_is_said_takes_nothing() {
+    for name in ["main", "vault"] {
+        let pair = Pair::holding(name).await;
+        let announcer = pair.one.mesh().announcer.clone();
+        let (id, hash) = (pair.id, pair.hash);
+        let app = pair.one.app.clone();
+        let note = move || {
+            assert_eq!(announcer.note(id, &[hash]).unwrap(), [hash]);
+            // What was said before the push is not what was noted.
+            announcer.path_changed(&app, id, &hash);
+        };
+        spawn_blocking(note).await.unwrap();
+        pair.remove_first_at_two().await;
+        let (app, announcer) = (pair.one.app.clone(), pair.one.mesh().announcer.clone());
+        let look = move || {
+            announcer.path_changed(&app, id, &hash);
+            announcer.announce_noted(&app).unwrap();
+        };
+        spawn_blocking(look).await.unwrap();
+        pair.check_stays(&pair.one).await;
+        pair.remove_for_good().await;
+    }
+}
+
+/// The commit of a path that is there already, and its narinfo sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_published_as_it_is_is_said_again() {
+    let pair = Pair::holding("main").await;
+    let contents = noise("main", 50_000);
+    pair.one.publish("main", 1, contents).await;
+    until("it is said again", || pair.dots(&pair.two) != pair.first).await;
+    pair.remove_first_at_two().await;
+    pair.check_stays(&pair.one).await;
+    pair.remove_for_good().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_right_after_a_push_removes_what_the_push_says() {
+    let pair = Pair::holding("main").await;
+    for _ in 0..3 {
+        pair.plan(&pair.two, false).await;
+    }
+    pair.remove_for_good().await;
+    assert_eq!(pair.two.mesh().announcer.noted(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_and_a_push_to_who_may_not_write_say_nothing() {
+    let pair = Pair::holding("main").await;
+    pair.plan(&pair.one, true).await;
+    assert_eq!(pair.one.mesh().announcer.noted(), 0);
+    assert_eq!(pair.dots(&pair.one), pair.first);
+
+    let reader = Member::start().await;
+    pair.one.admit(&reader, "*", &[]).await;
+    until("the reader knows of the path", || {
+        pair.dots(&reader) == pair.first && reader.app.caches.find_shared(&pair.id).is_some()
+    })
+    .await;
+    reader
+        .publish_unsaid("main", 1, noise("main", 50_000))
+        .await;
+    pair.plan(&reader, false).await;
+    assert_eq!(reader.mesh().announcer.noted(), 0);
+    assert_eq!(pair.dots(&reader), pair.first);
+}
