@@ -872,19 +872,15 @@ async fn keep_names(app: Arc<App>, mesh: Arc<Mesh>) {
     loop {
         let _ = timeout(KEEP_EVERY, mesh.name_due.notified()).await;
         for _ in 0..NAME_TRIES {
-            let peers = mesh.network.peers();
-            mesh.names.note(&peers);
             // They say it a moment after they came.
-            if peers.iter().all(|peer| !peer.agent.is_empty()) {
-                break;
-            }
             sleep(NAME_PAUSE).await;
-        }
-        if let Some(names) = mesh.names.take_unwritten() {
-            blocking(&app, &mesh, move |_, mesh| {
-                Ok(mesh.announcer.files.write_names(&names)?)
-            })
-            .await;
+            mesh.names.note(&mesh.network.peers());
+            if let Some(names) = mesh.names.take_unwritten() {
+                blocking(&app, &mesh, move |_, mesh| {
+                    Ok(mesh.announcer.files.write_names(&names)?)
+                })
+                .await;
+            }
         }
     }
 }

@@ -299,11 +299,12 @@ async fn revoke_takes_an_id_a_name_or_the_beginning_of_an_id() {
         world.check(&line, 1, &["not confirmed", hint]).await;
         assert!(world.node.state().cluster.revoked.is_empty());
         let line = format!("{line} --no-confirm");
-        world.check(&line, 0, &[&said, rotate]).await;
+        let tickets = "1 ticket by which it came";
+        world.check(&line, 0, &[&said, tickets, rotate]).await;
         let revoked = world.node.state().cluster.revoked.pop();
         assert_eq!(revoked.map(|node| node.to_string()).as_deref(), Some(node));
         let told = world.json(&line).await;
-        assert_eq!(told, json!({ "node": node }));
+        assert_eq!(told, json!({ "node": node, "tickets_withdrawn": 1 }));
         world.node.state().cluster.revoked.clear();
     }
     let mut cluster = Cluster::of_three();
