@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 use sha2::{Digest, Sha256};
 
@@ -64,7 +64,23 @@ impl Store {
     /// [`ImportError::Nar`] for anything but exactly one NAR, [`ImportError::TooLarge`],
     /// [`ImportError::Source`] if `nar` fails, [`ImportError::Store`].
     pub fn import(&self, lease: &Lease, nar: &mut dyn Read) -> Result<Imported, ImportError> {
-        let mut import = Import::new(&self.inner, lease);
+        self.import_watched(lease, nar, &mut |_| {})
+    }
+
+    /// Imports a NAR from a stream, as [`Store::import`], and tells `landed` of every chunk, in order,
+    /// once it is stored and can be read under the lease.
+    ///
+    /// What has landed is part of no NAR yet, and of none if the import fails.
+    ///
+    /// # Errors
+    /// As [`Store::import`].
+    pub fn import_watched(
+        &self,
+        lease: &Lease,
+        nar: &mut dyn Read,
+        landed: &mut dyn FnMut(&ManifestEntry),
+    ) -> Result<Imported, ImportError> {
+        let mut import = Import::new(&self.inner, lease, landed);
         let mut buffer = vec![0; READ_LEN];
         loop {
             match nar.read(&mut buffer) {
@@ -258,18 +274,24 @@ struct Import<'a> {
 }
 
 impl<'a> Import<'a> {
-    fn new(store: &'a Arc<Inner>, lease: &'a Lease) -> Import<'a> {
+    fn new(
+        store: &'a Arc<Inner>,
+        lease: &'a Lease,
+        landed: &'a mut dyn FnMut(&ManifestEntry),
+    ) -> Import<'a> {
         Import {
             store,
             lease,
             whole: Whole::new(store.options.nar_size_max),
             chunker: Chunker::new(ChunkerParams::CURRENT),
-            window: Window::new(store, lease),
+            window: Window::new(store, lease, landed),
         }
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), ImportError> {
         self.whole.nar_bytes(bytes)?;
+        // A slow source must not hold back what came from it.
+        self.window.write_ready(&mut self.whole)?;
         let (window, whole) = (&mut self.window, &mut self.whole);
         let mut outcome = Ok(());
         self.chunker.push(bytes, &mut |chunk| {
@@ -301,6 +323,8 @@ struct Window<'a> {
     lease: &'a Lease,
     appender: Appender<'a>,
     flying: VecDeque<Receiver<Result<Prepared, StoreError>>>,
+    /// Is told of every chunk that is written.
+    landed: &'a mut dyn FnMut(&ManifestEntry),
 }
 
 /// A chunk with its frame, read from the store or made.
@@ -314,12 +338,17 @@ struct Prepared {
 }
 
 impl<'a> Window<'a> {
-    fn new(store: &'a Arc<Inner>, lease: &'a Lease) -> Window<'a> {
+    fn new(
+        store: &'a Arc<Inner>,
+        lease: &'a Lease,
+        landed: &'a mut dyn FnMut(&ManifestEntry),
+    ) -> Window<'a> {
         Window {
             store,
             lease,
             appender: Appender::new(store),
             flying: VecDeque::new(),
+            landed,
         }
     }
 
@@ -337,30 +366,50 @@ impl<'a> Window<'a> {
             && let Some(first) = self.flying.pop_front()
         {
             let prepared = first.recv().map_err(|_| worker_lost())??;
-            let Prepared {
-                id,
-                raw_len,
-                mut frame,
-                mut check,
-                read_at,
-            } = prepared;
-            let (at, stored) = self.appender.chunk(self.lease, id, raw_len, &frame)?;
-            // The manifest pins the bytes that are stored, whoever stored them.
-            if stored == Stored::Before
-                && read_at != Some(at)
-                && let Some((there, its_check)) = self.store.frame_of(self.lease, &id, at)?
-            {
-                (frame, check) = (there, its_check);
-            }
-            let frame_len = frame.len() as u32;
-            let entry = ManifestEntry {
-                id,
-                raw_len,
-                frame_len,
-                frame_check: check,
-            };
-            whole.entry(entry, &frame, stored)?;
+            self.write(prepared, whole)?;
         }
+        Ok(())
+    }
+
+    /// Writes the chunks whose turn it is and that are prepared. Waits for none.
+    fn write_ready(&mut self, whole: &mut Whole) -> Result<(), ImportError> {
+        while let Some(first) = self.flying.front() {
+            let prepared = match first.try_recv() {
+                Ok(prepared) => prepared?,
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(worker_lost()),
+            };
+            self.flying.pop_front();
+            self.write(prepared, whole)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, prepared: Prepared, whole: &mut Whole) -> Result<(), ImportError> {
+        let Prepared {
+            id,
+            raw_len,
+            mut frame,
+            mut check,
+            read_at,
+        } = prepared;
+        let (at, stored) = self.appender.chunk(self.lease, id, raw_len, &frame)?;
+        // The manifest pins the bytes that are stored, whoever stored them.
+        if stored == Stored::Before
+            && read_at != Some(at)
+            && let Some((there, its_check)) = self.store.frame_of(self.lease, &id, at)?
+        {
+            (frame, check) = (there, its_check);
+        }
+        let frame_len = frame.len() as u32;
+        let entry = ManifestEntry {
+            id,
+            raw_len,
+            frame_len,
+            frame_check: check,
+        };
+        whole.entry(entry, &frame, stored)?;
+        (self.landed)(&entry);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Import, assemble, publish, read.
 
-use attic_store::frame::FrameEncoder;
+use attic_store::frame::{FrameDecoder, FrameEncoder};
+use attic_store::manifest::ManifestEntry;
 use attic_store::record::Pin;
 use attic_store::{Assembled, ChunkId, ImportError, StoreError};
 use sha2::{Digest, Sha256};
@@ -28,6 +29,34 @@ fn what_is_imported_reads_back_in_both_forms() {
         );
     }
     fixture.verify_is_clean();
+}
+
+/// S9: what a client is sent while it is imported: every chunk, in order, as soon as it is stored.
+#[test]
+fn s9_an_import_tells_of_chunks_that_can_be_read_then() {
+    let fixture = Fixture::new();
+    let nar = nar_of(&noise(5, 5_000_000));
+    let (store, lease) = (fixture.store(), fixture.store().lease());
+    let (mut decoder, mut seen) = (FrameDecoder::new(), Vec::new());
+    let mut landed = |entry: &ManifestEntry| {
+        let frame = store.frame(&entry.id).expect("reads").expect("is stored");
+        let chunk = decoder.decode(&frame, entry.raw_len as usize);
+        seen.extend(chunk.expect("decodes"));
+    };
+    let mut source = &nar[..];
+    let imported = store
+        .import_watched(&lease, &mut source, &mut landed)
+        .expect("imports");
+    assert!(seen == nar, "{} of {} bytes", seen.len(), nar.len());
+    assert_eq!(imported.nar_hash, hash_of(&nar));
+
+    // A stream that breaks off has told of some, and is no NAR.
+    let cut = nar_of(&noise(6, 5_000_000));
+    let mut told = 0;
+    let mut source = &cut[..cut.len() - 100];
+    let outcome = store.import_watched(&lease, &mut source, &mut |_| told += 1);
+    assert!(outcome.is_err() && told > 0, "{told} {outcome:?}");
+    assert!(fixture.read(&hash_of(&cut)).is_none());
 }
 
 /// S4: every range of both forms is the same bytes as in the whole.
