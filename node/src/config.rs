@@ -14,10 +14,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use attic_store::{CacheName, PublicKey};
 use thiserror::Error;
+use url::Url;
 
 use self::keys::{Default, Key};
-use self::read::{Setting, Settings, read_env, read_file, setting_from_text, unknown};
+use self::read::{
+    Setting, Settings, UpstreamTable, read_env, read_file, setting_from_text, unknown,
+};
 use self::show::{render, toml_list};
 
 pub use self::value::duration;
@@ -42,6 +46,10 @@ pub struct Config {
     pub gc: GcConfig,
     /// `[mesh]`
     pub mesh: MeshConfig,
+    /// `[pull-through]`
+    pub pull_through: PullThroughConfig,
+    /// Every `[[upstream]]`, in the order of the file.
+    pub upstreams: Vec<UpstreamConfig>,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -152,6 +160,34 @@ pub struct MeshConfig {
     pub upload_rate_max: Option<u64>,
 }
 
+/// Section `[pull-through]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullThroughConfig {
+    /// Not zero.
+    pub deadline: Duration,
+    /// May be zero: then nothing is remembered.
+    pub negative_ttl: Duration,
+    /// At least 1.
+    pub downloads_max: usize,
+}
+
+/// One `[[upstream]]`; [`keys::UPSTREAM_KEYS`] says what each means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// `http` or `https`, with a host, without credentials, query and fragment; ends in `/`.
+    pub url: Url,
+    /// At least one.
+    pub public_keys: Vec<PublicKey>,
+    /// What it is asked by, if not by what it says itself.
+    pub priority: Option<u32>,
+    /// Empty for all public ones.
+    pub caches: Vec<CacheName>,
+    /// Not zero.
+    pub connect_timeout: Duration,
+    /// Not zero.
+    pub timeout: Duration,
+}
+
 /// Section `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -232,6 +268,8 @@ impl Sources {
 pub struct Layers {
     /// By full name. Later layers replace earlier ones.
     set: Settings,
+    /// Of the file alone.
+    upstreams: Vec<UpstreamTable>,
     /// What later layers replaced.
     replaced: Vec<(String, (Setting, Origin))>,
     /// The file that was read.
@@ -286,6 +324,7 @@ impl Layers {
         };
         let replaced = std::mem::take(&mut layers.replaced);
         let set = layers.set.clone();
+        let upstreams = std::mem::take(&mut layers.upstreams);
         for (name, setting) in replaced.into_iter().chain(set) {
             // Among defaults, which are valid, only this one can be wrong.
             layers.set = BTreeMap::from([(name, setting)]);
@@ -294,6 +333,8 @@ impl Layers {
                 Err(fault) => faults.push(fault),
             }
         }
+        layers.upstreams = upstreams;
+        faults.extend(layers.each_upstream().filter_map(Result::err));
         faults.sort_by_key(ConfigError::line);
         faults
     }
@@ -301,11 +342,9 @@ impl Layers {
     /// Reads everything that can be read, and says what cannot.
     fn read_all(sources: &Sources) -> Result<(Layers, Vec<ConfigError>), ConfigError> {
         let file = sources.chosen_file();
-        let (from_file, mut faults) = file
-            .as_deref()
-            .map(read_file)
-            .transpose()?
-            .unwrap_or_default();
+        let read = file.as_deref().map(read_file).transpose()?;
+        let read = read.unwrap_or_default();
+        let (from_file, mut faults) = (read.set, read.faults);
         let (from_env, faults_of_env) = read_env(&sources.env);
         faults.extend(faults_of_env);
         let mut from_flags = BTreeMap::new();
@@ -327,6 +366,7 @@ impl Layers {
         }
         let layers = Layers {
             set,
+            upstreams: read.upstreams,
             replaced,
             file,
             default_data_dir: sources.default_data_dir(),
@@ -389,6 +429,12 @@ impl Layers {
                 interval: self.timeout("gc.interval")?,
             },
             mesh: self.mesh()?,
+            pull_through: PullThroughConfig {
+                deadline: self.parse("pull-through.deadline", nix_waits)?,
+                negative_ttl: self.parse("pull-through.negative-ttl", value::duration)?,
+                downloads_max: self.count("pull-through.downloads-max", 1, 256)?,
+            },
+            upstreams: self.each_upstream().collect::<Result<_, _>>()?,
             log: LogConfig {
                 level: self.parse("log.level", value::log_filter)?,
             },
@@ -397,9 +443,72 @@ impl Layers {
 
     /// All keys as a configuration file, each with its doc, value and origin.
     pub fn show(&self) -> String {
-        render(|key| match self.set.get(&key.full_name()) {
+        let lookup = |key: &Key| match self.set.get(&key.full_name()) {
             Some((setting, origin)) => (Some(setting.clone()), origin.clone()),
             None => (None, Origin::Default),
+        };
+        render(lookup, &self.upstreams)
+    }
+
+    /// The checked upstreams. More than [`UPSTREAMS_MAX`], and one that is there twice, are wrong.
+    fn each_upstream(&self) -> impl Iterator<Item = Result<UpstreamConfig, ConfigError>> {
+        let mut seen = Vec::new();
+        self.upstreams.iter().map(move |table| {
+            let upstream = self.upstream(table)?;
+            let wanted = match seen.contains(&upstream.url) {
+                true => "an upstream that is not there yet".to_owned(),
+                false if seen.len() == UPSTREAMS_MAX => {
+                    format!("no more than {UPSTREAMS_MAX} upstreams")
+                }
+                false => {
+                    seen.push(upstream.url.clone());
+                    return Ok(upstream);
+                }
+            };
+            Err(ConfigError::Value {
+                origin: table.origin.clone(),
+                name: "upstream.url",
+                value: upstream.url.to_string(),
+                wanted,
+            })
+        })
+    }
+
+    fn upstream(&self, table: &UpstreamTable) -> Result<UpstreamConfig, ConfigError> {
+        let missing = |name, wanted: &str| ConfigError::Value {
+            origin: table.origin.clone(),
+            name,
+            value: "unset".to_owned(),
+            wanted: wanted.to_owned(),
+        };
+        // Its keys are read like all others.
+        let layer = Layers {
+            set: table.set.clone(),
+            upstreams: Vec::new(),
+            replaced: Vec::new(),
+            file: None,
+            default_data_dir: self.default_data_dir.clone(),
+        };
+        let url = layer.optional("upstream.url", value::upstream_url)?;
+        let public_keys = layer.list("upstream.public-keys", value::public_key)?;
+        if public_keys.is_empty() {
+            let wanted = "at least one key, as in Nix's trusted-public-keys: what nobody is \
+                          trusted to have signed cannot be passed on";
+            return Err(missing("upstream.public-keys", wanted));
+        }
+        Ok(UpstreamConfig {
+            url: url.ok_or_else(|| missing("upstream.url", "the URL of a binary cache"))?,
+            public_keys,
+            priority: layer.optional("upstream.priority", |text| {
+                let number = value::count(text, 0, PRIORITY_MAX)?;
+                u32::try_from(number).map_err(|_| "a smaller number".to_owned())
+            })?,
+            caches: layer.list("upstream.caches", |text| {
+                let name = text.trim().parse();
+                name.map_err(|_| "the name of a cache".to_owned())
+            })?,
+            connect_timeout: layer.timeout("upstream.connect-timeout")?,
+            timeout: layer.timeout("upstream.timeout")?,
         })
     }
 
@@ -439,12 +548,7 @@ impl Layers {
             relays: self.list("mesh.relays", value::relay)?,
             hole_punching: self.parse("mesh.hole-punching", value::switch)?,
             autonat: self.parse("mesh.autonat", value::switch)?,
-            deadline: self.parse("mesh.deadline", |text| {
-                let deadline = value::duration(text)?;
-                let inside = !deadline.is_zero() && deadline <= DEADLINE_MAX;
-                let inside = inside.then_some(deadline);
-                inside.ok_or_else(|| "more than zero, at most 30s: Nix waits for it".to_owned())
-            })?,
+            deadline: self.parse("mesh.deadline", nix_waits)?,
             replicas: self.count("mesh.replicas", 1, 64)?,
             log_max: self.size_between("mesh.log-max", 2 << 20, 1 << 40)?,
             upload_rate_max: self.optional("mesh.upload-rate-max", |text| {
@@ -536,7 +640,8 @@ impl Layers {
                 Setting::List(items) => toml_list(items),
             });
         }
-        match Key::find(name).map(|key| key.default) {
+        let key = Key::find(name).or_else(|| Key::find_of_upstream(name));
+        match key.map(|key| key.default) {
             Some(Default::Text(text)) => Some(text.to_owned()),
             Some(Default::EmptyList | Default::Unset(_)) | None => None,
         }
@@ -558,7 +663,7 @@ impl Layers {
 
 /// All keys with their docs and defaults, as a configuration file that changes nothing.
 pub fn defaults_text() -> String {
-    render(|_| (None, Origin::Default))
+    render(|_| (None, Origin::Default), &[])
 }
 
 /// Why a configuration cannot be used.
@@ -636,6 +741,20 @@ fn host_name(text: &str) -> Result<String, String> {
     }
     Ok(text.to_ascii_lowercase())
 }
+
+/// A time for which Nix may be kept waiting.
+fn nix_waits(text: &str) -> Result<Duration, String> {
+    let deadline = value::duration(text)?;
+    let inside = !deadline.is_zero() && deadline <= DEADLINE_MAX;
+    let inside = inside.then_some(deadline);
+    inside.ok_or_else(|| "more than zero, at most 30s: Nix waits for it".to_owned())
+}
+
+/// Each may be asked for every path.
+const UPSTREAMS_MAX: usize = 16;
+
+/// Nix reads priorities as signed numbers.
+const PRIORITY_MAX: usize = i32::MAX as usize;
 
 /// Longer, and Nix gives up on the cache.
 const DEADLINE_MAX: Duration = Duration::from_secs(30);

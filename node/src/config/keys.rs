@@ -49,6 +49,12 @@ impl Key {
     pub fn find(full_name: &str) -> Option<&'static Key> {
         KEYS.iter().find(|key| key.full_name() == full_name)
     }
+
+    /// The key of an `[[upstream]]` table called `full_name`.
+    pub fn find_of_upstream(full_name: &str) -> Option<&'static Key> {
+        let mut keys = UPSTREAM_KEYS.iter();
+        keys.find(|key| key.full_name() == full_name)
+    }
 }
 
 /// What the names of all environment variables begin with.
@@ -296,10 +302,75 @@ pub const KEYS: &[Key] = &[
         doc: "Most bytes a second sent to other nodes. Unset means no limit.",
     },
     Key {
+        section: "pull-through",
+        name: "deadline",
+        default: Default::Text("2s"),
+        doc: "How long upstreams are asked for a path before Nix is told that it is not here. The \
+              question goes on behind its back.",
+    },
+    Key {
+        section: "pull-through",
+        name: "negative-ttl",
+        default: Default::Text("60s"),
+        doc: "How long it is remembered that no upstream has a path. A push of the path ends it.",
+    },
+    Key {
+        section: "pull-through",
+        name: "downloads-max",
+        default: Default::Text("32"),
+        doc: "NARs fetched from upstreams at once; more wait. Each takes some MiB of memory, and what \
+              its compression needs: 256 MiB of xz at the very most.",
+    },
+    Key {
         section: "log",
         name: "level",
         default: Default::Text("info"),
         doc: "What is logged: off, error, warn, info, debug or trace, or a list such as \
               \"info,attic_store=debug\".",
+    },
+];
+
+/// Keys of an `[[upstream]]` table, of which there may be several. No variable and no flag sets them.
+pub const UPSTREAM_KEYS: &[Key] = &[
+    Key {
+        section: "upstream",
+        name: "url",
+        default: Default::Unset("https://cache.nixos.org"),
+        doc: "A binary cache that is asked for what neither this node nor its cluster has. What it has \
+              is kept here and passed on with its own signatures. http or https, without credentials; \
+              proxies of the environment are not used.",
+    },
+    Key {
+        section: "upstream",
+        name: "public-keys",
+        default: Default::EmptyList,
+        doc: "Keys of which one must have signed what comes from this upstream, as in Nix's \
+              trusted-public-keys. At least one; what no key here signed counts as not there.",
+    },
+    Key {
+        section: "upstream",
+        name: "priority",
+        default: Default::Unset("40"),
+        doc: "The upstream with the lowest is asked first, those with equal ones at once. Unset means \
+              what the upstream says in its nix-cache-info, and 40 until it did.",
+    },
+    Key {
+        section: "upstream",
+        name: "caches",
+        default: Default::EmptyList,
+        doc: "Caches of this node whose missing paths are looked for there. Empty means all public \
+              ones. A private cache must be named: its upstream learns what it is asked for.",
+    },
+    Key {
+        section: "upstream",
+        name: "connect-timeout",
+        default: Default::Text("5s"),
+        doc: "Time to connect.",
+    },
+    Key {
+        section: "upstream",
+        name: "timeout",
+        default: Default::Text("15s"),
+        doc: "Longest silence in the middle of an answer or before it.",
     },
 ];

@@ -9,7 +9,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Default, ENV_PREFIX, KEYS, Key};
+use super::keys::{Default, ENV_PREFIX, KEYS, Key, UPSTREAM_KEYS};
 use super::{ConfigError, Origin};
 
 /// A value as somebody wrote it.
@@ -22,8 +22,28 @@ pub(super) enum Setting {
 /// What somebody set, by full key name, and who.
 pub(super) type Settings = BTreeMap<String, (Setting, Origin)>;
 
-/// Settings of a file, by full key name, and what is wrong in it besides their values.
-pub(super) fn read_file(file: &Path) -> Result<(Settings, Vec<ConfigError>), ConfigError> {
+/// What a file says, without judging it.
+#[derive(Default)]
+pub(super) struct FileSettings {
+    /// By full key name.
+    pub(super) set: Settings,
+    /// Its `[[upstream]]` tables, in their order.
+    pub(super) upstreams: Vec<UpstreamTable>,
+    /// What is wrong besides values.
+    pub(super) faults: Vec<ConfigError>,
+}
+
+/// One `[[upstream]]` table.
+#[derive(Clone, Debug)]
+pub(super) struct UpstreamTable {
+    /// Where it begins.
+    pub(super) origin: Origin,
+    /// By full key name.
+    pub(super) set: Settings,
+}
+
+/// Settings of a file.
+pub(super) fn read_file(file: &Path) -> Result<FileSettings, ConfigError> {
     let text = fs::read_to_string(file).map_err(|error| ConfigError::Read {
         file: file.to_owned(),
         reason: error.kind(),
@@ -39,17 +59,16 @@ pub(super) fn read_file(file: &Path) -> Result<(Settings, Vec<ConfigError>), Con
         origin: origin(error.span().unwrap_or_default()),
         message: error.message().to_owned(),
     })?;
-    let (mut set, mut faults) = (BTreeMap::new(), Vec::new());
-    read_table("", table.get_ref(), &origin, &mut set, &mut faults);
-    Ok((set, faults))
+    let mut read = FileSettings::default();
+    read_table("", table.get_ref(), &origin, &mut read);
+    Ok(read)
 }
 
 fn read_table(
     section: &str,
     table: &DeTable<'_>,
     origin: &impl Fn(Range<usize>) -> Origin,
-    set: &mut Settings,
-    faults: &mut Vec<ConfigError>,
+    into: &mut FileSettings,
 ) {
     for (name, value) in table {
         let full_name = match section {
@@ -58,25 +77,75 @@ fn read_table(
         };
         let origin_here = origin(name.span());
         match (value.get_ref(), Key::find(&full_name)) {
-            (_, Some(key)) => {
-                let Some(setting) = setting_from_toml(value) else {
-                    faults.push(ConfigError::Value {
-                        origin: origin_here,
-                        name: key.name,
-                        value: value.get_ref().type_str().to_owned(),
-                        wanted: "text, a number or a list of texts".to_owned(),
-                    });
-                    continue;
-                };
-                set.insert(full_name, (setting, origin_here));
+            (_, Some(key)) => match setting(key, value, &origin_here) {
+                Ok(setting) => drop(into.set.insert(full_name, (setting, origin_here))),
+                Err(fault) => into.faults.push(fault),
+            },
+            (DeValue::Array(tables), None) if full_name == UPSTREAM => {
+                for table in tables {
+                    read_upstream(table, origin, into);
+                }
             }
+            (other, None) if full_name == UPSTREAM => into.faults.push(ConfigError::Value {
+                origin: origin_here,
+                name: UPSTREAM,
+                value: other.type_str().to_owned(),
+                wanted: "tables that begin with [[upstream]]".to_owned(),
+            }),
             (DeValue::Table(inner), None) if is_section(&full_name) => {
-                read_table(&full_name, inner, origin, set, faults);
+                read_table(&full_name, inner, origin, into);
             }
-            (_, None) => faults.push(unknown(&full_name, origin_here)),
+            (_, None) => into.faults.push(unknown(&full_name, origin_here)),
         }
     }
 }
+
+/// Reads one item of the list of upstreams.
+fn read_upstream(
+    item: &Spanned<DeValue<'_>>,
+    origin: &impl Fn(Range<usize>) -> Origin,
+    into: &mut FileSettings,
+) {
+    let DeValue::Table(table) = item.get_ref() else {
+        return into.faults.push(ConfigError::Value {
+            origin: origin(item.span()),
+            name: UPSTREAM,
+            value: item.get_ref().type_str().to_owned(),
+            wanted: "tables that begin with [[upstream]]".to_owned(),
+        });
+    };
+    let mut set = Settings::new();
+    for (name, value) in table {
+        let full_name = format!("{UPSTREAM}.{}", name.get_ref());
+        let origin = origin(name.span());
+        let read = match Key::find_of_upstream(&full_name) {
+            Some(key) => setting(key, value, &origin),
+            None => Err(unknown(&full_name, origin.clone())),
+        };
+        match read {
+            Ok(setting) => drop(set.insert(full_name, (setting, origin))),
+            Err(fault) => into.faults.push(fault),
+        }
+    }
+    let origin = origin(item.span());
+    into.upstreams.push(UpstreamTable { origin, set });
+}
+
+fn setting(
+    key: &Key,
+    value: &Spanned<DeValue<'_>>,
+    origin: &Origin,
+) -> Result<Setting, ConfigError> {
+    setting_from_toml(value).ok_or_else(|| ConfigError::Value {
+        origin: origin.clone(),
+        name: key.name,
+        value: value.get_ref().type_str().to_owned(),
+        wanted: "text, a number or a list of texts".to_owned(),
+    })
+}
+
+/// Where upstreams are listed.
+const UPSTREAM: &str = "upstream";
 
 fn is_section(name: &str) -> bool {
     KEYS.iter().any(|key| key.section == name)
@@ -147,10 +216,11 @@ pub(super) fn setting_from_text(key: &Key, text: &str) -> Setting {
 
 /// The error for a key called `name` that does not exist.
 pub(super) fn unknown(name: &str, origin: Origin) -> ConfigError {
-    let sections = KEYS.iter().map(|key| key.section.to_owned());
+    let keys = || KEYS.iter().chain(UPSTREAM_KEYS);
+    let sections = keys().map(|key| key.section.to_owned());
     let nearest = nearest(
         name,
-        KEYS.iter().map(Key::full_name).chain(sections),
+        keys().map(Key::full_name).chain(sections),
         SUGGESTION_MIN,
     );
     ConfigError::UnknownKey {

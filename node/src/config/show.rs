@@ -3,11 +3,14 @@
 use std::fmt::Write;
 
 use super::Origin;
-use super::keys::{Default, KEYS, Key};
-use super::read::Setting;
+use super::keys::{Default, KEYS, Key, UPSTREAM_KEYS};
+use super::read::{Setting, UpstreamTable};
 
-/// The configuration file in which each key has the value `lookup` finds for it.
-pub(super) fn render(lookup: impl Fn(&Key) -> (Option<Setting>, Origin)) -> String {
+/// The configuration file in which each key has the value `lookup` finds for it, with these upstreams.
+pub(super) fn render(
+    lookup: impl Fn(&Key) -> (Option<Setting>, Origin),
+    upstreams: &[UpstreamTable],
+) -> String {
     let mut text = String::new();
     let mut section = "";
     for key in KEYS {
@@ -16,18 +19,51 @@ pub(super) fn render(lookup: impl Fn(&Key) -> (Option<Setting>, Origin)) -> Stri
             let _ = writeln!(text, "[{section}]\n");
         }
         let (setting, origin) = lookup(key);
-        for line in wrap(key.doc, 94) {
-            let _ = writeln!(text, "# {line}");
-        }
+        explain(&mut text, key);
         let _ = writeln!(text, "# Environment: {}", key.env_name());
         if origin != Origin::Default {
             let _ = writeln!(text, "# From: {origin}");
         }
         let _ = writeln!(text, "{}\n", assignment(key, setting));
     }
+    match upstreams {
+        [] => upstream_template(&mut text),
+        some => some.iter().for_each(|table| upstream(&mut text, table)),
+    }
     text.truncate(text.trim_end().len());
     text.push('\n');
     text
+}
+
+fn explain(text: &mut String, key: &Key) {
+    for line in wrap(key.doc, 94) {
+        let _ = writeln!(text, "# {line}");
+    }
+}
+
+/// An upstream as it is configured.
+fn upstream(text: &mut String, table: &UpstreamTable) {
+    let _ = writeln!(text, "# From: {}\n[[upstream]]\n", table.origin);
+    for key in UPSTREAM_KEYS {
+        explain(text, key);
+        let setting = table.set.get(&key.full_name());
+        let setting = setting.map(|(setting, _)| setting.clone());
+        let _ = writeln!(text, "{}\n", assignment(key, setting));
+    }
+}
+
+/// What an upstream looks like, as a comment.
+fn upstream_template(text: &mut String) {
+    let _ = writeln!(
+        text,
+        "# There is none unless the file has tables like this one, which variables cannot set:\n\
+         # [[upstream]]\n"
+    );
+    for key in UPSTREAM_KEYS {
+        explain(text, key);
+        let line = assignment(key, None);
+        let _ = writeln!(text, "# {}\n", line.trim_start_matches("# "));
+    }
 }
 
 fn assignment(key: &Key, setting: Option<Setting>) -> String {

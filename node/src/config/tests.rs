@@ -299,3 +299,105 @@ fn relaying_that_cannot_work_is_refused() {
         assert!(error.contains(key), "{error}");
     }
 }
+
+const KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
+#[test]
+fn upstreams_are_tables_with_a_url_and_keys() {
+    let text = format!(
+        "[[upstream]]\nurl = 'https://cache.nixos.org'\npublic-keys = ['{KEY}']\n\
+         [[upstream]]\nurl = 'http://a.lan/b'\npublic-keys = '{KEY}'\npriority = 7\n\
+         caches = ['main']\nconnect-timeout = '1s'\ntimeout = '2s'\n"
+    );
+    let upstreams = load(&text, &[]).unwrap().upstreams;
+    assert_eq!(upstreams.len(), 2);
+    assert_eq!(upstreams[0].url.as_str(), "https://cache.nixos.org/");
+    assert_eq!(upstreams[0].public_keys[0].to_string(), KEY);
+    assert_eq!(upstreams[0].priority, None);
+    assert!(upstreams[0].caches.is_empty());
+    assert_eq!(upstreams[0].timeout, Duration::from_secs(15));
+    assert_eq!(upstreams[1].url.as_str(), "http://a.lan/b/");
+    assert_eq!(upstreams[1].priority, Some(7));
+    assert_eq!(upstreams[1].caches[0].as_str(), "main");
+    assert_eq!(upstreams[1].connect_timeout, Duration::from_secs(1));
+    assert!(load("", &[]).unwrap().upstreams.is_empty());
+}
+
+/// G16: so are mistakes in upstreams.
+#[test]
+fn g16_mistakes_in_upstreams_are_told_with_file_and_line() {
+    let url = "url = 'https://h'\n";
+    let keys = format!("public-keys = ['{KEY}']\n");
+    let many: String = (0..17)
+        .map(|number| format!("[[upstream]]\nurl = 'https://h{number}'\n{keys}"))
+        .collect();
+    let rows: [(String, &str); 12] = [
+        (
+            format!("[[upstream]]\n{url}public-key = ['{KEY}']\n"),
+            "config.toml:3: unknown key `upstream.public-key`, did you mean `upstream.public-keys`?",
+        ),
+        (
+            format!("[[upstreams]]\n{url}"),
+            "config.toml:1: unknown key `upstreams`, did you mean `upstream`?",
+        ),
+        (
+            format!("[upstream]\n{url}"),
+            "config.toml:1: `upstream` is `table`, wanted tables that begin with [[upstream]]",
+        ),
+        (
+            "upstream = ['https://h']".to_owned(),
+            "config.toml:1: `upstream` is `string`, wanted tables that begin with [[upstream]]",
+        ),
+        (
+            format!("\n[[upstream]]\n{url}"),
+            "config.toml:2: `upstream.public-keys` is `unset`, wanted at least one key",
+        ),
+        (
+            format!("[[upstream]]\n{keys}"),
+            "config.toml:1: `upstream.url` is `unset`, wanted the URL of a binary cache",
+        ),
+        (
+            format!("[[upstream]]\n{url}public-keys = ['x']\n"),
+            "config.toml:3: `upstream.public-keys` is `x`, wanted a key, \"name:base64\"",
+        ),
+        (
+            format!("[[upstream]]\nurl = 'ftp://h'\n{keys}"),
+            "config.toml:2: `upstream.url` is `ftp://h`, wanted the URL of a binary cache",
+        ),
+        (
+            format!("[[upstream]]\n{url}{keys}timeout = '0s'\n"),
+            "config.toml:4: `upstream.timeout` is `0s`, wanted more than zero",
+        ),
+        (
+            format!("[[upstream]]\n{url}{keys}caches = ['no name']\n"),
+            "config.toml:4: `upstream.caches` is `no name`, wanted the name of a cache",
+        ),
+        (
+            format!("[[upstream]]\n{url}{keys}[[upstream]]\n{url}{keys}"),
+            "config.toml:4: `upstream.url` is `https://h/`, wanted an upstream that is not there yet",
+        ),
+        (many, "wanted no more than 16 upstreams"),
+    ];
+    for (text, wanted) in rows {
+        let said = load(&text, &[]).unwrap_err().to_string();
+        assert!(said.contains(wanted), "{said}, wanted {wanted}");
+    }
+}
+
+#[test]
+fn shown_upstreams_can_be_read_again() {
+    let text = format!("[[upstream]]\nurl = 'https://h/a'\npublic-keys = ['{KEY}']\n");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.toml");
+    fs::write(&path, &text).unwrap();
+    let sources = Sources {
+        file: Some(path),
+        ..Sources::only(vec![("data-dir", "/data".into())])
+    };
+    let shown = Layers::read(&sources).unwrap().show();
+    assert!(shown.contains("config.toml:1\n[[upstream]]"), "{shown}");
+    assert_eq!(
+        load(&shown, &[]).unwrap().upstreams,
+        load(&text, &[]).unwrap().upstreams
+    );
+}

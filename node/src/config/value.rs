@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use attic_p2p::Multiaddr;
 use attic_p2p::network::is_node_address;
+use attic_store::PublicKey;
+use url::Url;
 
 /// Reads a duration: a whole number and one of `ms s m h d`, with or without a space between.
 ///
@@ -162,6 +164,36 @@ pub(crate) fn relay(text: &str) -> Result<String, String> {
     }
 }
 
+/// Reads the URL of a binary cache; a `/` at its end makes it a folder to which names are added.
+///
+/// **Errors**: what such a URL looks like, as a phrase.
+pub(crate) fn upstream_url(text: &str) -> Result<Url, String> {
+    let wanted = "the URL of a binary cache, \"https://cache.nixos.org\"";
+    let mut url = Url::parse(text.trim()).map_err(|_| wanted.to_owned())?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(wanted.to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("{wanted}: credentials are not sent to upstreams"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("{wanted}: without parameters"));
+    }
+    if !url.path().ends_with('/') {
+        let folder = format!("{}/", url.path());
+        url.set_path(&folder);
+    }
+    Ok(url)
+}
+
+/// Reads a public key.
+///
+/// **Errors**: what one looks like, as a phrase.
+pub(crate) fn public_key(text: &str) -> Result<PublicKey, String> {
+    let wanted = |error| format!("a key, \"name:base64\" ({error})");
+    text.trim().parse().map_err(wanted)
+}
+
 /// Splits `text` into number and unit and multiplies; `None` for anything else and on overflow.
 fn with_unit(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
     let text = text.trim();
@@ -267,6 +299,30 @@ mod tests {
             "192.0.2.7:7746",
         ] {
             assert!(multiaddr(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn upstreams_are_folders_on_the_web() {
+        let rows = [
+            ("https://cache.nixos.org", "https://cache.nixos.org/"),
+            ("http://[::1]:80/a/b", "http://[::1]/a/b/"),
+            ("http://h:81/a/", "http://h:81/a/"),
+        ];
+        for (text, url) in rows {
+            assert_eq!(upstream_url(text).unwrap().as_str(), url);
+        }
+        for text in [
+            "",
+            "cache.nixos.org",
+            "ftp://h/",
+            "file:///tmp",
+            "https://user:secret@h/",
+            "https://h/?priority=1",
+            "https://h/#x",
+        ] {
+            let error = upstream_url(text).unwrap_err();
+            assert!(!error.contains("secret"), "{text}");
         }
     }
 
