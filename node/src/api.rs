@@ -84,6 +84,35 @@ pub struct Status {
     /// The cluster it is in, if it is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterStatus>,
+    /// The upstreams it is configured with, in that order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+/// How an upstream is doing, as this node sees it. Counts are since its start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// Its URL, which ends in `/`.
+    pub url: String,
+    /// The one with the lowest is asked first.
+    pub priority: u32,
+    /// Whether it is asked; false while it is left alone because it failed.
+    pub healthy: bool,
+    /// When its failures in a row began, in Unix seconds; absent if its last request did not fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<u64>,
+    /// What its last failure was, be it over or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Mean of how long its answers to narinfo requests took, recent ones counting most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<u64>,
+    /// Narinfos that it had.
+    pub narinfo_hits: u64,
+    /// Bytes of NARs received, as they came.
+    pub received_bytes: u64,
+    /// Requests that failed, and answers that were not believed.
+    pub errors: u64,
 }
 
 /// One cache and its settings. Never holds a secret.

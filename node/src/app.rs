@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::narinfo_memory::{Key, NarinfoMemory, Rendered};
 use crate::publish::Publisher;
 use crate::push::Sessions;
+use crate::upstream::Upstreams;
 
 /// The parts of a running node. Shared behind an `Arc`.
 pub(crate) struct App {
@@ -46,6 +47,8 @@ pub(crate) struct App {
     pub(crate) data: DataDir,
     /// The cluster, while this node is in one.
     pub(crate) mesh: Arc<MeshSlot>,
+    /// What is asked for what is not here.
+    pub(crate) upstreams: Upstreams,
     /// Held while the node enters or leaves a cluster.
     pub(crate) membership: tokio::sync::Mutex<()>,
     pub(crate) started_at: u64,
@@ -78,15 +81,23 @@ impl App {
         } = parts;
         let mesh = Arc::new(MeshSlot::default());
         let narinfos = Arc::new(NarinfoMemory::new(config.http.narinfo_memory));
+        let publisher = Publisher {
+            store: store.clone(),
+            narinfos: Arc::clone(&narinfos),
+            mesh: Arc::clone(&mesh),
+        };
+        let mut metrics = Metrics::new();
+        let urls = config
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.url.to_string());
+        let upstream_metrics = metrics.add_upstreams(&urls.collect::<Vec<_>>());
         App {
-            publisher: Publisher {
-                store: store.clone(),
-                narinfos: Arc::clone(&narinfos),
-                mesh: Arc::clone(&mesh),
-            },
+            upstreams: Upstreams::new(&config, publisher.clone(), upstream_metrics),
+            publisher,
             sessions: Sessions::new(config.push.sessions_max, config.push.session_idle),
             hosts: AllowedHosts::new(config.http.allowed_hosts.clone()),
-            metrics: Metrics::new(),
+            metrics,
             uploads: Semaphore::new(config.push.uploads_max),
             narinfo_uploads: Semaphore::new(NARINFO_UPLOADS_MAX),
             read_ahead: Arc::new(Semaphore::new(READ_AHEAD_MAX)),

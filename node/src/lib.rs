@@ -10,6 +10,7 @@
 //!   are checked against the bytes, and the cache has signed them;
 //! - a **push session** holds what a client uploads until it is published, and challenges the
 //!   client to prove that it has what it did not upload ([`api`]);
+//! - an **upstream** is a binary cache elsewhere that is asked for what is not here;
 //! - the **admin token**, made at the first start, is what every write takes.
 //!
 //! ```
@@ -49,6 +50,7 @@ mod publish;
 mod push;
 mod report;
 mod retire;
+mod upstream;
 mod worker;
 
 pub use caches::CacheError;

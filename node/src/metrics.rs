@@ -214,6 +214,21 @@ pub(crate) const MESH_NUMBERS: [(&str, &str); 43] = [
     ),
 ];
 
+/// What is counted of one upstream.
+#[derive(Clone, Default)]
+pub(crate) struct UpstreamMetrics {
+    /// Narinfos that it had.
+    pub(crate) hits: Counter,
+    /// Bytes of NARs received, as they came.
+    pub(crate) bytes: Counter,
+    /// Requests that failed, and answers that were not believed.
+    pub(crate) errors: Counter,
+    /// 1 while it is left alone. Set when the text is made.
+    pub(crate) unavailable: Gauge<u64, AtomicU64>,
+    /// How long it takes to answer. Set when the text is made.
+    pub(crate) latency: Gauge<f64, AtomicU64>,
+}
+
 /// What kind of thing a request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Route {
@@ -350,6 +365,38 @@ impl Metrics {
             registry,
         };
         metrics.register();
+        metrics
+    }
+
+    /// Counters for upstreams, by their URLs, in the same order.
+    pub(crate) fn add_upstreams(&mut self, urls: &[String]) -> Vec<UpstreamMetrics> {
+        type Url = [(&'static str, String); 1];
+        let hits = Family::<Url, Counter>::default();
+        let bytes = Family::<Url, Counter>::default();
+        let errors = Family::<Url, Counter>::default();
+        let unavailable = Family::<Url, Gauge<u64, AtomicU64>>::default();
+        let latency = Family::<Url, Gauge<f64, AtomicU64>>::default();
+        let of = |url: &String| {
+            let labels = [("url", url.clone())];
+            UpstreamMetrics {
+                hits: hits.get_or_create(&labels).clone(),
+                bytes: bytes.get_or_create(&labels).clone(),
+                errors: errors.get_or_create(&labels).clone(),
+                unavailable: unavailable.get_or_create(&labels).clone(),
+                latency: latency.get_or_create(&labels).clone(),
+            }
+        };
+        let metrics = urls.iter().map(of).collect();
+        let registry = &mut self.registry;
+        registry.register("upstream_narinfo_hits", "Narinfos that it had", hits);
+        let help = "Bytes of NARs received from it";
+        registry.register("upstream_received_bytes", help, bytes);
+        let help = "Failed requests and answers that were not believed";
+        registry.register("upstream_errors", help, errors);
+        let help = "Whether it is left alone because it failed";
+        registry.register("upstream_unavailable", help, unavailable);
+        let help = "Mean time of its answers to narinfo requests";
+        registry.register_with_unit("upstream_latency", help, Unit::Seconds, latency);
         metrics
     }
 
@@ -524,6 +571,32 @@ mod tests {
             assert!(text.contains(series), "{series}\n{text}");
         }
         assert!(text.contains("attic_node_process_resident_memory_bytes "));
+    }
+
+    /// G11, S8: so are those of upstreams.
+    #[test]
+    fn g11_the_series_of_upstreams_exist_at_zero() {
+        let mut metrics = Metrics::new();
+        let urls = [
+            "https://a.example/".to_owned(),
+            "http://b.example/c/".to_owned(),
+        ];
+        let upstreams = metrics.add_upstreams(&urls);
+        upstreams[1].bytes.inc_by(7);
+        let text = metrics.text();
+        for series in [
+            "upstream_narinfo_hits_total{url=\"https://a.example/\"} 0",
+            "upstream_received_bytes_total{url=\"https://a.example/\"} 0",
+            "upstream_received_bytes_total{url=\"http://b.example/c/\"} 7",
+            "upstream_errors_total{url=\"http://b.example/c/\"} 0",
+            "upstream_unavailable{url=\"http://b.example/c/\"} 0",
+            "upstream_latency_seconds{url=\"https://a.example/\"} 0.0",
+        ] {
+            assert!(
+                text.contains(&format!("attic_node_{series}")),
+                "{series}\n{text}"
+            );
+        }
     }
 
     #[test]

@@ -121,6 +121,7 @@ impl Node {
         };
         node.serve(tcp, unix.map(|(_, listener)| listener), &http);
         node.work();
+        node.app.upstreams.start();
         cluster::resume(&node.app).await?;
         node.note_served();
         Ok(node)
@@ -168,6 +169,7 @@ impl Node {
         if let Some(mesh) = self.app.mesh.set(None) {
             mesh.stop().await;
         }
+        self.app.upstreams.shutdown().await;
         self.workers.finish(WORK_PATIENCE).await;
         address_removed?;
         if let Some(path) = &self.unix {

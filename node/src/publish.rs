@@ -468,6 +468,13 @@ fn fits(compression: Compression, suffix: NarSuffix) -> bool {
     }
 }
 
+/// Whether a path that comes with its signatures may be in a cache: a narinfo that would not be
+/// published must not be shown either.
+pub(crate) fn may_show(cache: &Cache, info: &PathInfo) -> bool {
+    content_path::is_consistent(info, &cache.settings.store_dir)
+        && check_signatures(cache, info).is_ok()
+}
+
 /// Refuses forged signatures, and a path without one that the cache demands.
 fn check_signatures(cache: &Cache, info: &PathInfo) -> Result<(), PublishError> {
     let fingerprint = info.fingerprint(&cache.settings.store_dir);

@@ -1,6 +1,6 @@
 //! `status`
 
-use attic_node_core::api::{ClusterStatus, Status};
+use attic_node_core::api::{ClusterStatus, Status, UpstreamStatus};
 
 use crate::args::JsonArgs;
 use crate::commands::du;
@@ -49,6 +49,9 @@ fn print(ui: &Ui, status: &Status) -> Result<(), CliError> {
     if let Some(cluster) = &status.cluster {
         print_cluster(ui, cluster)?;
     }
+    for upstream in &status.upstreams {
+        ui.data(format_args!("Upstream: {}", upstream_line(upstream, now)))?;
+    }
     du::print_store(ui, &status.store)
 }
 
@@ -65,6 +68,23 @@ fn print_cluster(ui: &Ui, cluster: &ClusterStatus) -> Result<(), CliError> {
     ui.data(format_args!("Certificate: {standing}"))
 }
 
+/// How an upstream is doing, in one line.
+fn upstream_line(upstream: &UpstreamStatus, now: u64) -> String {
+    let UpstreamStatus { url, priority, .. } = upstream;
+    let state = match (upstream.healthy, upstream.latency_ms) {
+        (false, _) => "left alone".to_owned(),
+        (true, Some(latency)) => format!("answers in {latency} ms"),
+        (true, None) => "no answer yet".to_owned(),
+    };
+    let (hits, received) = (upstream.narinfo_hits, bytes(upstream.received_bytes));
+    let failing = upstream.failing_since.map(|since| {
+        let error = upstream.last_error.as_deref().unwrap_or("unknown");
+        format!("; failing for {}: {error}", span(now.saturating_sub(since)))
+    });
+    let failing = failing.unwrap_or_default();
+    format!("{url} (priority {priority}): {state}, {hits} found, {received} received{failing}")
+}
+
 /// A time span for people: its two largest units.
 fn span(seconds: u64) -> String {
     let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
@@ -74,5 +94,40 @@ fn span(seconds: u64) -> String {
         (0, 0, _) => format!("{minutes} min {seconds} s"),
         (0, _, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_is_one_line_that_says_what_is_wrong() {
+        let mut upstream = UpstreamStatus {
+            url: "https://cache.example/".to_owned(),
+            priority: 40,
+            healthy: true,
+            failing_since: None,
+            last_error: None,
+            latency_ms: None,
+            narinfo_hits: 0,
+            received_bytes: 0,
+            errors: 0,
+        };
+        let start = "https://cache.example/ (priority 40): ";
+        let line = upstream_line(&upstream, 1000);
+        assert_eq!(line, format!("{start}no answer yet, 0 found, 0 B received"));
+        upstream.last_error = Some("answered 500".to_owned());
+        upstream.latency_ms = Some(12);
+        let line = upstream_line(&upstream, 1000);
+        assert_eq!(
+            line,
+            format!("{start}answers in 12 ms, 0 found, 0 B received")
+        );
+        upstream.healthy = false;
+        upstream.failing_since = Some(910);
+        let line = upstream_line(&upstream, 1000);
+        let wanted = "left alone, 0 found, 0 B received; failing for 1 min 30 s: answered 500";
+        assert_eq!(line, format!("{start}{wanted}"));
     }
 }

@@ -94,6 +94,7 @@ async fn status(State(app): State<Arc<App>>) -> Json<Status> {
         nar_bytes_sent: metrics.nar_sent.get(),
         store: app.usage(),
         cluster,
+        upstreams: app.upstreams.status(),
     })
 }
 

@@ -22,6 +22,8 @@ use crate::http::mend::Mender;
 use crate::mesh::flight::FlightError;
 use crate::mesh::flight::body::FlightReader;
 use crate::metrics::Source;
+use crate::upstream::PullError;
+use crate::upstream::body::PullReader;
 
 /// Any body the node sends.
 pub(crate) struct Body {
@@ -62,7 +64,7 @@ impl Body {
         }
     }
 
-    /// A NAR as it comes from peers.
+    /// A NAR as it comes from elsewhere.
     pub(crate) fn flight(flight: FlightBody) -> Body {
         Body {
             content: Content::Flight(Box::new(flight)),
@@ -249,18 +251,30 @@ impl Drop for NarBody {
 /// Yields exactly the announced length, or an error that makes the server break the connection.
 pub(crate) struct FlightBody {
     app: Arc<App>,
+    source: Source,
     next: BoxFuture<'static, Landed>,
     left: u64,
 }
 
+/// What reads a NAR while it comes.
+pub(crate) enum Reader {
+    Peers(FlightReader),
+    Upstream(PullReader),
+}
+
 /// A reader on its way back, with what landed.
-type Landed = (FlightReader, Result<Option<Bytes>, FlightError>);
+type Landed = (Reader, Result<Option<Bytes>, NarBodyError>);
 
 impl FlightBody {
     /// What `reader` yields: `len` bytes.
-    pub(crate) fn new(app: Arc<App>, reader: FlightReader, len: u64) -> FlightBody {
+    pub(crate) fn new(app: Arc<App>, reader: Reader, len: u64) -> FlightBody {
+        let source = match &reader {
+            Reader::Peers(_) => Source::Peer,
+            Reader::Upstream(_) => Source::Upstream,
+        };
         FlightBody {
             app,
+            source,
             next: Box::pin(landed(reader)),
             left: len,
         }
@@ -275,8 +289,8 @@ impl FlightBody {
         let block = match block {
             Ok(block) => block.filter(|block| block.len() as u64 <= self.left),
             Err(error) => {
-                tracing::warn!(cause = chain(&error), "NAR from peers broke off");
-                return Poll::Ready(Some(Err(NarBodyError::Flight(error))));
+                tracing::warn!(cause = chain(&error), "NAR broke off");
+                return Poll::Ready(Some(Err(error)));
             }
         };
         let Some(block) = block else {
@@ -284,14 +298,17 @@ impl FlightBody {
         };
         let len = block.len() as u64;
         self.left -= len;
-        self.app.metrics.sent(Source::Peer).inc_by(len);
+        self.app.metrics.sent(self.source).inc_by(len);
         self.app.metrics.nar_sent.inc_by(len);
         Poll::Ready(Some(Ok(block)))
     }
 }
 
-async fn landed(mut reader: FlightReader) -> Landed {
-    let block = reader.next().await;
+async fn landed(mut reader: Reader) -> Landed {
+    let block = match &mut reader {
+        Reader::Peers(reader) => reader.next().await.map_err(NarBodyError::Flight),
+        Reader::Upstream(reader) => reader.next().await.map_err(NarBodyError::Pull),
+    };
     (reader, block)
 }
 
@@ -302,8 +319,11 @@ pub(crate) enum NarBodyError {
     #[error("read NAR")]
     Read(#[source] StoreError),
     /// It could not be had from peers.
-    #[error("fetch NAR")]
+    #[error("fetch NAR from peers")]
     Flight(#[source] FlightError),
+    /// It could not be had from upstreams.
+    #[error("fetch NAR from upstream")]
+    Pull(#[source] PullError),
     /// The store yielded more or fewer bytes than it announced.
     #[error("NAR is not of its announced length")]
     Length,

@@ -243,8 +243,10 @@ pub(crate) fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> T {
     }
 }
 
-enum Piece {
+/// What a [`BodyReader`] is told.
+pub(crate) enum Piece {
     Data(Bytes),
+    /// The body is whole. Without it, it broke off.
     End,
 }
 
@@ -256,6 +258,12 @@ pub(crate) struct BodyReader {
 }
 
 impl BodyReader {
+    /// A reader, and where the pieces go in that it reads.
+    pub(crate) fn channel() -> (Sender<Piece>, BodyReader) {
+        let (pieces, receiver) = channel(QUEUE);
+        (pieces, BodyReader::new(receiver))
+    }
+
     fn new(pieces: Receiver<Piece>) -> BodyReader {
         BodyReader {
             pieces,

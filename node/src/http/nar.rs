@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::caches::Cache;
-use crate::http::body::{Body, FlightBody, NarBody};
+use crate::http::body::{Body, FlightBody, NarBody, Reader};
 use crate::http::condition::{Selection, select};
 use crate::http::error::chain;
 use crate::http::ingest::joined;
@@ -37,6 +37,8 @@ use crate::http::object::{immutable, is_known};
 use crate::mesh::flight::body::FlightReader;
 use crate::mesh::flight::{FlightError, Follower};
 use crate::nar_file::{NarFile, NarSuffix};
+use crate::upstream::body::PullReader;
+use crate::upstream::{Follower as Pull, Found, PullError};
 
 /// Answers `GET` and `HEAD` of a NAR. Dropping the future abandons the request.
 pub(crate) async fn get(
@@ -74,26 +76,121 @@ pub(crate) async fn get(
     }
 }
 
-/// Answers with a NAR that is not here, if the cluster has it.
-async fn fetch(app: &Arc<App>, cache: &Cache, file: NarFile, head: &Parts) -> Response<Body> {
-    let Some((id, mesh)) = cache.settings.shared_as.zip(app.mesh.get()) else {
-        return not_found();
-    };
+/// Answers with a NAR that is not here, if the cluster or an upstream has it.
+async fn fetch(app: &Arc<App>, cache: &Arc<Cache>, file: NarFile, head: &Parts) -> Response<Body> {
+    let from_peers = fetch_from_peers(app, cache, file, head).await;
+    if let Some(response) = from_peers.filter(|found| found.status() != StatusCode::NOT_FOUND) {
+        return response;
+    }
+    pull(app, cache, file, head).await.unwrap_or_else(not_found)
+}
+
+/// Answers with a NAR that is not here; `None` or 404 if the cluster does not have it.
+async fn fetch_from_peers(
+    app: &Arc<App>,
+    cache: &Cache,
+    file: NarFile,
+    head: &Parts,
+) -> Option<Response<Body>> {
+    let (id, mesh) = cache.settings.shared_as.zip(app.mesh.get())?;
     let nar = NarHash::from_bytes(file.hash);
-    let Some(record) = mesh.finder.nar(id, nar).await else {
-        return not_found();
-    };
+    let record = mesh.finder.nar(id, nar).await?;
     if !mesh.has_room_for(&record).await {
-        return not_found();
+        return None;
     }
     let deadline = Instant::now() + READY_MAX;
     match mesh.fetch(record, Priority::Client) {
-        Ok(flight) => serve_flight(app, cache, flight, file.suffix, head, deadline).await,
+        Ok(flight) => Some(serve_flight(app, cache, flight, file.suffix, head, deadline).await),
         Err(error) => {
             tracing::warn!(cause = chain(&error), "NAR not fetched from peers");
-            not_found()
+            None
         }
     }
+}
+
+/// Answers with a NAR that an upstream has, as far as its name is one of ours.
+async fn pull(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    file: NarFile,
+    head: &Parts,
+) -> Option<Response<Body>> {
+    let found = app.upstreams.nar(cache, &NarHash::from_bytes(file.hash))?;
+    match file.suffix {
+        NarSuffix::Plain => {}
+        NarSuffix::Zstd => return pull_frames(app, cache, found, file, head).await,
+        NarSuffix::Xz | NarSuffix::Bzip2 | NarSuffix::Br => return None,
+    }
+    let (nar_hash, len) = (found.info.nar_hash, found.info.nar_size);
+    let entry = Entry {
+        nar_hash,
+        form: Form::Served(ServedForm::Plain),
+        len,
+        etag: etag(&nar_hash.nix32()),
+    };
+    let selection = match chosen(cache, &entry, head) {
+        Ok(selection) => selection,
+        Err(response) => return Some(*response),
+    };
+    if head.method == Method::HEAD {
+        let response = Response::new(Body::empty());
+        return Some(selected(response, cache, &entry, &selection));
+    }
+    if app.upstreams.adopt(cache, &found).await {
+        return serve(app, cache, entry, ServedForm::Plain, head).await;
+    }
+    let range = selection.range(&entry);
+    let pull = begin_pull(app, cache, &found, range.start).await?;
+    let len = range.end - range.start;
+    let reader = PullReader::new(app.store.clone(), pull, range);
+    let body = flying(app, Reader::Upstream(reader), len);
+    Some(selected(Response::new(body), cache, &entry, &selection))
+}
+
+/// A NAR from an upstream whose byte at `position` is here. An upstream that gave something else is
+/// not asked a second time, so another one may be.
+async fn begin_pull(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    found: &Arc<Found>,
+    position: u64,
+) -> Option<Pull> {
+    if !app.upstreams.has_room_for(found).await {
+        return None;
+    }
+    let deadline = Instant::now() + PULL_READY_MAX;
+    for _ in 0..PULLS_MAX {
+        let pull = app.upstreams.fetch(cache, Arc::clone(found)).ok()?;
+        match pull.ready(position, deadline).await {
+            Ok(()) => return Some(pull),
+            Err(PullError::WrongNar) => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// Answers with the frames of a NAR that an upstream has, once it is here: for who was told of them
+/// before they were collected.
+async fn pull_frames(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    found: Arc<Found>,
+    file: NarFile,
+    head: &Parts,
+) -> Option<Response<Body>> {
+    if !app.upstreams.adopt(cache, &found).await {
+        let pull = begin_pull(app, cache, &found, 0).await?;
+        pull.landed(Instant::now() + LANDED_MAX).await.ok()?;
+    }
+    let (store, in_cache) = (app.store.clone(), Arc::clone(cache));
+    let entry = joined(spawn_blocking(move || find(&store, &in_cache, &file, true)).await);
+    let entry = entry.ok()??;
+    serve(app, cache, entry, ServedForm::Frames, head).await
+}
+
+fn flying(app: &Arc<App>, reader: Reader, len: u64) -> Body {
+    Body::flight(FlightBody::new(Arc::clone(app), reader, len))
 }
 
 /// Answers `GET` and `HEAD` of a NAR that peers have, while it comes from them.
@@ -162,7 +259,7 @@ fn serve_landing(
     let body = match head.method {
         Method::HEAD => Some(Body::empty()),
         _ => FlightReader::new(flight, range.clone())
-            .map(|reader| Body::flight(FlightBody::new(Arc::clone(app), reader, len))),
+            .map(|reader| flying(app, Reader::Peers(reader), len)),
     };
     match body {
         Some(body) => selected(Response::new(body), cache, entry, &selection),
@@ -405,6 +502,14 @@ async fn open(
 
 /// How long a client waits for the status line of a NAR that peers have.
 const READY_MAX: Duration = Duration::from_secs(20);
+
+/// The same of one that an upstream has: it may have to be asked again, and others after it.
+const PULL_READY_MAX: Duration = Duration::from_secs(60);
+/// How long a client waits for a NAR of which it can be sent nothing before the whole is here. Nix
+/// gives up after 300 s.
+const LANDED_MAX: Duration = Duration::from_secs(240);
+/// How often a NAR is begun anew because what came was wrong from its first chunk on.
+const PULLS_MAX: usize = 3;
 
 /// A response with the headers of a NAR. `Accept-Ranges` is on every one of them, partial ones too:
 /// Nix resumes only if the last answer had it.

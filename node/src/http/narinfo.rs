@@ -4,7 +4,9 @@
 //! awaiting, allocating a task or parsing more than the target ([`remembered`]); everything else
 //! takes the long way ([`get`]), with the same answer.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use attic_p2p::record::PathRecord;
 use attic_store::narinfo::Compression;
@@ -14,6 +16,7 @@ use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap,
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::app::App;
 use crate::caches::Cache;
@@ -24,8 +27,9 @@ use crate::http::object::{is_known, revalidated};
 use crate::http::target::{Object, Target};
 use crate::http::{Wall, check_request, not_found};
 use crate::metrics::{Route, Source};
-use crate::nar_file::NarFile;
+use crate::nar_file::{NarFile, NarSuffix};
 use crate::narinfo_memory::Rendered;
+use crate::upstream::Found;
 
 /// The answer, if it is a remembered narinfo of a public cache; `None` for everything else.
 pub(crate) fn remembered<B>(app: &App, request: &Request<B>, wall: Wall) -> Option<Response<Body>> {
@@ -76,26 +80,66 @@ pub(crate) async fn get(
     }
 }
 
-/// Answers with what the cluster has, if somebody who is connected has it.
+/// Answers with what the cluster has, if somebody who is connected has it, or with what an upstream
+/// has.
+///
+/// The cluster is asked alone at first: what the office has is not to come over the internet again.
+/// Where it takes long to say no, both are asked.
 async fn elsewhere(
     app: &Arc<App>,
-    cache: &Cache,
+    cache: &Arc<Cache>,
     hash: &StorePathHash,
     head: &Parts,
 ) -> Response<Body> {
-    let record = match cache.settings.shared_as.zip(app.mesh.get()) {
-        Some((id, mesh)) => mesh.finder.path(id, *hash).await,
-        None => None,
+    let mut peers = pin!(peers(app, cache, hash));
+    let first = timeout(HEAD_START, &mut peers).await;
+    let (record, found) = match first {
+        Ok(Some(record)) => (Some(record), None),
+        Ok(None) => (None, upstream(app, cache, hash).await),
+        Err(_) => {
+            let mut found = pin!(upstream(app, cache, hash));
+            let answered = tokio::select! {
+                record = &mut peers => Ok(record),
+                found = &mut found => Err(found),
+            };
+            match answered {
+                Ok(Some(record)) => (Some(record), None),
+                Ok(None) => (None, found.await),
+                Err(found) => (peers.await, found),
+            }
+        }
     };
-    let Some(record) = fitting(app, record).await else {
-        app.metrics.narinfo_misses.inc();
-        return not_found();
+    let (narinfo, source) = match (record, found) {
+        (Some(record), _) => {
+            let transport = offered(&record.file_hash, record.file_size);
+            (narinfo_of(record.info.clone(), transport), Source::Peer)
+        }
+        (None, Some(found)) => (plain_narinfo(found.info.clone()), Source::Upstream),
+        (None, None) => {
+            app.metrics.narinfo_misses.inc();
+            return not_found();
+        }
     };
-    let transport = offered(&record.file_hash, record.file_size);
-    let narinfo = narinfo_of(record.info.clone(), transport);
     let rendered = Rendered::new(narinfo.print(&cache.settings.store_dir));
-    app.metrics.narinfo_hits(Source::Peer).inc();
-    answered(app, cache, &rendered, &head.headers, Source::Peer)
+    app.metrics.narinfo_hits(source).inc();
+    answered(app, cache, &rendered, &head.headers, source)
+}
+
+/// The path in the cluster, if its NAR can be had here.
+async fn peers(app: &App, cache: &Cache, hash: &StorePathHash) -> Option<Arc<PathRecord>> {
+    let (id, mesh) = cache.settings.shared_as.zip(app.mesh.get())?;
+    let record = mesh.finder.path(id, *hash).await;
+    fitting(app, record).await
+}
+
+/// The path at an upstream, if there is room for its NAR.
+async fn upstream(app: &App, cache: &Arc<Cache>, hash: &StorePathHash) -> Option<Arc<Found>> {
+    let found = app.upstreams.path(cache, *hash).await?;
+    if app.upstreams.has_room_for(&found).await {
+        return Some(found);
+    }
+    tracing::info!(path = %found.info.path, "not here: there is no room for it");
+    None
 }
 
 /// The path, if there is room for its NAR.
@@ -146,6 +190,24 @@ fn narinfo_of(info: PathInfo, transport: Transport) -> NarInfo {
         info,
     }
 }
+
+/// The narinfo of a path whose frames are not known yet: the plain NAR is what can be promised.
+fn plain_narinfo(info: PathInfo) -> NarInfo {
+    let file = NarFile {
+        hash: *info.nar_hash.as_bytes(),
+        suffix: NarSuffix::Plain,
+    };
+    NarInfo {
+        url: format!("nar/{file}"),
+        compression: Compression::None,
+        file_hash: Some(FileHash::from_bytes(*info.nar_hash.as_bytes())),
+        file_size: Some(info.nar_size),
+        info,
+    }
+}
+
+/// How long the cluster is asked before upstreams are asked as well.
+const HEAD_START: Duration = Duration::from_millis(20);
 
 /// The form in which a narinfo offers its NAR.
 struct Transport {

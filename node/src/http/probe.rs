@@ -47,6 +47,7 @@ async fn metrics(
     let mesh = app.mesh.get();
     let numbers = mesh.map_or([0; MESH_NUMBERS.len()], |mesh| mesh.numbers());
     app.metrics.mesh.set(numbers);
+    app.upstreams.measure();
     ([(CONTENT_TYPE, CONTENT_TYPE_TEXT)], app.metrics.text())
 }
 

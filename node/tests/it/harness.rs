@@ -37,7 +37,13 @@ impl TestNode {
 
     /// A fresh node with some settings.
     pub(crate) async fn with(flags: &[(&'static str, &str)]) -> TestNode {
+        TestNode::with_file("", flags).await
+    }
+
+    /// A fresh node with this configuration file, and some settings beside it.
+    pub(crate) async fn with_file(file: &str, flags: &[(&'static str, &str)]) -> TestNode {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.toml"), file).unwrap();
         let mut all: Vec<_> = flags
             .iter()
             .map(|(key, value)| (*key, (*value).to_owned()))
@@ -56,7 +62,11 @@ impl TestNode {
     }
 
     pub(crate) fn config(&self) -> Config {
-        Config::load(&Sources::only(self.flags.clone())).unwrap()
+        let sources = Sources {
+            file: Some(self.dir.path().join("config.toml")),
+            ..Sources::only(self.flags.clone())
+        };
+        Config::load(&sources).unwrap()
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {

@@ -8,3 +8,4 @@ mod limits;
 mod push;
 mod read;
 mod upload;
+mod upstream;

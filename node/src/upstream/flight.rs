@@ -1,0 +1,415 @@
+//! Downloads of NARs from upstreams: one at a time for each NAR, however many wait for it.
+//!
+//! A flight imports the NAR and tells of every chunk that is stored; whoever wants the NAR holds a
+//! [`Follower`] and reads chunks as they land ([`PullReader`](super::body::PullReader)). What was read
+//! by then may be wrong, and is seen to be when the whole is hashed: therefore the last chunk is for
+//! nobody before. When the NAR is what was announced, the paths for which it was fetched are
+//! published, and then it has *landed*.
+//!
+//! One follower leaving disturbs no other. A flight that nobody follows goes on for [`LINGER`], so
+//! that a client whose connection was cut finds it where it was, and is then ended: what nobody
+//! waits for is not worth the line, which others use.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use attic_store::{ChunkId, ImportError, Lease, NarHash, PathInfo, StoreError};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::source::NarSource;
+use super::{Found, Inner};
+use crate::caches::Cache;
+use crate::http::error::chain;
+use crate::http::ingest::joined;
+use crate::publish::{Existing, PublishError};
+
+/// The most flights at a time, also those that wait. Whoever wants one more is refused.
+const FLIGHTS_MAX: usize = 256;
+/// Paths that one flight is for.
+const WISHES_MAX: usize = 64;
+/// A flight without followers ends after this long.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// All flights of a node.
+#[derive(Default)]
+pub(super) struct Flights {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    flights: BTreeMap<NarHash, Arc<Shared>>,
+    tasks: JoinSet<()>,
+    closed: bool,
+}
+
+/// One flight.
+pub(super) struct Shared {
+    pub(super) nar: NarHash,
+    /// Bytes of the NAR.
+    pub(super) size: u64,
+    /// Holds what landed, as long as anybody refers to the flight.
+    lease: Lease,
+    landed: Mutex<Vec<Landed>>,
+    /// Marked as changed whenever a chunk has landed.
+    stage: watch::Sender<Stage>,
+    followers: watch::Sender<usize>,
+    wishes: Mutex<Vec<(Arc<Cache>, PathInfo)>>,
+}
+
+/// A chunk that is stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Landed {
+    pub(super) chunk: ChunkId,
+    /// Where it begins in the NAR, and ends.
+    pub(super) begin: u64,
+    pub(super) end: u64,
+}
+
+/// How far a flight is.
+#[derive(Clone, Debug)]
+pub(super) enum Stage {
+    Flying,
+    /// The NAR is in the store.
+    Landed,
+    Failed(PullError),
+}
+
+/// Why there is no NAR.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum PullError {
+    /// No upstream could give it.
+    #[error("no upstream gave it: {0}")]
+    Unavailable(Box<str>),
+    /// What came is not the NAR that was announced.
+    #[error("what came is not the NAR that was announced")]
+    WrongNar,
+    /// It did not begin to come in time; the flight goes on.
+    #[error("it does not come in time")]
+    Late,
+    /// [`FLIGHTS_MAX`].
+    #[error("too many downloads")]
+    TooMany,
+    /// The node stops, or everybody left.
+    #[error("the download was ended")]
+    Ended,
+    /// A chunk was lost after it was stored.
+    #[error("chunk {0} is lost")]
+    Lost(ChunkId),
+    /// The store failed.
+    #[error("store")]
+    Store(#[source] Arc<ImportError>),
+}
+
+impl From<StoreError> for PullError {
+    fn from(error: StoreError) -> PullError {
+        PullError::Store(Arc::new(error.into()))
+    }
+}
+
+impl Flights {
+    /// Joins the flight of a NAR, or begins it. The caller has looked for the NAR in the store.
+    ///
+    /// **Errors**: [`PullError::TooMany`], [`PullError::Ended`] after the stop.
+    pub(super) fn follow(
+        &self,
+        inner: &Arc<Inner>,
+        cache: &Arc<Cache>,
+        found: Arc<Found>,
+    ) -> Result<Follower, PullError> {
+        let mut table = self.table();
+        if table.closed {
+            return Err(PullError::Ended);
+        }
+        if let Some(flight) = table.flights.get(&found.info.nar_hash) {
+            flight.wish(cache, &found.info);
+            return Ok(Follower::new(Arc::clone(flight)));
+        }
+        if table.flights.len() >= FLIGHTS_MAX {
+            return Err(PullError::TooMany);
+        }
+        let flight = Arc::new(Shared {
+            nar: found.info.nar_hash,
+            size: found.info.nar_size,
+            lease: inner.publisher.store.lease(),
+            landed: Mutex::default(),
+            stage: watch::Sender::new(Stage::Flying),
+            followers: watch::Sender::new(0),
+            wishes: Mutex::default(),
+        });
+        flight.wish(cache, &found.info);
+        let follower = Follower::new(Arc::clone(&flight));
+        table.flights.insert(flight.nar, Arc::clone(&flight));
+        while table.tasks.try_join_next().is_some() {}
+        table.tasks.spawn(run(Arc::clone(inner), flight, found));
+        Ok(follower)
+    }
+
+    /// Bytes of the NARs under way; `None` if `nar` is one of them.
+    pub(super) fn others_len(&self, nar: &NarHash) -> Option<u64> {
+        let table = self.table();
+        let lens = table.flights.values().map(|flight| flight.size);
+        let sum = lens.fold(0, u64::saturating_add);
+        (!table.flights.contains_key(nar)).then_some(sum)
+    }
+
+    /// Waits for the end of all flights, which have been told to end. There are no more after that.
+    pub(super) async fn finish(&self) {
+        let mut tasks = {
+            let mut table = self.table();
+            table.closed = true;
+            std::mem::take(&mut table.tasks)
+        };
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Takes a flight out of the table if nobody follows it; whether it did.
+    fn remove_unfollowed(&self, flight: &Shared) -> bool {
+        let mut table = self.table();
+        let unfollowed = *flight.followers.borrow() == 0;
+        if unfollowed {
+            table.flights.remove(&flight.nar);
+        }
+        unfollowed
+    }
+
+    /// Takes a flight that is over out of the table, unless another took its place.
+    fn remove(&self, flight: &Arc<Shared>) {
+        let mut table = self.table();
+        let here = table.flights.get(&flight.nar);
+        if here.is_some_and(|here| Arc::ptr_eq(here, flight)) {
+            table.flights.remove(&flight.nar);
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no panic under this lock")
+    }
+}
+
+/// A flight from its beginning to its end.
+async fn run(inner: Arc<Inner>, flight: Arc<Shared>, found: Arc<Found>) {
+    let (end, ended) = watch::channel(false);
+    let mut stop = inner.stop.subscribe();
+    let mut work = Box::pin(work(&inner, &flight, found, ended));
+    let unwanted = async {
+        tokio::select! {
+            () = flight.abandoned(&inner.flights) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = &mut work => outcome,
+        () = unwanted => {
+            end.send_replace(true);
+            // The thread that imports must not be left behind: it holds the store.
+            work.await.and(Err(PullError::Ended))
+        }
+    };
+    inner.flights.remove(&flight);
+    if let Err(error) = &outcome {
+        tracing::info!(nar = %flight.nar, cause = chain(error), "NAR not to be had from upstreams");
+    }
+    flight.stage.send_replace(match outcome {
+        Ok(()) => Stage::Landed,
+        Err(error) => Stage::Failed(error),
+    });
+}
+
+/// Waits for its turn, and imports the NAR. Not to be dropped once it has begun to.
+async fn work(
+    inner: &Arc<Inner>,
+    flight: &Arc<Shared>,
+    found: Arc<Found>,
+    mut ended: watch::Receiver<bool>,
+) -> Result<(), PullError> {
+    let source = NarSource::new(inner, found, ended.clone());
+    let _turn = tokio::select! {
+        turn = inner.downloads.acquire() => turn.map_err(|_| PullError::Ended)?,
+        _ = ended.wait_for(|ended| *ended) => return Err(PullError::Ended),
+    };
+    let (inner, flight) = (Arc::clone(inner), Arc::clone(flight));
+    joined(spawn_blocking(move || flight.import(&inner, source)).await)
+}
+
+impl Shared {
+    /// Blocks until the NAR is here and published, or cannot be had.
+    fn import(&self, inner: &Inner, mut source: NarSource) -> Result<(), PullError> {
+        let store = &inner.publisher.store;
+        let mut begin = 0;
+        let mut landed = |entry: &attic_store::manifest::ManifestEntry| {
+            let end = begin + u64::from(entry.raw_len);
+            let chunk = entry.id;
+            self.land(Landed { chunk, begin, end });
+            begin = end;
+        };
+        let imported = match store.import_watched(&self.lease, &mut source, &mut landed) {
+            Ok(imported) => imported,
+            Err(ImportError::Source(error)) => {
+                return Err(PullError::Unavailable(error.to_string().into()));
+            }
+            Err(error @ ImportError::Store(_)) => return Err(PullError::Store(Arc::new(error))),
+            // It is not a NAR at all.
+            Err(_) => {
+                source.disown();
+                return Err(PullError::WrongNar);
+            }
+        };
+        if (imported.nar_hash, imported.nar_size) != (self.nar, self.size) {
+            source.disown();
+            return Err(PullError::WrongNar);
+        }
+        source.check_file();
+        if let Some(fault) = source.fault() {
+            tracing::info!(nar = %self.nar, fault, "NAR taken from another upstream");
+        }
+        for (cache, info) in std::mem::take(&mut *self.wishes()) {
+            publish(inner, &cache, info);
+        }
+        Ok(())
+    }
+
+    fn land(&self, landed: Landed) {
+        self.landed().push(landed);
+        self.stage.send_modify(|_| {});
+    }
+
+    /// Chunks of the NAR, from the one in which `position` lies, that may be read now: up to `len`
+    /// bytes, and one chunk if there is any.
+    ///
+    /// **Errors**: why there will be no more.
+    pub(super) fn readable(&self, position: u64, len: u64) -> Result<Vec<Landed>, PullError> {
+        let is_whole = match &*self.stage.borrow() {
+            Stage::Flying => false,
+            Stage::Landed => true,
+            Stage::Failed(error) => return Err(error.clone()),
+        };
+        let landed = self.landed();
+        let first = landed.partition_point(|landed| landed.end <= position);
+        let mut end = position;
+        let readable = landed[first..].iter().take_while(|landed| {
+            let wanted = end - position < len;
+            end = landed.end;
+            wanted && (is_whole || landed.end < self.size)
+        });
+        Ok(readable.copied().collect())
+    }
+
+    pub(super) fn stages(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    /// Notes a path that is to be published when the NAR has landed.
+    fn wish(&self, cache: &Arc<Cache>, info: &PathInfo) {
+        let mut wishes = self.wishes();
+        let is_there = |(there, said): &(Arc<Cache>, PathInfo)| {
+            there.id == cache.id && said.path.hash() == info.path.hash()
+        };
+        if wishes.len() < WISHES_MAX && !wishes.iter().any(is_there) {
+            wishes.push((Arc::clone(cache), info.clone()));
+        }
+    }
+
+    /// Waits until nobody has followed for [`LINGER`], and takes it out of the table.
+    async fn abandoned(&self, flights: &Flights) {
+        let mut followers = self.followers.subscribe();
+        loop {
+            // The sender lives as long as `self`.
+            let _ = followers.wait_for(|followers| *followers == 0).await;
+            tokio::select! {
+                () = sleep(LINGER) => if flights.remove_unfollowed(self) {
+                    return;
+                },
+                _ = followers.wait_for(|followers| *followers > 0) => {}
+            }
+        }
+    }
+
+    fn landed(&self) -> MutexGuard<'_, Vec<Landed>> {
+        self.landed.lock().expect("no panic under this lock")
+    }
+
+    fn wishes(&self) -> MutexGuard<'_, Vec<(Arc<Cache>, PathInfo)>> {
+        self.wishes.lock().expect("no panic under this lock")
+    }
+}
+
+/// Publishes a path whose NAR is here, as if it had been pushed; the lease that holds the NAR must
+/// live until this returns. Blocks.
+pub(super) fn publish(inner: &Inner, cache: &Cache, info: PathInfo) {
+    let path = info.path.clone();
+    let outcome = inner.publisher.publish(cache, vec![info], Existing::Keep);
+    for error in outcome.into_iter().filter_map(Result::err) {
+        // It is served all the same, and fetched again once it was collected.
+        match &error {
+            PublishError::NoKey(_) => {
+                tracing::debug!(%path, cache = %cache.name, "path not kept: no key to sign it");
+            }
+            error => {
+                tracing::warn!(%path, cache = %cache.name, cause = chain(error), "path not kept");
+            }
+        }
+    }
+}
+
+/// Somebody who wants a flight to go on. What it fetches is not collected while there is one.
+pub(crate) struct Follower {
+    pub(super) flight: Arc<Shared>,
+}
+
+impl Follower {
+    /// Only under the table's lock: a flight that nobody follows is taken out under it.
+    fn new(flight: Arc<Shared>) -> Follower {
+        flight.followers.send_modify(|followers| *followers += 1);
+        Follower { flight }
+    }
+
+    /// Waits until the byte at `position` may be read. May be dropped and called again.
+    ///
+    /// **Errors**: [`PullError::Late`] when `deadline` passes; the flight goes on. Why it failed.
+    pub(crate) async fn ready(&self, position: u64, deadline: Instant) -> Result<(), PullError> {
+        let mut stages = self.flight.stages();
+        loop {
+            stages.mark_unchanged();
+            if !self.flight.readable(position, 1)?.is_empty() {
+                return Ok(());
+            }
+            if position >= self.flight.size {
+                return self.landed(deadline).await;
+            }
+            // The sender lives as long as `self`.
+            let changed = timeout_at(deadline, stages.changed()).await;
+            changed
+                .map_err(|_| PullError::Late)?
+                .map_err(|_| PullError::Ended)?;
+        }
+    }
+
+    /// Waits until the NAR is in the store. May be dropped and called again.
+    ///
+    /// **Errors**: as [`Follower::ready`].
+    pub(crate) async fn landed(&self, deadline: Instant) -> Result<(), PullError> {
+        let mut stages = self.flight.stages();
+        let over = stages.wait_for(|stage| !matches!(stage, Stage::Flying));
+        let stage = timeout_at(deadline, over).await;
+        let stage = stage
+            .map_err(|_| PullError::Late)?
+            .map_err(|_| PullError::Ended)?;
+        match &*stage {
+            Stage::Failed(error) => Err(error.clone()),
+            Stage::Landed | Stage::Flying => Ok(()),
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.flight
+            .followers
+            .send_modify(|followers| *followers -= 1);
+    }
+}

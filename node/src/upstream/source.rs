@@ -1,0 +1,339 @@
+//! The plain NAR of a path, from whichever upstream can give it: what an import reads.
+//!
+//! A download that breaks off is resumed where it broke. When that does not help, or what came is
+//! not the file that was announced, the NAR is read again from another upstream that has the same
+//! one, and what of it has been read before is skipped. So whoever reads sees one stream, or an error
+//! when nobody is left. Only the whole is known to be right: the reader hashes it.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, Read};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use attic_store::FileHash;
+use attic_store::narinfo::Compression;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::client::{FetchError, Resume};
+use super::{Found, Inner};
+use crate::decode::{Decoder, Encoding};
+use crate::http::error::chain;
+use crate::http::ingest::{BodyReader, Piece};
+
+/// Reads a NAR, each byte once. Blocks, and must be used on a thread that may.
+pub(super) struct NarSource {
+    inner: Arc<Inner>,
+    /// Turns true when nobody wants it any more.
+    stop: watch::Receiver<bool>,
+    first: Arc<Found>,
+    /// Upstreams that were tried.
+    tried: BTreeSet<usize>,
+    current: Option<Download>,
+    /// Bytes of the NAR that were read.
+    read: u64,
+    /// Why the last download failed.
+    fault: Option<String>,
+}
+
+/// A file on its way, and what it is read through.
+struct Download {
+    found: Arc<Found>,
+    decoder: Decoder<Hashed<BodyReader>>,
+    /// Why it broke off, if it did.
+    broken: Arc<Mutex<Option<FetchError>>>,
+    hash: Arc<Mutex<Sha256>>,
+}
+
+impl NarSource {
+    pub(super) fn new(
+        inner: &Arc<Inner>,
+        first: Arc<Found>,
+        stop: watch::Receiver<bool>,
+    ) -> NarSource {
+        NarSource {
+            inner: Arc::clone(inner),
+            stop,
+            first,
+            tried: BTreeSet::new(),
+            current: None,
+            read: 0,
+            fault: None,
+        }
+    }
+
+    /// Why the last download failed, if one did.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// Notes that what was read is not the NAR, though it looked like one.
+    pub(super) fn disown(&mut self) {
+        if let Some(download) = self.current.take() {
+            let fault = "the NAR has another hash than its narinfo says";
+            self.inner.spoilt(&download.found, fault);
+            self.fault = Some(fault.to_owned());
+        }
+    }
+
+    /// Looks at the hash of the file itself, once the NAR is known to be right: then the file did its
+    /// service, and another hash is a sign of disorder at the upstream.
+    pub(super) fn check_file(&self) {
+        let Some(download) = &self.current else {
+            return;
+        };
+        let hash = download.hash.lock().expect("no panic under this lock");
+        let hash = FileHash::from_bytes(hash.clone().finalize().into());
+        if download.found.file_hash.is_some_and(|said| said != hash) {
+            let fault = "a file has another hash than its narinfo says, and the right NAR";
+            self.inner.upstreams[download.found.upstream].odd(fault);
+        }
+    }
+
+    /// Gives up the download under way, if there is one, because of what was read from it.
+    fn give_up(&mut self, error: &io::Error) {
+        let Some(download) = self.current.take() else {
+            return;
+        };
+        let broken = download.broken.lock().expect("no panic under this lock");
+        self.fault = Some(match &*broken {
+            Some(broken) => chain(broken),
+            None if *self.stop.borrow() => "not wanted any more".to_owned(),
+            None => {
+                let fault = format!("a NAR cannot be decompressed: {error}");
+                self.inner.spoilt(&download.found, &fault);
+                fault
+            }
+        });
+    }
+
+    /// Goes on with the next upstream.
+    ///
+    /// **Errors**: there is none.
+    fn go_on(&mut self) -> io::Result<()> {
+        loop {
+            let handle = Handle::current();
+            let Some(found) = handle.block_on(self.next_found()) else {
+                let fault = self.fault.clone().unwrap_or_default();
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, fault));
+            };
+            self.tried.insert(found.upstream);
+            let mut download = self.begin(found)?;
+            let skipped = io::copy(
+                &mut (&mut download.decoder).take(self.read),
+                &mut io::sink(),
+            );
+            self.current = Some(download);
+            match skipped {
+                Ok(skipped) if skipped == self.read => return Ok(()),
+                Ok(_) => self.give_up(&io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => self.give_up(&error),
+            }
+        }
+    }
+
+    /// Where the NAR is tried next; `None` if there is nowhere left.
+    async fn next_found(&mut self) -> Option<Arc<Found>> {
+        if *self.stop.borrow() {
+            return None;
+        }
+        if self.tried.is_empty() {
+            let is_sound = self.inner.is_sound(&self.first, Instant::now());
+            if is_sound && self.inner.upstreams[self.first.upstream].admits_download() {
+                return Some(Arc::clone(&self.first));
+            }
+            self.tried.insert(self.first.upstream);
+        }
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            found = self.inner.another(&self.first, &self.tried) => found,
+            _ = stop.wait_for(|stop| *stop) => None,
+        }
+    }
+
+    fn begin(&self, found: Arc<Found>) -> io::Result<Download> {
+        let (pieces, body) = BodyReader::channel();
+        let hash = Arc::new(Mutex::new(Sha256::new()));
+        let broken = Arc::new(Mutex::new(None));
+        let pump = Pump {
+            inner: Arc::clone(&self.inner),
+            found: Arc::clone(&found),
+            pieces,
+            stop: self.stop.clone(),
+            broken: Arc::clone(&broken),
+        };
+        tokio::spawn(pump.run());
+        let file = Hashed {
+            input: body,
+            hash: Arc::clone(&hash),
+        };
+        Ok(Download {
+            decoder: Decoder::new(encoding(found.compression), file)?,
+            found,
+            broken,
+            hash,
+        })
+    }
+}
+
+impl Read for NarSource {
+    /// **Errors**: no upstream is left; the NAR is longer than was announced.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(download) = &mut self.current else {
+                self.go_on()?;
+                continue;
+            };
+            match download.decoder.read(buffer) {
+                Ok(0) if self.read < self.first.info.nar_size => {
+                    let short = io::Error::new(io::ErrorKind::UnexpectedEof, "it is too short");
+                    self.give_up(&short);
+                }
+                Ok(len) => {
+                    self.read += len as u64;
+                    return match self.read <= self.first.info.nar_size {
+                        true => Ok(len),
+                        false => {
+                            let long = io::Error::new(io::ErrorKind::InvalidData, "it is too long");
+                            self.give_up(&long);
+                            Err(long)
+                        }
+                    };
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.give_up(&error),
+            }
+        }
+    }
+}
+
+/// Brings a file from an upstream to its reader.
+struct Pump {
+    inner: Arc<Inner>,
+    found: Arc<Found>,
+    pieces: Sender<Piece>,
+    stop: watch::Receiver<bool>,
+    broken: Arc<Mutex<Option<FetchError>>>,
+}
+
+impl Pump {
+    /// Until the file is there, its reader has gone, or nobody wants it any more.
+    async fn run(mut self) {
+        let mut stop = self.stop.clone();
+        let outcome = tokio::select! {
+            outcome = self.all() => outcome,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let upstream = &self.inner.upstreams[self.found.upstream];
+        match outcome {
+            Ok(()) => upstream.recovered(),
+            Err(error) => {
+                upstream.failed(&error);
+                // Before the channel ends: the reader looks for it then.
+                *self.broken.lock().expect("no panic under this lock") = Some(error);
+            }
+        }
+    }
+
+    /// The whole file, in as many requests as it takes.
+    ///
+    /// Whoever has not sent a byte is not asked twice: others may have it, and somebody waits.
+    async fn all(&mut self) -> Result<(), FetchError> {
+        let (mut resume, mut failures) = (Resume::default(), 0);
+        loop {
+            let before = resume.at;
+            let error = match self.rest(&mut resume).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if resume.at - before >= PROGRESS_MIN {
+                failures = 0;
+            }
+            if resume.at == 0 || failures == RETRIES_MAX || !error.is_passing() {
+                return Err(error);
+            }
+            let upstream = &self.inner.upstreams[self.found.upstream];
+            upstream.odd(&format!("a download is resumed: {}", chain(&error)));
+            sleep(RETRY_AFTER * failures).await;
+            failures += 1;
+        }
+    }
+
+    /// What follows [`Resume::at`]. Ends well when the reader has gone.
+    async fn rest(&self, resume: &mut Resume) -> Result<(), FetchError> {
+        let upstream = &self.inner.upstreams[self.found.upstream];
+        let client = &upstream.client;
+        let opened = client.open(&self.found.url, resume).await?;
+        let mut skip = resume.at - opened.at;
+        (resume.etag, resume.len) = (opened.etag, opened.len);
+        // A compressed NAR is hardly longer than a plain one.
+        let len_max = self.found.info.nar_size.saturating_mul(2) + LEN_SLACK;
+        let mut body = opened.body;
+        while let Some(mut piece) = client.next_piece(&mut body).await? {
+            let skipped = skip.min(piece.len() as u64);
+            skip -= skipped;
+            let piece = piece.split_off(skipped as usize);
+            upstream.metrics.bytes.inc_by(piece.len() as u64);
+            resume.at += piece.len() as u64;
+            if resume.at > len_max {
+                return Err(FetchError::TooLong(len_max));
+            }
+            if !piece.is_empty() && self.pieces.send(Piece::Data(piece)).await.is_err() {
+                return Ok(());
+            }
+        }
+        let _ = self.pieces.send(Piece::End).await;
+        Ok(())
+    }
+}
+
+/// A reader that hashes what is read through it.
+struct Hashed<R> {
+    input: R,
+    hash: Arc<Mutex<Sha256>>,
+}
+
+impl<R: BufRead> BufRead for Hashed<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let Ok(buffer) = self.input.fill_buf() {
+            let taken = &buffer[..amount];
+            let mut hash = self.hash.lock().expect("no panic under this lock");
+            hash.update(taken);
+        }
+        self.input.consume(amount);
+    }
+}
+
+impl<R: BufRead> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut available = self.fill_buf()?;
+        let len = available.read(buffer)?;
+        self.consume(len);
+        Ok(len)
+    }
+}
+
+fn encoding(compression: Compression) -> Encoding {
+    match compression {
+        Compression::None => Encoding::Identity,
+        Compression::Zstd => Encoding::Zstd,
+        Compression::Xz => Encoding::Xz,
+        Compression::Bzip2 => Encoding::Bzip2,
+        Compression::Gzip => Encoding::Gzip,
+        Compression::Br => Encoding::Br,
+    }
+}
+
+/// Requests in a row for the rest of a file that bring less than [`PROGRESS_MIN`] of it.
+const RETRIES_MAX: u32 = 3;
+const PROGRESS_MIN: u64 = 256 << 10;
+/// After the first of them; then twice as long, and so on.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+const LEN_SLACK: u64 = 1 << 20;
