@@ -53,5 +53,6 @@ pub mod proxy;
 pub mod seed;
 pub mod served;
 pub mod sim;
+pub mod static_cache;
 pub mod upload;
 pub mod villain;

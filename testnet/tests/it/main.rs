@@ -17,3 +17,4 @@ mod next_substituter;
 mod push;
 mod sim;
 mod substitute;
+mod upstream;

@@ -1,0 +1,363 @@
+//! Rows S1, S7, S8 and S9 with real Nix: one substituter on localhost in front of binary caches on
+//! the web, as `nix copy --to file://` writes them.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use testnet::cluster::Cluster;
+use testnet::http::Request;
+use testnet::nix::{KeyPair, NixClient};
+use testnet::node::TestNode;
+use testnet::program::{eventually, is_root};
+use testnet::proxy::{Exchange, Fault, FaultProxy, Head};
+use testnet::served::hash_part;
+use testnet::static_cache::StaticCache;
+
+/// A store path of the machine that holds `len` bytes which do not compress. It is built, so that
+/// nobody takes it without a signature.
+#[track_caller]
+fn path(name: &str, len: usize) -> String {
+    let built = format!("run \"{name}\" ''head -c {len} /dev/urandom > $out''");
+    NixClient::host().build(&built).remove(0)
+}
+
+/// A configuration with these upstreams, the first one preferred: where each is, and its key.
+fn config(upstreams: &[(&FaultProxy, &str)]) -> String {
+    let tables = upstreams.iter().zip(1..).map(|((proxy, key), priority)| {
+        let address = proxy.address();
+        format!(
+            "[[upstream]]\nurl = \"http://{address}\"\npublic-keys = [\"{key}\"]\n\
+             priority = {priority}\ntimeout = \"3s\"\n"
+        )
+    });
+    tables.collect()
+}
+
+/// A Nix that substitutes through the node and trusts what the upstreams sign.
+fn nix(node: &TestNode, upstreams: &[&StaticCache]) -> NixClient {
+    let keys: Vec<&str> = upstreams.iter().map(|up| &*up.key.public).collect();
+    NixClient::fresh(node, "main").trusting(&keys.join(" "))
+}
+
+/// The requests for NARs, or for narinfos, that passed.
+fn asked(proxy: &FaultProxy, text: &str) -> Vec<Exchange> {
+    let of = |exchange: &Exchange| exchange.head.target.contains(text);
+    proxy.log().into_iter().filter(of).collect()
+}
+
+fn is_nar(head: &Head) -> bool {
+    head.target.contains("/nar/")
+}
+
+/// How a node answers for the narinfo of a path.
+#[track_caller]
+fn status(node: &TestNode, path: &str) -> u16 {
+    let target = format!("/main/{}.narinfo", hash_part(path));
+    node.get(&target).expect("the node answers").status
+}
+
+/// Two upstreams, every compression that Nix writes: each path is fetched once, by whichever Nix
+/// asks first, and the next Nix has it from the node.
+#[test]
+fn s7_paths_of_two_upstreams_come_through_the_node_once() {
+    if !is_root("s7 compressions") {
+        return;
+    }
+    let (first, second) = (
+        StaticCache::serve("first-1"),
+        StaticCache::serve("second-1"),
+    );
+    let compressions = ["xz", "zstd", "bzip2", "gzip", "br", "none"];
+    let mut paths = Vec::new();
+    for (number, compression) in compressions.into_iter().enumerate() {
+        let path = path(&format!("s7-{compression}"), 2 << 20);
+        let upstream = if number % 2 == 0 { &first } else { &second };
+        upstream.add(&[&path], compression);
+        paths.push(path);
+    }
+    let proxies = [&first, &second].map(|upstream| FaultProxy::clean(upstream.address()));
+    let [one, two] = &proxies;
+    let node = TestNode::with_config(&config(&[
+        (one, &*first.key.public),
+        (two, &*second.key.public),
+    ]));
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    for round in 0..2 {
+        let nix = nix(&node, &[&first, &second]);
+        let args = [&["--realise"][..], &paths[..]].concat();
+        nix.run("nix-store", &args).succeeds();
+        assert_eq!(nix.nar_hashes(&paths), NixClient::host().nar_hashes(&paths));
+        nix.verify_store();
+        for proxy in &proxies {
+            assert_eq!(
+                asked(proxy, "/nar/").len(),
+                3,
+                "round {round}: {:#?}",
+                proxy.log()
+            );
+        }
+    }
+    // Whoever trusts the cache alone has them too: its key signed what the upstreams' had.
+    let trusting = NixClient::fresh(&node, "main");
+    let args = [&["--realise"][..], &paths[..]].concat();
+    trusting.run("nix-store", &args).succeeds();
+}
+
+/// What nobody signed whom the node was told to trust is not there, and Nix goes on.
+#[test]
+fn s7_a_path_signed_with_an_unknown_key_is_refused() {
+    if !is_root("s7 unknown key") {
+        return;
+    }
+    let upstream = StaticCache::serve("upstream-1");
+    let path = path("s7-unknown-key", 1 << 20);
+    upstream.add(&[&path], "xz");
+    let other = KeyPair::generate("upstream-1");
+    let proxy = FaultProxy::clean(upstream.address());
+    let node = TestNode::with_config(&config(&[(&proxy, &*other.public)]));
+    assert_eq!(status(&node, &path), 404);
+    let nix = nix(&node, &[&upstream]);
+    nix.run("nix-store", &["--realise", &path]).fails();
+    assert_eq!(asked(&proxy, "/nar/"), []);
+    node.cli()
+        .run(&["status"])
+        .succeeds()
+        .says("0 found, 0 B received");
+}
+
+/// Two nodes of a cluster, one upstream: what one has fetched the other one does not fetch.
+#[test]
+fn s7_the_second_node_of_a_cluster_asks_the_upstream_for_no_nar() {
+    if !is_root("s7 second node") {
+        return;
+    }
+    let upstream = StaticCache::serve("upstream-1");
+    let path = path("s7-second-node", 5 << 20);
+    upstream.add(&[&path], "xz");
+    let proxy = FaultProxy::clean(upstream.address());
+    let config = config(&[(&proxy, &*upstream.key.public)]);
+    let cluster = Cluster::on_loopback(2, &config).join_all();
+    let first = nix(&cluster[0], &[&upstream]);
+    first.run("nix-store", &["--realise", &path]).succeeds();
+    assert_eq!(asked(&proxy, "/nar/").len(), 1);
+    // Until it has heard of it, it would have it from the upstream as well.
+    let target = format!("/main/{}.narinfo", hash_part(&path));
+    eventually(
+        "the second node to hear of it",
+        Duration::from_secs(30),
+        || {
+            let narinfo = cluster[1].get(&target).expect("the node answers");
+            narinfo.text().contains("Compression: zstd").then_some(())
+        },
+    );
+    let second = nix(&cluster[1], &[&upstream]);
+    second.run("nix-store", &["--realise", &path]).succeeds();
+    second.verify_store();
+    assert_eq!(asked(&proxy, "/nar/").len(), 1, "{:#?}", proxy.log());
+}
+
+/// A dead upstream costs one question, however many paths are asked for.
+#[test]
+fn s8_a_dead_upstream_is_asked_once() {
+    let upstream = StaticCache::serve("upstream-1");
+    let dead = FaultProxy::new(upstream.address(), |_| Fault::Hold);
+    let config = config(&[(&dead, &*upstream.key.public)]);
+    let node = TestNode::with_config(&config);
+    for number in 0..20 {
+        let path = format!("/nix/store/{number:032}-missing");
+        assert_eq!(status(&node, &path), 404);
+    }
+    assert_eq!(asked(&dead, "narinfo").len(), 1, "{:#?}", dead.log());
+    node.cli().run(&["status"]).succeeds().says("left alone");
+    let json = node.cli().run(&["status", "--json"]).succeeds().stdout;
+    assert!(json.contains("\"failing_since\""), "{json}");
+}
+
+/// Many clients of one node at once are one download, and one that leaves disturbs nobody.
+#[test]
+fn s9_many_clients_at_once_are_one_download() {
+    if !is_root("s9") {
+        return;
+    }
+    let upstream = StaticCache::serve("upstream-1");
+    let path = path("s9-one-download", 8 << 20);
+    upstream.add(&[&path], "none");
+    let proxy = FaultProxy::new(upstream.address(), |head| match is_nar(head) {
+        true => Fault::Hold,
+        false => Fault::None,
+    });
+    let node = TestNode::with_config(&config(&[(&proxy, &*upstream.key.public)]));
+    assert_eq!(status(&node, &path), 200);
+    let narinfo = format!("/main/{}.narinfo", hash_part(&path));
+    let narinfo = node.get(&narinfo).expect("the node answers").text();
+    let url = narinfo.lines().find_map(|line| line.strip_prefix("URL: "));
+    let target = format!("/main/{}", url.expect("a narinfo has a URL"));
+    let mut leaving = TcpStream::connect(node.address()).expect("connect");
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    leaving.write_all(request.as_bytes()).expect("ask");
+    proxy.wait_for_held_request();
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| Request::get(&target).send(node.address())))
+            .collect();
+        let nixes: Vec<_> = (0..2)
+            .map(|_| {
+                let nix = nix(&node, &[&upstream]);
+                let path = &path;
+                scope.spawn(move || {
+                    nix.run("nix-store", &["--realise", path]).succeeds();
+                    nix.verify_store();
+                })
+            })
+            .collect();
+        proxy.release();
+        let mut some = [0; 1000];
+        leaving.read_exact(&mut some).expect("read something");
+        drop(leaving);
+        for client in clients {
+            let answer = client.join().expect("no panic").expect("an answer");
+            assert!(answer.status == 200 && answer.complete);
+            assert!(answer.body.len() > 8 << 20);
+        }
+        nixes
+            .into_iter()
+            .for_each(|nix| nix.join().expect("no panic"));
+    });
+    assert_eq!(asked(&proxy, "/nar/").len(), 1, "{:#?}", proxy.log());
+}
+
+/// Whatever the upstream does, a build whose next substituter has the path goes on; and where the
+/// upstream can be asked again, with no other.
+#[test]
+fn s1_no_failure_of_an_upstream_fails_a_build_whose_next_substituter_works() {
+    if !is_root("s1 upstream faults") {
+        return;
+    }
+    type Decide = fn(&Head) -> Fault;
+    let rows: [(&str, Decide); 9] = [
+        ("500", |_| Fault::Status(500)),
+        ("503", |_| Fault::Status(503)),
+        ("429", |_| Fault::Status(429)),
+        ("closed", |_| Fault::Close),
+        ("hanging", |_| Fault::Hold),
+        ("nar 404", |head| on_nar(head, Fault::Status(404))),
+        ("nar 500", |head| on_nar(head, Fault::Status(500))),
+        ("nar hanging", |head| on_nar(head, Fault::Hold)),
+        ("nar always cut", |head| {
+            on_nar(head, Fault::CutAnswer(70_000))
+        }),
+    ];
+    let next = KeyPair::generate("next-1");
+    let dir = tempfile::TempDir::new().expect("make a directory");
+    let second = format!("file://{}", dir.path().display());
+    let signing = format!(
+        "{second}?compression=none&secret-key={}",
+        next.secret_file()
+    );
+    let upstream = StaticCache::serve("upstream-1");
+    let path = path("s1-upstream-faults", 3 << 20);
+    upstream.add(&[&path], "xz");
+    NixClient::host()
+        .run("nix", &["copy", "--to", &signing, &path])
+        .succeeds();
+    for (name, decide) in rows {
+        let proxy = FaultProxy::new(upstream.address(), decide);
+        let node = TestNode::with_config(&config(&[(&proxy, &*upstream.key.public)]));
+        let nix = nix(&node, &[&upstream])
+            .trusting(&format!("{} {}", upstream.key.public, next.public))
+            // Nix asks a folder first unless it is told otherwise.
+            .substituter(&format!("{} {second}?priority=100", node.url("main")));
+        let outcome = nix.run("nix-store", &["--realise", &path]);
+        assert!(outcome.status.success(), "{name}: {outcome}");
+        nix.verify_store();
+        assert!(
+            !proxy.log().is_empty(),
+            "{name}: the upstream was not asked"
+        );
+    }
+}
+
+fn on_nar(head: &Head, fault: Fault) -> Fault {
+    match is_nar(head) {
+        true => fault,
+        false => Fault::None,
+    }
+}
+
+/// A download that is cut on its way is not seen to be: there is no other substituter.
+#[test]
+fn s1_a_cut_download_is_resumed_and_the_build_does_not_see_it() {
+    if !is_root("s1 resumed") {
+        return;
+    }
+    for compression in ["none", "xz"] {
+        let upstream = StaticCache::serve("upstream-1");
+        let path = path("s1-resumed", 6 << 20);
+        upstream.add(&[&path], compression);
+        let proxy = FaultProxy::new(upstream.address(), |head| {
+            let cuts = is_nar(head) && head.number < 4;
+            if cuts {
+                Fault::CutAnswer(1 << 20)
+            } else {
+                Fault::None
+            }
+        });
+        let node = TestNode::with_config(&config(&[(&proxy, &*upstream.key.public)]));
+        let nix = nix(&node, &[&upstream]);
+        nix.run("nix-store", &["--realise", &path]).succeeds();
+        nix.verify_store();
+        let nars = asked(&proxy, "/nar/");
+        assert!(nars.len() > 2, "{nars:#?}");
+        assert!(
+            nars[1..].iter().all(|nar| nar.head.range.is_some()),
+            "{nars:#?}"
+        );
+    }
+}
+
+/// A flipped bit, in the file of a NAR or in what was left of it: no wrong byte is taken, and the
+/// next substituter is asked.
+#[test]
+fn s1_a_corrupt_or_changed_nar_never_gets_into_a_store() {
+    if !is_root("s1 corrupt") {
+        return;
+    }
+    let next = KeyPair::generate("next-1");
+    let dir = tempfile::TempDir::new().expect("make a directory");
+    let second = format!("file://{}", dir.path().display());
+    let signing = format!(
+        "{second}?compression=none&secret-key={}",
+        next.secret_file()
+    );
+    for compression in ["none", "xz", "zstd"] {
+        let upstream = StaticCache::serve("upstream-1");
+        let path = path("s1-corrupt", 4 << 20);
+        upstream.add(&[&path], compression);
+        NixClient::host()
+            .run("nix", &["copy", "--to", &signing, &path])
+            .succeeds();
+        let file = upstream.nar_file(&path);
+        let mut bytes = fs::read(&file).expect("read a NAR");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 16;
+        let proxy = FaultProxy::clean(upstream.address());
+        let node = TestNode::with_config(&config(&[(&proxy, &*upstream.key.public)]));
+        // The narinfo is known before the NAR changes.
+        assert_eq!(status(&node, &path), 200);
+        fs::write(&file, bytes).expect("write a NAR");
+
+        let alone = nix(&node, &[&upstream]);
+        alone.run("nix-store", &["--realise", &path]).fails();
+        assert!(!alone.has(&path), "{compression}");
+        let keys = format!("{} {}", upstream.key.public, next.public);
+        let both = NixClient::empty()
+            .trusting(&keys)
+            .substituter(&format!("{} {second}?priority=100", node.url("main")));
+        both.run("nix-store", &["--realise", &path]).succeeds();
+        both.verify_store();
+        assert_eq!(asked(&proxy, "/nar/").len(), 1, "{:#?}", proxy.log());
+    }
+}
