@@ -95,9 +95,10 @@ fn c2_names_outlive_those_who_say_them_and_a_restart() {
     cluster[1].kill();
     cluster[0].kill();
     cluster[0].start_again();
-    let peers = cluster.peers(0);
-    let peer = peers.iter().find(|peer| peer.node.to_string() == id);
-    let peer = peer.expect("it is a member");
+    let peer = eventually("the other to be listed", VISIBLE_MAX, || {
+        let peers = cluster.peers(0).into_iter();
+        { peers }.find(|peer| peer.node.to_string() == id)
+    });
     assert_eq!(peer.state, PeerState::Away { reason: None });
     assert_eq!(peer.name.as_deref(), Some("desk 4"));
     let shown = cluster[0].cli().run(&["peers"]).succeeds();

@@ -120,6 +120,7 @@ fn a_revoked_node_says_so_and_a_new_ticket_lets_it_in_as_another() {
     cluster[1].kill();
     cluster[2].stop();
     cluster[2].start_again();
+    shut_out(&cluster, 2, &[]);
     tells_it(&cluster);
     cluster[0].start_again();
     cluster[1].start_again();
