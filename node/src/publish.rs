@@ -40,6 +40,9 @@ pub(crate) enum Arrival {
     /// By itself, with the `PUT` of its narinfo. Other contents that the cache has stay, and only
     /// signatures are added to the same; what it refers to must not have been evicted lately.
     Put,
+    /// From an upstream, when somebody asked for it. As [`Arrival::Put`], but what it refers to comes
+    /// when that is asked for.
+    Pulled,
     /// With all that comes with it, in a push session or from the cluster. Its contents take the
     /// place of others.
     Pushed,
@@ -367,7 +370,7 @@ impl Publisher {
                 let is_elsewhere = |hash: &StorePathHash| self.is_elsewhere(cache, hash);
                 self.store.publish_with_references(rows, is_elsewhere)
             }
-            Arrival::Pushed => self.store.publish(rows),
+            Arrival::Pulled | Arrival::Pushed => self.store.publish(rows),
         };
         keys.iter().for_each(|key| self.narinfos.forget(key));
         let failed = committed.map_err(Arc::new);
@@ -515,7 +518,7 @@ fn merge(
         return Ok(merged);
     }
     match arrival {
-        Arrival::Put => Err(PublishError::Differs),
+        Arrival::Put | Arrival::Pulled => Err(PublishError::Differs),
         // Signatures of the old contents say nothing about the new.
         Arrival::Pushed => Ok(new),
     }

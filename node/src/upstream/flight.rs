@@ -25,7 +25,7 @@ use super::{Found, Inner};
 use crate::caches::Cache;
 use crate::http::error::chain;
 use crate::http::ingest::joined;
-use crate::publish::{Existing, PublishError};
+use crate::publish::{Arrival, PublishError};
 
 /// The most flights at a time, also those that wait. Whoever wants one more is refused.
 const FLIGHTS_MAX: usize = 256;
@@ -342,7 +342,7 @@ impl Shared {
 /// live until this returns. Blocks.
 pub(super) fn publish(inner: &Inner, cache: &Cache, info: PathInfo) {
     let path = info.path.clone();
-    let outcome = inner.publisher.publish(cache, vec![info], Existing::Keep);
+    let outcome = inner.publisher.publish(cache, vec![info], Arrival::Pulled);
     for error in outcome.into_iter().filter_map(Result::err) {
         // It is served all the same, and fetched again once it was collected.
         match &error {

@@ -96,8 +96,8 @@ fn c2_names_outlive_those_who_say_them_and_a_restart() {
     cluster[0].kill();
     cluster[0].start_again();
     let peer = eventually("the other to be listed", VISIBLE_MAX, || {
-        let peers = cluster.peers(0).into_iter();
-        { peers }.find(|peer| peer.node.to_string() == id)
+        let mut peers = cluster.peers(0).into_iter();
+        peers.find(|peer| peer.node.to_string() == id)
     });
     assert_eq!(peer.state, PeerState::Away { reason: None });
     assert_eq!(peer.name.as_deref(), Some("desk 4"));
