@@ -13,6 +13,8 @@ mod reserve;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -116,13 +118,10 @@ impl Index {
     /// what it writes.
     ///
     /// # Errors
-    /// [`StoreError::Index`]; the caller may delete `dir` and rebuild.
+    /// [`StoreError::Index`]; unless it [is in use](is_in_use), the caller may delete `dir` and
+    /// rebuild.
     pub(crate) fn open(dir: &Path, reserve: u64) -> Result<Index, StoreError> {
-        let db = sled::Config::new()
-            .path(dir)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(Some(FLUSH_EVERY_MS))
-            .open()?;
+        let db = open_when_free(dir)?;
         let tree = |name: &str| db.open_tree(name);
         let index = Index {
             paths: tree("paths")?,
@@ -758,6 +757,33 @@ fn be_u64(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
+/// Opens the database. Whoever closed it a moment ago may not be quite gone: a thread of sled, or a
+/// child that was being started and has the file as well.
+fn open_when_free(dir: &Path) -> sled::Result<Db> {
+    let config = sled::Config::new()
+        .path(dir)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(Some(FLUSH_EVERY_MS));
+    let until = Instant::now() + IN_USE_PATIENCE;
+    loop {
+        match config.open() {
+            Err(error) if is_in_use(&error) && Instant::now() < until => {
+                thread::sleep(IN_USE_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether an index could not be opened because somebody else has it open. sled says that in words
+/// only.
+pub(crate) fn is_in_use(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
+}
+
+/// How long to wait for an index that is in use.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(5);
+const IN_USE_PAUSE: Duration = Duration::from_millis(10);
 /// sled's page cache; what it keeps per key comes on top.
 const CACHE_BYTES: u64 = 32 << 20;
 const FLUSH_EVERY_MS: u64 = 500;

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::error::StoreError;
 use crate::evicted::Evicted;
 use crate::hash::{ChunkId, NarHash};
-use crate::index::Index;
+use crate::index::{Index, is_in_use};
 use crate::lease::{Lease, LeaseTable};
 use crate::locator::{Location, Locator, LocatorError, LocatorOptions};
 use crate::pack::FooterEntry;
@@ -423,6 +423,7 @@ fn is_damage(error: &sled::Error) -> bool {
     use std::io::ErrorKind;
     match error {
         sled::Error::Corruption { .. } => true,
+        error if is_in_use(error) => false,
         sled::Error::Io(error) => {
             !matches!(
                 error.kind(),

@@ -89,6 +89,20 @@ fn an_older_index_learns_which_nars_its_caches_show() {
     assert!(shows(2).expect("reads") && !shows(1).expect("reads"));
 }
 
+/// Nor is it deleted as a damaged one would be.
+#[test]
+fn an_index_in_use_is_opened_when_it_is_free() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let index = Index::open(dir.path(), 0).expect("opens");
+    let second = sled::Config::new().path(dir.path()).open();
+    assert!(is_in_use(&second.expect_err("it is in use")));
+    thread::scope(|scope| {
+        let opened = scope.spawn(|| Index::open(dir.path(), 0));
+        drop(index);
+        assert!(opened.join().expect("no panic").is_ok());
+    });
+}
+
 #[test]
 fn caches_do_not_see_each_other() {
     let dir = tempfile::tempdir().expect("temporary folder");
