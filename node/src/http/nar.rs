@@ -181,7 +181,7 @@ async fn pull_frames(
 ) -> Option<Response<Body>> {
     if !app.upstreams.adopt(cache, &found).await {
         let pull = begin_pull(app, cache, &found, 0).await?;
-        pull.landed(Instant::now() + LANDED_MAX).await.ok()?;
+        pull.landed(Instant::now() + PULL_READY_MAX).await.ok()?;
     }
     let (store, in_cache) = (app.store.clone(), Arc::clone(cache));
     let entry = joined(spawn_blocking(move || find(&store, &in_cache, &file, true)).await);
@@ -503,11 +503,9 @@ async fn open(
 /// How long a client waits for the status line of a NAR that peers have.
 const READY_MAX: Duration = Duration::from_secs(20);
 
-/// The same of one that an upstream has: it may have to be asked again, and others after it.
-const PULL_READY_MAX: Duration = Duration::from_secs(60);
-/// How long a client waits for a NAR of which it can be sent nothing before the whole is here. Nix
-/// gives up after 300 s.
-const LANDED_MAX: Duration = Duration::from_secs(240);
+/// The same of one that comes from an upstream, of which the wanted part may be the last: an upstream
+/// that is silent is given up long before. Nix gives up after 300 s.
+const PULL_READY_MAX: Duration = Duration::from_secs(240);
 /// How often a NAR is begun anew because what came was wrong from its first chunk on.
 const PULLS_MAX: usize = 3;
 

@@ -33,6 +33,8 @@ pub(super) struct NarSource {
     /// Upstreams that were tried.
     tried: BTreeSet<usize>,
     current: Option<Download>,
+    /// What was read from in part before.
+    earlier: Vec<Arc<Found>>,
     /// Bytes of the NAR that were read.
     read: u64,
     /// Why the last download failed.
@@ -42,6 +44,8 @@ pub(super) struct NarSource {
 /// A file on its way, and what it is read through.
 struct Download {
     found: Arc<Found>,
+    /// Bytes of the NAR that others gave before.
+    begun_at: u64,
     decoder: Decoder<Hashed<BodyReader>>,
     /// Why it broke off, if it did.
     broken: Arc<Mutex<Option<FetchError>>>,
@@ -60,6 +64,7 @@ impl NarSource {
             first,
             tried: BTreeSet::new(),
             current: None,
+            earlier: Vec::new(),
             read: 0,
             fault: None,
         }
@@ -71,12 +76,20 @@ impl NarSource {
     }
 
     /// Notes that what was read is not the NAR, though it looked like one.
+    ///
+    /// Of several that gave a part, those before the last are not believed any more: whether the last
+    /// one is at fault shows when the NAR is read from it alone.
     pub(super) fn disown(&mut self) {
-        if let Some(download) = self.current.take() {
-            let fault = "the NAR has another hash than its narinfo says";
-            self.inner.spoilt(&download.found, fault);
-            self.fault = Some(fault.to_owned());
+        let last = self.current.take().map(|download| download.found);
+        let guilty = match self.earlier.is_empty() {
+            true => last.into_iter().collect(),
+            false => std::mem::take(&mut self.earlier),
+        };
+        let fault = "the NAR has another hash than its narinfo says";
+        for found in guilty {
+            self.inner.spoilt(&found, fault);
         }
+        self.fault = Some(fault.to_owned());
     }
 
     /// Looks at the hash of the file itself, once the NAR is known to be right: then the file did its
@@ -98,6 +111,9 @@ impl NarSource {
         let Some(download) = self.current.take() else {
             return;
         };
+        if self.read > download.begun_at {
+            self.earlier.push(Arc::clone(&download.found));
+        }
         let broken = download.broken.lock().expect("no panic under this lock");
         self.fault = Some(match &*broken {
             Some(broken) => chain(broken),
@@ -172,6 +188,7 @@ impl NarSource {
         };
         Ok(Download {
             decoder: Decoder::new(encoding(found.compression), file)?,
+            begun_at: self.read,
             found,
             broken,
             hash,

@@ -289,6 +289,27 @@ async fn s1_a_wrong_nar_is_cut_and_kept_from_nobody_who_has_the_right_one() {
     assert!(status.upstreams[0].last_error.is_some(), "{status:?}");
 }
 
+/// S1: of two that gave a part each of what is wrong, the one that gave the right part is believed.
+#[tokio::test]
+async fn s1_an_upstream_that_went_on_after_wrong_bytes_is_not_blamed_for_them() {
+    let (first, second) = (Server::start("up-1").await, Server::start("up-2").await);
+    let sample = Sample::noise("a", 4 << 20);
+    let mut wrong = sample.nar.clone();
+    wrong[1 << 20] ^= 1;
+    first.add_as(&sample, &wrong, Compression::None);
+    first.conduct("nar/", &[Conduct::CutAfter(2 << 20), Conduct::Status(404)]);
+    second.add(&sample, Compression::Xz);
+    let node = node_behind(&[&first, &second]).await;
+    node.narinfo("main", &sample).await;
+    let nar = node.get(&nar_of(&sample)).await;
+    assert!(nar.status == 404 || nar.body == sample.nar || !nar.complete);
+    assert_eq!(read(&node, &sample).await.body, sample.nar);
+    assert_eq!(
+        (first.asked("nar/").len(), second.asked("nar/").len()),
+        (2, 2)
+    );
+}
+
 /// S1: what cannot be decompressed, is short, long, another file or none is not there.
 #[tokio::test]
 async fn s1_broken_files_are_not_there() {
