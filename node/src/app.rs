@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::http::error::chain;
 use crate::http::host::AllowedHosts;
+use crate::http::refused::RefusedLately;
 use crate::mesh::MeshSlot;
 use crate::metrics::Metrics;
 use crate::narinfo_memory::{Key, NarinfoMemory, Rendered};
@@ -37,6 +38,8 @@ pub(crate) struct App {
     pub(crate) uploads: Semaphore,
     /// One permit per narinfo that is taken in: they do not wait behind NARs.
     pub(crate) narinfo_uploads: Semaphore,
+    /// Uploads that there was no space for.
+    pub(crate) refused_lately: RefusedLately,
     /// One permit per NAR body that reads ahead of its socket.
     pub(crate) read_ahead: Arc<Semaphore>,
     /// NAR bodies under way.
@@ -100,6 +103,7 @@ impl App {
             metrics,
             uploads: Semaphore::new(config.push.uploads_max),
             narinfo_uploads: Semaphore::new(NARINFO_UPLOADS_MAX),
+            refused_lately: RefusedLately::default(),
             read_ahead: Arc::new(Semaphore::new(READ_AHEAD_MAX)),
             nar_bodies: AtomicUsize::new(0),
             commits: Semaphore::new(config.store.threads),

@@ -52,6 +52,7 @@ pub(crate) mod narinfo;
 pub(crate) mod object;
 pub(crate) mod probe;
 pub(crate) mod push;
+pub(crate) mod refused;
 pub(crate) mod serve;
 pub(crate) mod target;
 pub(crate) mod upload;

@@ -77,6 +77,9 @@ impl Publisher {
     /// author has not heard of it spares them. Noted durably before this returns. To be called before
     /// they are looked for: what is gone is passed over.
     ///
+    /// Those that no key of the cache vouches for any more are signed, as who pushes them vouches for
+    /// them now.
+    ///
     /// **Errors**: the cache is gone, or it could not be written down.
     pub(crate) fn say_again(
         &self,
@@ -91,6 +94,15 @@ impl Publisher {
             let noted = mesh.announcer.note(id, hashes);
             let noted = noted.map_err(|error| PublishError::Outbox(Arc::new(error)))?;
             for group in noted.chunks(GROUP) {
+                if let Some(secret) = &cache.secret {
+                    let vouch = |info: &mut PathInfo| {
+                        if !is_signed(cache, info) {
+                            sign(secret, cache, info);
+                        }
+                    };
+                    let signed = self.change_page(cache, group, vouch);
+                    signed.map_err(|error| PublishError::Store(Arc::new(error)))?;
+                }
                 // So that two records of a path are said in the order of its rows.
                 let _locks = cache.life.paths.lock(group);
                 mesh.announcer.announce(&self.store, cache, id, group);

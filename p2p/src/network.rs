@@ -28,7 +28,7 @@ use crate::ids::NodeId;
 use crate::supervisor;
 
 /// Longest gossip message, in bytes.
-pub const GOSSIP_LEN_MAX: usize = 16 * 1024;
+pub const GOSSIP_LEN_MAX: usize = 64 * 1024;
 
 /// Topics of a node.
 pub const TOPICS_MAX: usize = 16;

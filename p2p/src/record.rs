@@ -28,7 +28,7 @@ mod path;
 
 /// Longest body of a record, in bytes; with it, its head and a signature a segment stays within
 /// its own bound.
-pub const RECORD_LEN_MAX: usize = 14 * 1024;
+pub const RECORD_LEN_MAX: usize = 60 * 1024;
 
 /// One thing a node says.
 #[derive(Clone, Debug, PartialEq, Eq)]

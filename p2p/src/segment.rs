@@ -16,8 +16,8 @@ use crate::ids::{ClusterId, Dot, NodeId};
 use crate::record::{RawRecord, RecordError};
 use crate::signed::{Signed, SignedError, Signer, Statement};
 
-/// Longest encoding of a segment, in bytes.
-pub const SEGMENT_LEN_MAX: usize = 16 * 1024;
+/// Longest encoding of a segment, in bytes. Few are nearly as long: those with one long record.
+pub const SEGMENT_LEN_MAX: usize = 63 * 1024;
 
 /// Most bytes of records in one segment that this version writes.
 pub const BODY_LEN_MAX: usize = SEGMENT_LEN_MAX - 512;

@@ -159,6 +159,15 @@ impl Failure {
         }
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What the client is told.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Whether there was no space.
     pub(crate) fn is_disk_full(&self) -> bool {
         matches!(self.kind, Kind::DiskFull | Kind::CapReached)

@@ -26,6 +26,7 @@ use crate::http::error::{Failure, Kind};
 use crate::http::ingest::{
     BodyReader, Limits, announced_len, check_announced, ingest, joined, read_decoded,
 };
+use crate::http::refused::PATIENCE;
 use crate::http::target::{BlobKey, BlobKind, Object, Target};
 use crate::nar_file::{NarFile, NarSuffix, unknown_ending};
 use crate::publish::Arrival;
@@ -52,6 +53,39 @@ pub(crate) async fn put(
     }
     let len_max = body_len_max(app, &object);
     check_announced(&head.headers, &mut body, len_max).await?;
+    let refused = app.refused_lately.find(name);
+    let idle = app.config.http.body_idle_timeout;
+    let limits = Limits {
+        len_max,
+        idle: refused.as_ref().map_or(idle, |_| idle.min(PATIENCE)),
+    };
+    let taken = take(app, cache, object, &head, body, limits).await;
+    match (taken, refused) {
+        (Ok(()), _) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::CREATED;
+            Ok(response)
+        }
+        (Err(failure), Some(refused)) if failure.kind() == Kind::Timeout => Err(refused),
+        (Err(failure), _) => {
+            if failure.is_disk_full() {
+                let (kind, message) = (failure.kind(), failure.message());
+                app.refused_lately.note(name, kind, message);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Takes an object in, when it is its turn.
+async fn take(
+    app: &Arc<App>,
+    cache: Arc<Cache>,
+    object: Object,
+    head: &Parts,
+    body: Incoming,
+    limits: Limits,
+) -> Result<(), Failure> {
     let permits = match object {
         Object::NarInfo(_) => &app.narinfo_uploads,
         _ => &app.uploads,
@@ -59,20 +93,17 @@ pub(crate) async fn put(
     let _permit = permits.acquire().await.expect("the semaphore stays open");
     match object {
         Object::NarInfo(hash) => {
-            let text = small(app, &head, body, len_max).await?;
-            put_narinfo(app, cache, hash, text).await?;
+            let text = small(app, head, body, limits).await?;
+            put_narinfo(app, cache, hash, text).await
         }
-        Object::Nar(file) => put_nar(app, cache, file, &head, body, len_max).await?,
-        Object::Listing(_) => put_listing(small(app, &head, body, len_max).await?).await?,
+        Object::Nar(file) => put_nar(app, cache, file, head, body, limits).await,
+        Object::Listing(_) => put_listing(small(app, head, body, limits).await?).await,
         Object::Blob(key) => {
-            let bytes = small(app, &head, body, len_max).await?;
-            put_blob(app, cache, key, bytes).await?;
+            let bytes = small(app, head, body, limits).await?;
+            put_blob(app, cache, key, bytes).await
         }
-        Object::CacheInfo => {}
+        Object::CacheInfo => Ok(()),
     }
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::CREATED;
-    Ok(response)
 }
 
 /// Bytes that the body of an object may have.
@@ -169,16 +200,12 @@ async fn put_nar(
     file: NarFile,
     head: &Parts,
     body: Incoming,
-    len_max: u64,
+    limits: Limits,
 ) -> Result<(), Failure> {
     if head.headers.contains_key(hyper::header::CONTENT_ENCODING) {
         let message = "a NAR is compressed by its file name, not by Content-Encoding";
         return Err(Failure::new(Kind::Unsupported, message));
     }
-    let limits = Limits {
-        len_max,
-        idle: app.config.http.body_idle_timeout,
-    };
     let store = app.store.clone();
     if let Some(len) = announced_len(&head.headers) {
         let store = store.clone();
@@ -318,11 +345,7 @@ async fn put_blob(
     joined(spawn_blocking(put).await)
 }
 
-async fn small(app: &App, head: &Parts, body: Incoming, len_max: u64) -> Result<Bytes, Failure> {
-    let limits = Limits {
-        len_max,
-        idle: app.config.http.body_idle_timeout,
-    };
+async fn small(app: &App, head: &Parts, body: Incoming, limits: Limits) -> Result<Bytes, Failure> {
     let bytes = read_decoded(&head.headers, body, limits).await?;
     app.metrics.push.received_bytes.inc_by(bytes.len() as u64);
     Ok(bytes)

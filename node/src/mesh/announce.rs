@@ -142,8 +142,14 @@ impl Announcer {
             for hash in group {
                 match self.path_record(store, local, cache, hash) {
                     Ok(Some(record)) => {
-                        records.push(Record::Hold(vec![NarTag::of(&record.info.nar_hash)]));
-                        records.push(Record::Path(record));
+                        let tag = NarTag::of(&record.info.nar_hash);
+                        let path = Record::Path(record);
+                        if path.encode().is_err() {
+                            let cache = &local.name;
+                            tracing::error!(%hash, %cache, "a path has too many references to be told of");
+                            continue;
+                        }
+                        records.extend([Record::Hold(vec![tag]), path]);
                     }
                     // Gone again: nothing to announce.
                     Ok(None) => self.cross_out(cache, &[*hash]),
@@ -255,11 +261,11 @@ impl Announcer {
             self.keys.found(id, &seed)?;
         }
         self.outbox().note_all(id).map_err(ShareError::Outbox)?;
-        let config = config_of(cache, genesis.clone(), 1);
+        let config = config_of(cache, genesis, 1);
         let shared = app.caches.share_as(&cache.name, id)?;
-        let config = Record::Cache(Signed::new(config, &owner));
-        self.say_of(&shared, id, vec![config]);
-        self.give_keys(&shared, &genesis, &seed)?;
+        let signed = Record::Cache(Signed::new(config.clone(), &owner));
+        self.say_of(&shared, id, vec![signed]);
+        self.give_keys(&shared, &config, &seed)?;
         self.announce_all(app, id, &shared)?;
         Ok(id)
     }
@@ -346,9 +352,9 @@ impl Announcer {
             ..config_of(cache, current.genesis.clone(), current.version + 1)
         };
         let owner = Identity::from_seed(seed);
-        let next = Record::Cache(Signed::new(next, &owner));
-        self.say_of(cache, id, vec![next]);
-        self.grant_all(cache)
+        let signed = Record::Cache(Signed::new(next.clone(), &owner));
+        self.say_of(cache, id, vec![signed]);
+        self.give_keys(cache, &next, &seed)
     }
 
     /// Announces all paths of a cache once more, because their signatures changed.
@@ -422,7 +428,7 @@ impl Announcer {
             return Ok(());
         };
         match self.view.cache(id) {
-            Some(config) => self.give_keys(cache, &config.genesis, &seed),
+            Some(config) => self.give_keys(cache, &config, &seed),
             // Its keys were given when it was shared, as far as they could be.
             None => Ok(()),
         }
@@ -432,18 +438,19 @@ impl Announcer {
     fn give_keys(
         &self,
         cache: &Cache,
-        genesis: &CacheGenesis,
+        config: &CacheConfig,
         seed: &[u8; 32],
     ) -> Result<(), ShareError> {
-        let id = genesis.cache_id();
+        let id = config.genesis.cache_id();
         if !cache.settings.public {
-            self.say(self.keys.grants(genesis, seed)?);
+            self.say(self.keys.grants(&config.genesis, seed)?);
         }
         let Some(secret) = &cache.secret else {
             return Ok(());
         };
         let owner = Identity::from_seed(*seed);
-        let epoch = epoch_of(cache);
+        // Grows with every change of the key, and with others: then the same key is given again.
+        let epoch = u32::try_from(config.version).unwrap_or(u32::MAX);
         for member in self.view.members() {
             let may = member.scopes.may_write(&cache.name) && member.node != self.me;
             let may = may && !self.keys.is_shut_out(member.node, &cache.name);
@@ -756,11 +763,6 @@ fn config_of(cache: &Cache, genesis: CacheGenesis, version: u64) -> CacheConfig 
         retention: None,
         destroyed: false,
     }
-}
-
-/// Grows with every change of the key.
-fn epoch_of(cache: &Cache) -> u32 {
-    u32::try_from(cache.settings.old_public_keys.len()).unwrap_or(u32::MAX - 1) + 1
 }
 
 /// Why a cache was not shared or changed.

@@ -273,7 +273,7 @@ impl Runtime {
                 tracing::error!(
                     count,
                     "records were not written: this node's log is as long as mesh.log-max lets it be, \
-                     or too much waits to be written"
+                     too much waits to be written, or one is longer than a record may be"
                 );
             }
             Action::LogFailed(error) => {

@@ -4,7 +4,7 @@ use super::{Action, Replica};
 use crate::directory::Live;
 use crate::log::Log;
 use crate::record::Record;
-use crate::segment::{BODY_LEN_MAX, PARTS_MAX, Segment};
+use crate::segment::{PARTS_MAX, Segment};
 use crate::time::Millis;
 
 impl<L: Log> Replica<L> {
@@ -90,7 +90,7 @@ impl<L: Log> Replica<L> {
         let mut bodies = vec![Vec::new()];
         for entry in own.chain(restated) {
             match bodies.last_mut() {
-                Some(body) if body.len() + entry.len() <= BODY_LEN_MAX => body.extend(entry),
+                Some(body) if body.len() + entry.len() <= PART_LEN => body.extend(entry),
                 Some(_) | None => bodies.push(entry),
             }
         }
@@ -98,5 +98,7 @@ impl<L: Log> Replica<L> {
     }
 }
 
+/// Bytes of records in a segment of a checkpoint, unless one record is longer.
+const PART_LEN: usize = 15 * 1024;
 /// A log that grew by less is not looked through.
 pub(super) const EXAMINE_BYTES_MIN: usize = 1 << 20;

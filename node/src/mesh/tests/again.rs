@@ -3,13 +3,19 @@
 //! A removal names the records that its author knew. So one that names those from before a push is the
 //! one that crossed the push, whenever it comes.
 
+use std::collections::BTreeSet;
+
 use attic_p2p::ids::{CacheId, Dot};
 use attic_p2p::record::{Del, DelReason, Record};
-use attic_store::StorePathHash;
+use attic_store::record::PathRow;
+use attic_store::{PathInfo, StorePath, StorePathHash};
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use crate::api::{PlanPath, PushPlan, PushSession};
+use crate::app::App;
+use crate::caches::Cache;
+use crate::publish::Arrival;
 
 use super::private::Member;
 use super::world::{noise, until};
@@ -70,13 +76,17 @@ impl Pair {
         row.unwrap().is_some()
     }
 
+    fn row(&self, at: &Member) -> PathRow {
+        let row = at.app.store.path(&self.name.parse().unwrap(), &self.hash);
+        row.unwrap().unwrap()
+    }
+
     /// Asks a member what it lacks of the path, as a push does.
     async fn plan(&self, at: &Member, dry_run: bool) {
         let name = self.name.parse().unwrap();
-        let row = at.app.store.path(&name, &self.hash).unwrap().unwrap();
         let path = PlanPath {
             hash: self.hash,
-            nar_hash: row.info.nar_hash,
+            nar_hash: self.row(at).info.nar_hash,
             nar_size: None,
         };
         let plan = PushPlan {
@@ -236,4 +246,52 @@ async fn a_dry_run_and_a_push_to_who_may_not_write_say_nothing() {
     pair.plan(&reader, false).await;
     assert_eq!(reader.mesh().announcer.noted(), 0);
     assert_eq!(pair.dots(&reader), pair.first);
+}
+
+/// As after a partition that outlasted the key with which it was signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_key_vouches_for_any_more_is_signed_when_it_is_pushed_again() {
+    let pair = Pair::holding("main").await;
+    let (app, hash) = (pair.two.app.clone(), pair.hash);
+    let unsigned = spawn_blocking(move || {
+        let name = "main".parse().unwrap();
+        let mut row = app.store.path(&name, &hash).unwrap().unwrap();
+        row.info.signatures.clear();
+        app.store.publish(vec![row]).unwrap();
+    });
+    unsigned.await.unwrap();
+    pair.plan(&pair.two, false).await;
+    assert_eq!(pair.row(&pair.two).info.signatures.len(), 1);
+    until("it is said with the signature", || {
+        let record = pair.one.mesh().view.path(pair.id, &pair.hash);
+        let is_new = pair.dots(&pair.one) != pair.first;
+        is_new && record.is_some_and(|record| record.info.signatures.len() == 1)
+    })
+    .await;
+}
+
+/// A directory of links to all of a system's packages refers to as many paths as that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_with_a_thousand_references_is_known_to_the_cluster() {
+    let pair = Pair::holding("main").await;
+    let name = "a-package-of-a-usual-name-1.2.3";
+    let reference = |number: u32| {
+        let mut hash = [0; 20];
+        hash[..4].copy_from_slice(&number.to_le_bytes());
+        StorePath::new(StorePathHash::from_bytes(hash), name).unwrap()
+    };
+    let references: BTreeSet<StorePath> = (0..1000).map(reference).collect();
+    let wanted = references.clone();
+    let publish = move |app: &App, cache: &Cache, info: PathInfo| {
+        let info = PathInfo { references, ..info };
+        let outcomes = app.publisher.publish(cache, vec![info], Arrival::Put);
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    };
+    let published = pair.one.publish_by("main", 2, noise("many", 1000), publish);
+    let (hash, _) = published.await;
+    let record = || pair.two.mesh().view.path(pair.id, &hash);
+    until("the other member knows it", || {
+        record().is_some_and(|record| record.info.references == wanted)
+    })
+    .await;
 }

@@ -183,4 +183,17 @@ fn c11_a_rotation_keeps_old_signatures_as_long_as_it_was_told() {
         nix.run("nix-store", &["--realise", &paths[0], &paths[1]])
             .succeeds();
     }
+    // Members get each further key, whatever became of those before.
+    cluster[0].cli().run(&rotate).succeeds();
+    let fourth = key_name(&cluster[0].public_key("main"));
+    let third_path = path("c11-rotate-three", 1000);
+    cluster[1].push(&[&third_path]).succeeds();
+    for node in 0..3 {
+        let what = format!("node {node} to serve what a member signed with the fourth key");
+        eventually(&what, HEALED_MAX, || {
+            signers(&cluster[node], &third_path)
+                .contains(&fourth)
+                .then_some(())
+        });
+    }
 }
