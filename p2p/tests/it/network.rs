@@ -431,10 +431,10 @@ async fn gossip_has_bounds() {
     assert_eq!(lonely.await, Err(PublishError::NoPeers));
     let mut b = Node::start(2).await;
     a.meet(&mut b).await;
-    let long = Bytes::from(vec![0; 16 * 1024 + 1]);
+    let long = Bytes::from(vec![0; GOSSIP_LEN_MAX + 1]);
     let published = a.network.publish(&topic, long).await;
-    assert_eq!(published, Err(PublishError::Length(16 * 1024 + 1)));
-    let longest = Bytes::from(vec![7; 16 * 1024]);
+    assert_eq!(published, Err(PublishError::Length(GOSSIP_LEN_MAX + 1)));
+    let longest = Bytes::from(vec![7; GOSSIP_LEN_MAX]);
     eventually(async || a.network.publish(&topic, longest.clone()).await.is_ok()).await;
     assert!(matches!(b.gossip().await, NetworkEvent::Gossip { bytes, .. } if bytes == longest));
     let again = a.network.publish(&topic, longest.clone()).await;
