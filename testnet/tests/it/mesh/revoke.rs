@@ -87,6 +87,11 @@ fn a_revoked_node_says_so_and_a_new_ticket_lets_it_in_as_another() {
     }
     let mut cluster = Cluster::joined(3);
     assert!(cluster[2].cli().json(&["status"])["cluster"]["revoked"].is_null());
+    eventually("the others to be known by name", HEALED_MAX, || {
+        let peers = cluster.peers(2);
+        let known = peers.iter().all(|peer| peer.name.is_some());
+        (peers.len() == 2 && known).then_some(())
+    });
     let id = cluster[2].id();
     let revoke = ["revoke", &id, "--no-confirm"];
     let revoked = cluster[0].cli().run(&revoke).succeeds();
