@@ -48,6 +48,7 @@ pub mod node;
 pub mod offline;
 mod publish;
 mod push;
+mod recent;
 mod report;
 mod retire;
 mod upstream;

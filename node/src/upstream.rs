@@ -8,8 +8,7 @@
 //! What an upstream says is believed when a key configured for that very upstream signed it, and
 //! passed on with the signatures it came with. Everything that goes wrong is "not here".
 //!
-//! - [`health`]: whether an upstream is worth asking; [`memory`]: what they said lately; [`client`]:
-//!   how they are asked;
+//! - [`health`]: whether an upstream is worth asking; [`client`]: how they are asked;
 //! - [`flight`]: one download per NAR; [`source`]: from whichever upstream can give it; [`body`]: to
 //!   whoever waits for it.
 
@@ -36,17 +35,16 @@ use crate::http::error::chain;
 use crate::http::ingest::joined;
 use crate::metrics::UpstreamMetrics;
 use crate::publish::{Publisher, may_show};
+use crate::recent::{Bounds, Recent};
 
 use self::client::{Client, FetchError};
 use self::flight::{Flights, publish};
 use self::health::{Health, Trouble};
-use self::memory::{Bounds, Recent};
 
 pub(crate) mod body;
 mod client;
 pub(crate) mod flight;
 mod health;
-mod memory;
 mod source;
 
 pub(crate) use self::flight::{Follower, PullError};

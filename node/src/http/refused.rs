@@ -5,53 +5,46 @@
 //! stalled, and end in an answer that says nothing of space. Who comes back so soon has [`PATIENCE`]
 //! to send something, and is then told again why it was refused.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::error::{Failure, Kind};
+use crate::recent::{Bounds, Recent};
 
-/// The latest refusals, by target.
-#[derive(Debug, Default)]
+/// The latest refusals, by target, and what the client was told.
 pub(crate) struct RefusedLately {
-    refusals: Mutex<VecDeque<Refusal>>,
+    refusals: Mutex<Recent<String, (Kind, String)>>,
 }
 
-#[derive(Debug)]
-struct Refusal {
-    target: String,
-    kind: Kind,
-    message: String,
-    at: Instant,
+impl Default for RefusedLately {
+    fn default() -> RefusedLately {
+        let refusals = Recent::new(Bounds {
+            ttl: LATELY,
+            len_max: REFUSALS_MAX,
+            weight_max: REFUSALS_MAX,
+        });
+        RefusedLately {
+            refusals: Mutex::new(refusals),
+        }
+    }
 }
 
 impl RefusedLately {
     /// Notes why an upload to `target` was refused.
     pub(crate) fn note(&self, target: &str, kind: Kind, message: &str) {
-        let mut refusals = self.refusals();
-        refusals.retain(|refusal| refusal.target != target && refusal.at.elapsed() < LATELY);
-        if refusals.len() == REFUSALS_MAX {
-            refusals.pop_front();
-        }
-        refusals.push_back(Refusal {
-            target: target.to_owned(),
-            kind,
-            message: message.to_owned(),
-            at: Instant::now(),
-        });
+        let said = (kind, message.to_owned());
+        self.refusals()
+            .keep(target.to_owned(), said, 1, Instant::now());
     }
 
     /// The answer to an upload that was refused lately, in case nothing of it comes.
     pub(crate) fn find(&self, target: &str) -> Option<Failure> {
         let refusals = self.refusals();
-        let mut lately = refusals
-            .iter()
-            .filter(|refusal| refusal.at.elapsed() < LATELY);
-        let refusal = lately.find(|refusal| refusal.target == target)?;
-        Some(Failure::new(refusal.kind, &refusal.message))
+        let (kind, message) = refusals.find(&target.to_owned(), Instant::now())?;
+        Some(Failure::new(*kind, message))
     }
 
-    fn refusals(&self) -> MutexGuard<'_, VecDeque<Refusal>> {
+    fn refusals(&self) -> MutexGuard<'_, Recent<String, (Kind, String)>> {
         self.refusals.lock().expect("no panic under this lock")
     }
 }

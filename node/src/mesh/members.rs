@@ -40,9 +40,7 @@ pub(crate) struct Members {
     /// Learnt by handshake, until the log takes them.
     learnt: Mutex<Vec<Signed<Revocation>>>,
     /// Why nodes that were dialled did not let this one in, the latest last.
-    refusals: Mutex<VecDeque<(NodeId, Refusal)>>,
-    /// Of these nodes, those who said that this one is revoked.
-    shut_out_by: Mutex<BTreeSet<NodeId>>,
+    refusals: Mutex<VecDeque<Refused>>,
     /// Of those who were met, the certificate they have.
     met: Mutex<BTreeMap<NodeId, Met>>,
     /// Told when something was learnt, adopted or refused.
@@ -51,6 +49,14 @@ pub(crate) struct Members {
     pub(crate) renewed: Notify,
     /// Told when there is something for [`Members::take_learnt`].
     pub(crate) learnt_news: Notify,
+}
+
+/// Why a node that was dialled did not become a peer.
+struct Refused {
+    node: NodeId,
+    refusal: Refusal,
+    /// Whose word it is.
+    by: RefusedBy,
 }
 
 /// What a node showed when it was met.
@@ -99,7 +105,6 @@ impl Members {
             invites: Mutex::new(invites),
             learnt: Mutex::default(),
             refusals: Mutex::default(),
-            shut_out_by: Mutex::default(),
             met: Mutex::default(),
             news: Notify::new(),
             renewed: Notify::new(),
@@ -133,14 +138,19 @@ impl Members {
     /// Why nodes did not let this one in, the latest last.
     pub(crate) fn refusals(&self) -> Vec<(NodeId, Refusal)> {
         let refusals = self.refusals.lock().expect("no panic under this lock");
-        refusals.iter().cloned().collect()
+        let why = |refused: &Refused| (refused.node, refused.refusal.clone());
+        refusals.iter().map(why).collect()
     }
 
     /// Who said last that this node is revoked, when it was dialled. Whether they are members is not
     /// looked at.
     pub(crate) fn shut_out_by(&self) -> Vec<NodeId> {
-        let shut_out_by = self.shut_out_by.lock().expect("no panic under this lock");
-        shut_out_by.iter().copied().collect()
+        let refusals = self.refusals.lock().expect("no panic under this lock");
+        let says_so = |refused: &&Refused| {
+            refused.by == RefusedBy::Listener && refused.refusal == Refusal::Revoked
+        };
+        let nodes = refusals.iter().filter(says_so).map(|refused| refused.node);
+        nodes.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The revocation that this node's certificate falls under.
@@ -418,26 +428,21 @@ impl GateState for Door {
         met.insert(certificate.node, latest);
         drop(met);
         let mut refusals = self.0.refusals.lock().expect("no panic under this lock");
-        refusals.retain(|(node, _)| *node != certificate.node);
-        let mut shut_out_by = self.0.shut_out_by.lock().expect("no panic under this lock");
-        shut_out_by.remove(&certificate.node);
+        refusals.retain(|refused| refused.node != certificate.node);
     }
 
     fn refused(&self, remote: NodeId, refusal: &Refusal, by: RefusedBy) {
         let mut refusals = self.0.refusals.lock().expect("no panic under this lock");
-        refusals.retain(|(node, _)| *node != remote);
+        refusals.retain(|refused| refused.node != remote);
         if refusals.len() == REFUSALS_MAX {
             refusals.pop_front();
         }
-        refusals.push_back((remote, refusal.clone()));
-        let remembered: BTreeSet<NodeId> = refusals.iter().map(|(node, _)| *node).collect();
+        refusals.push_back(Refused {
+            node: remote,
+            refusal: refusal.clone(),
+            by,
+        });
         drop(refusals);
-        let mut shut_out_by = self.0.shut_out_by.lock().expect("no panic under this lock");
-        shut_out_by.retain(|node| *node != remote && remembered.contains(node));
-        if by == RefusedBy::Listener && *refusal == Refusal::Revoked {
-            shut_out_by.insert(remote);
-        }
-        drop(shut_out_by);
         self.0.news.notify_waiters();
     }
 }

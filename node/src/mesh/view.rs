@@ -116,9 +116,8 @@ impl DirectoryView {
         let replica = lock(&self.replica);
         let directory = replica.directory();
         let members = directory.members();
-        let is_one = |node| !directory.is_revoked(node) && directory.left_at(node).is_none();
         members
-            .filter(|member| is_one(member.node))
+            .filter(|member| is_in(directory, member.node))
             .cloned()
             .collect()
     }
@@ -241,9 +240,7 @@ impl DirectoryView {
         };
         let members = directory.members();
         let readers = members.filter(|member| {
-            let is_one =
-                !directory.is_revoked(member.node) && directory.left_at(member.node).is_none();
-            is_one && may_know(&member.scopes, &config.genesis.name)
+            is_in(directory, member.node) && may_know(&member.scopes, &config.genesis.name)
         });
         readers.count() as u64
     }
@@ -277,6 +274,11 @@ impl DirectoryView {
             log.total_len_bytes(),
         )
     }
+}
+
+/// Whether a member is still one: neither taken out nor gone by itself.
+fn is_in(directory: &Directory, node: NodeId) -> bool {
+    !directory.is_revoked(node) && directory.left_at(node).is_none()
 }
 
 fn logged<T>(outcome: Result<Option<T>, LogError>) -> Option<T> {
