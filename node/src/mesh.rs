@@ -575,7 +575,7 @@ async fn changed(app: &Arc<App>, mesh: &Arc<Mesh>, changes: Vec<Change>) {
                 Change::Cache(_) | Change::Grant(_) => caches = true,
                 Change::Member(_) => members = true,
                 Change::Holders(_) => holders = true,
-                Change::Pins(_) => {}
+                Change::Pins(_) | Change::Durable(_) => {}
                 Change::Everything => everything = true,
             }
         }

@@ -72,6 +72,7 @@ pub struct Directory {
     /// Of NARs of private caches, as sealed records say.
     sealed_holders: BTreeMap<CacheId, Holders>,
     removals: Table<Removal>,
+    durable: Table<Durable>,
     members: Versions<NodeId, Signed<Certificate>>,
     caches: Versions<CacheId, Signed<CacheConfig>>,
     grants: Versions<(CacheId, NodeId, Right), Signed<Grant>>,
@@ -125,6 +126,8 @@ pub enum Change {
     Holders(NarTag),
     /// Pins of a cache.
     Pins(CacheId),
+    /// That this node said which paths the bucket has.
+    Durable(NodeId),
     /// More than could be listed: ask anew for all that matters.
     Everything,
 }
@@ -151,6 +154,8 @@ pub struct Stats {
     pub held_nars: usize,
     /// Removals that are kept.
     pub removals: usize,
+    /// Words of keepers that a record is durable.
+    pub durable: usize,
     /// Caches that were ever named.
     pub caches: usize,
     /// Nodes in quarantine.
@@ -175,6 +180,7 @@ impl Directory {
             holders: Holders::default(),
             sealed_holders: BTreeMap::new(),
             removals: Table::default(),
+            durable: Table::default(),
             members: Versions::default(),
             caches: Versions::default(),
             grants: Versions::default(),
@@ -288,6 +294,7 @@ impl Directory {
                     .map(Holders::len)
                     .sum::<usize>(),
             removals: self.removals.len(),
+            durable: self.durable.len(),
             caches: self.cache_numbers.names.len(),
             quarantined: self.forks.len(),
             ignored: self.ignored,
@@ -372,6 +379,14 @@ struct NarRow {
 /// That `by` removed the record at `spot` of `author`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Removal {
+    author: u16,
+    spot: Spot,
+    by: u16,
+}
+
+/// That `by` says that what the record at `spot` of `author` needs is in the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Durable {
     author: u16,
     spot: Spot,
     by: u16,

@@ -38,6 +38,7 @@ pub mod fetch;
 pub mod gate;
 pub mod identity;
 pub mod ids;
+pub mod journal;
 pub mod log;
 pub mod membership;
 pub mod network;

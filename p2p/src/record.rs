@@ -64,6 +64,9 @@ pub enum Record {
     /// The author has left the cluster, and is no member until it shows a certificate again after
     /// this.
     Left(Left),
+    /// The cluster's bucket has what these path records need, for good: it survives the loss of every
+    /// node. Said by a keeper, which looked.
+    Durable(Vec<Dot>),
     /// A record of a newer version, kept as it is.
     Unknown {
         /// Its kind.
@@ -246,6 +249,7 @@ impl Record {
             Record::Fork(_) => kind::FORK,
             Record::After(_) => kind::AFTER,
             Record::Left(_) => kind::LEFT,
+            Record::Durable(_) => kind::DURABLE,
             Record::Unknown { kind, .. } => *kind,
         }
     }
@@ -260,7 +264,7 @@ impl Record {
             Record::Hold(tags) | Record::Release(tags) => plain(tags),
             Record::Touch(touch) => plain(touch),
             Record::Pin(pin) => plain(pin),
-            Record::Unpin(dots) => plain(&group(dots)),
+            Record::Unpin(dots) | Record::Durable(dots) => plain(&group(dots)),
             Record::Del(del) => plain(&(group(&del.dots), del.reason)),
             Record::Sealed(sealed) => plain(sealed),
             Record::Fork(proof) => plain(proof),
@@ -292,6 +296,7 @@ fn read_known(kind: u8, body: &[u8]) -> Result<Record, RecordError> {
         kind::FORK => Record::Fork(read(body)?),
         kind::AFTER => Record::After(read(body)?),
         kind::LEFT => Record::Left(read(body)?),
+        kind::DURABLE => Record::Durable(ungroup(read(body)?)),
         _ => return Err(RecordError::Malformed),
     })
 }
@@ -388,6 +393,7 @@ pub(crate) mod kind {
     pub(crate) const FORK: u8 = 13;
     pub(crate) const AFTER: u8 = 14;
     pub(crate) const LEFT: u8 = 15;
+    pub(crate) const DURABLE: u8 = 16;
 }
 
 const PIN_NAME_LEN_MAX: usize = 256;
@@ -420,6 +426,7 @@ mod tests {
                 prefixes: vec![1, u64::MAX],
             }),
             Record::Unpin(dots.clone()),
+            Record::Durable(dots.clone()),
             Record::Del(Del { dots, reason }),
             Record::Sealed(SealedRecord {
                 cache: CacheId::from_bytes([4; 16]),

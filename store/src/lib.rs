@@ -66,6 +66,7 @@ pub mod manifest;
 pub mod nar;
 pub mod narinfo;
 pub mod nixbase32;
+pub mod pack_id;
 pub mod record;
 pub mod signature;
 pub mod store_path;
@@ -90,8 +91,6 @@ mod locator;
 #[cfg(feature = "backends")]
 mod pack;
 #[cfg(feature = "backends")]
-mod pack_id;
-#[cfg(feature = "backends")]
 mod pack_set;
 #[cfg(feature = "backends")]
 mod pool;
@@ -106,6 +105,7 @@ pub use cache_info::CacheInfo;
 pub use cache_name::CacheName;
 pub use hash::{ChunkId, FileHash, NarHash};
 pub use narinfo::{NarInfo, PathInfo};
+pub use pack_id::PackId;
 pub use signature::{Fingerprint, PublicKey, SecretKey, Signature, TrustedKeys};
 pub use store_path::{StoreDir, StorePath, StorePathHash};
 

@@ -24,8 +24,9 @@ use crate::error::StoreError;
 use crate::frame;
 use crate::pack_id::PackId;
 use crate::record::{HEADER_LEN, PackSalt, RecordHeader, RecordKind};
+use twox_hash::XxHash3_64;
 
-pub(crate) use scan::{Contents, read_contents, recover};
+pub(crate) use scan::{Contents, footer_place, read_contents, read_footer_record, recover};
 pub(crate) use writer::PackWriter;
 
 /// Where a record lies in a pack, as a footer lists it.
@@ -204,6 +205,29 @@ pub(crate) fn intact(bytes: &[u8], at: &FooterEntry, salt: &PackSalt) -> Option<
     let named = header.kind == at.kind && header.key == at.key && header.body_len == at.body_len;
     (named && body.len() == header.body_len as usize && frame::check(body) == header.body_check)
         .then_some(header)
+}
+
+/// The head of a pack.
+pub(crate) fn head(id: PackId, salt: PackSalt) -> [u8; HEAD_LEN as usize] {
+    let mut head = [0; HEAD_LEN as usize];
+    head[..8].copy_from_slice(HEAD_MAGIC);
+    head[8..24].copy_from_slice(id.as_bytes());
+    head[24..].copy_from_slice(salt.as_bytes());
+    head
+}
+
+/// What ends a pack whose records end at `at`: the footer record and the tail.
+pub(crate) fn footer(entries: &[FooterEntry], at: u64, salt: &PackSalt) -> Vec<u8> {
+    let mut body = Vec::with_capacity(entries.len() * FOOTER_ENTRY_LEN);
+    entries.iter().for_each(|entry| entry.encode(&mut body));
+    let header = RecordHeader::new(RecordKind::Footer, [0; 32], body.len() as u32, &body);
+    let mut tail = [0; TAIL_LEN];
+    tail[..8].copy_from_slice(&at.to_le_bytes());
+    tail[8..16].copy_from_slice(salt.as_bytes());
+    let check = XxHash3_64::oneshot(&tail[..16]);
+    tail[16..24].copy_from_slice(&check.to_le_bytes());
+    tail[24..].copy_from_slice(TAIL_MAGIC);
+    [&header.encode(salt)[..], &body, &tail].concat()
 }
 
 /// Whether a read failed because of what lies there, not because of the system's state.

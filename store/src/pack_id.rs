@@ -11,21 +11,21 @@ use thiserror::Error;
 ///
 /// **Shape**: 16 bytes; 32 lower-case hex digits as text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(crate) struct PackId([u8; 16]);
+pub struct PackId([u8; 16]);
 
 /// The text is not 32 lower-case hex digits.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("pack id is not 32 lower-case hex digits")]
-pub(crate) struct BadPackId;
+pub struct BadPackId;
 
 impl PackId {
     /// The id with these bytes.
-    pub(crate) fn from_bytes(bytes: [u8; 16]) -> PackId {
+    pub const fn from_bytes(bytes: [u8; 16]) -> PackId {
         PackId(bytes)
     }
 
     /// The id's bytes.
-    pub(crate) fn as_bytes(&self) -> &[u8; 16] {
+    pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 }

@@ -87,6 +87,10 @@ impl Directory {
             let dot: Dot = self.dot(removal.author, removal.spot);
             add(of("removal", (dot, name(&removal.by))));
         }
+        for durable in self.durable.iter() {
+            let dot: Dot = self.dot(durable.author, durable.spot);
+            add(of("durable", (dot, name(&durable.by))));
+        }
         for (node, rank, _) in self.members.iter() {
             add(of("member", (node, rank)));
         }
@@ -135,4 +139,4 @@ fn of(kind: &str, row: impl serde::Serialize) -> u128 {
 }
 
 /// Of the fold: to be raised when the same logs come to other rows than before.
-const RULES: u64 = 1;
+const RULES: u64 = 2;

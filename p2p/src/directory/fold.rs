@@ -11,7 +11,7 @@ use attic_store::StorePathHash;
 
 use crate::directory::author::{Author, Spot, Step};
 use crate::directory::holders::Holders;
-use crate::directory::{Change, Directory, PathRow, Refused, Removal, Unseal, reversed};
+use crate::directory::{Change, Directory, Durable, PathRow, Refused, Removal, Unseal, reversed};
 use crate::ids::{CacheId, Dot, NodeId};
 use crate::log::{Log, LogError};
 use crate::membership::certificate::Certificate;
@@ -316,6 +316,7 @@ impl Directory {
             Record::Grant(signed) => self.fold_grant(author, signed, changes),
             Record::Pin(pin) => self.fold_pin(by, spot, pin, changes),
             Record::Left(left) => self.fold_left(author, left, changes),
+            Record::Durable(dots) => self.fold_durable(author, &dots, changes),
             Record::Fork(proof) => {
                 if self.has_room((author, None)) {
                     self.fold_fork(proof, Some(author));
@@ -416,6 +417,19 @@ impl Directory {
             }
         }
         Ok(())
+    }
+
+    /// Whose word counts is asked later; of a log that does not count, it means nothing and stays.
+    fn fold_durable(&mut self, by: u16, dots: &[Dot], changes: &mut Changes) {
+        for dot in dots {
+            let spot = Spot::of(dot);
+            let Some((spot, author)) = spot.zip(self.nodes.give(dot.node)) else {
+                self.ignored += 1;
+                continue;
+            };
+            self.durable.insert(Durable { author, spot, by });
+        }
+        changes.add(Change::Durable(self.nodes.name(by)));
     }
 
     /// `None` if it can have no effect: of a log that does not count, or not so far.
@@ -578,6 +592,7 @@ impl Directory {
         }
         self.sealed_holders.retain(|_, holders| holders.len() > 0);
         self.clear_removals(author, changes);
+        self.durable.retain(|durable| durable.by != author);
         self.clear_statements(author, changes);
         if let Some(author) = self.authors.get_mut(&author) {
             author.clear();

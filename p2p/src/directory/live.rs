@@ -159,6 +159,23 @@ impl Directory {
                 let kept = Record::Unpin(dots.clone());
                 (!dots.is_empty()).then_some(kept).and_then(encoded)
             }
+            Record::Durable(dots) => {
+                let mut dots = dots;
+                let mut failed = None;
+                // Of records that their authors say no more nobody asks.
+                dots.retain(|dot| {
+                    let said = self.is_said_by_its_author(log, *dot);
+                    said.unwrap_or_else(|error| {
+                        failed = Some(error);
+                        true
+                    })
+                });
+                if let Some(error) = failed {
+                    return Err(error);
+                }
+                let kept = (!dots.is_empty()).then_some(Record::Durable(dots));
+                kept.and_then(encoded)
+            }
             Record::Hold(tags) => {
                 let tags: Vec<NarTag> = tags
                     .into_iter()
@@ -262,6 +279,7 @@ impl Directory {
             | Record::Release(_)
             | Record::Unpin(_)
             | Record::Del(_)
+            | Record::Durable(_)
             | Record::Sealed(_)
             | Record::After(_) => false,
         }

@@ -6,7 +6,7 @@ use attic_store::{CacheName, NarHash, StorePathHash};
 
 use crate::directory::author::{Author, Spot};
 use crate::directory::fold::Opened;
-use crate::directory::{Directory, NarRow, PathRow, Removal};
+use crate::directory::{Directory, Durable, NarRow, PathRow, Removal};
 use crate::ids::{CacheId, Dot, NodeId};
 use crate::log::{Log, LogError};
 use crate::record::{CacheConfig, Grant, NarTag, PathRecord, Pin, Record, Right};
@@ -171,6 +171,54 @@ impl Directory {
         let living =
             rows.filter(|row| !self.is_removed(row.author, row.spot, &config.genesis.name));
         living.map(|row| self.dot(row.author, row.spot)).collect()
+    }
+
+    /// Whether a keeper says that the bucket has what the record `dot` needs.
+    pub fn is_durable(&self, dot: Dot) -> bool {
+        let place = self.nodes.number(&dot.node).zip(Spot::of(&dot));
+        place.is_some_and(|(author, spot)| self.is_spot_durable(author, spot))
+    }
+
+    /// Up to `limit` hash parts of paths of a cache of which a living record is not durable, in order,
+    /// from the one after `after`, each with these records. Whether they are signed is not looked at.
+    pub fn not_durable(
+        &self,
+        cache: CacheId,
+        after: Option<StorePathHash>,
+        limit: usize,
+    ) -> Vec<(StorePathHash, Vec<Dot>)> {
+        let Some((number, config)) = self.living(cache) else {
+            return Vec::new();
+        };
+        let start = after.map_or([0; 20], |hash| super::reversed(hash.as_bytes()));
+        let from = self.paths.from(&PathRow::first_of(number, start));
+        let of_cache = from.take_while(|row| row.cache == number);
+        let beyond = of_cache.filter(|row| Some(row.store_path_hash()) != after);
+        let name = &config.genesis.name;
+        let wanted = beyond
+            .filter(|row| !self.is_spot_durable(row.author, row.spot) && self.is_said(row, name));
+        let mut found: Vec<(StorePathHash, Vec<Dot>)> = Vec::new();
+        for row in wanted {
+            let (hash, dot) = (row.store_path_hash(), self.dot(row.author, row.spot));
+            let is_full = found.len() >= limit;
+            match found.last_mut().filter(|(last, _)| *last == hash) {
+                Some((_, dots)) => dots.push(dot),
+                None if is_full => break,
+                None => found.push((hash, vec![dot])),
+            }
+        }
+        found
+    }
+
+    fn is_spot_durable(&self, author: u16, spot: Spot) -> bool {
+        let first = Durable {
+            author,
+            spot,
+            by: 0,
+        };
+        let of_spot = self.durable.from(&first);
+        let mut of_spot = of_spot.take_while(|other| (other.author, other.spot) == (author, spot));
+        of_spot.any(|durable| self.is_keeper(self.nodes.name(durable.by)))
     }
 
     /// Number of the segment in which `node` said last that a cache has a path, whether that was

@@ -6,6 +6,7 @@ use attic_store::CacheName;
 
 use crate::directory::Directory;
 use crate::ids::{CacheId, NodeId};
+use crate::membership::Role;
 use crate::membership::certificate::{Certificate, Issuer};
 use crate::membership::revocation::{Revocation, Subject};
 use crate::membership::time::UnixTime;
@@ -58,6 +59,12 @@ impl Directory {
     pub fn may_write(&self, node: NodeId, name: &CacheName) -> bool {
         self.member(node)
             .is_some_and(|certificate| certificate.scopes.may_write(name))
+    }
+
+    /// Whether `node` is a keeper, and was not taken out.
+    pub fn is_keeper(&self, node: NodeId) -> bool {
+        !self.is_revoked(node)
+            && (self.member(node)).is_some_and(|certificate| certificate.role == Role::Keeper)
     }
 
     pub(crate) fn is_certificate(&self, author: NodeId, signed: &Signed<Certificate>) -> bool {

@@ -44,11 +44,20 @@ impl Cluster {
     }
 
     pub(crate) fn certificate(&self, number: u8, scopes: Scopes) -> Signed<Certificate> {
+        self.certificate_as(Role::Member, number, scopes)
+    }
+
+    pub(crate) fn certificate_as(
+        &self,
+        role: Role,
+        number: u8,
+        scopes: Scopes,
+    ) -> Signed<Certificate> {
         let identity = Cluster::identity(number);
         let holder = Holder {
             node: identity.node_id(),
             sealing_key: OpeningKey::of(&identity).sealing_key(),
-            role: Role::Member,
+            role,
             scopes,
         };
         let cluster = self.genesis.cluster_id();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use attic_p2p::directory::{Change, Directory, Refused};
 use attic_p2p::ids::Dot;
 use attic_p2p::log::{Log, MemoryLog};
+use attic_p2p::membership::Role;
 use attic_p2p::membership::scopes::Scopes;
 use attic_p2p::membership::time::UnixTime;
 use attic_p2p::record::{Left, Record, Touch};
@@ -178,6 +179,73 @@ fn a_removal_that_crosses_what_is_said_again_spares_it() {
             assert_eq!(said_at(&fold), Some(new.seq), "removed since or not");
         }
     }
+}
+
+/// That the bucket has a path is for a keeper to say, of one record of it, and is known of that one
+/// wherever and in whatever order it was heard.
+#[test]
+fn a_record_is_durable_when_a_keeper_says_so() {
+    let cluster = Cluster::new();
+    let (mut one, mut two) = (cluster.writer(1), cluster.writer(2));
+    let mut keeper = cluster.newcomer(3);
+    let certificate = cluster.certificate_as(Role::Keeper, 3, Scopes::all());
+    keeper.append(&[Record::Member(certificate.clone())]);
+    one.append(&[cluster.config(1)]);
+    let first = one.next_dot();
+    one.append(&[Record::Path(cluster.path(7)), Record::Path(cluster.path(8))]);
+    let second = Dot { index: 1, ..first };
+    two.append(&[Record::Durable(vec![first, second])]);
+    let mut fold = fold(&cluster, &[&one, &two, &keeper]);
+    let lacking = |fold: &Fold| fold.directory.not_durable(cluster.cache(), None, 10);
+    assert_eq!(lacking(&fold).len(), 2, "a member's word is none");
+
+    let word = Record::Durable(vec![first]);
+    let changes = fold
+        .take(&keeper.append(std::slice::from_ref(&word)))
+        .unwrap();
+    assert_eq!(changes, [Change::Durable(keeper.node())]);
+    let durable = |fold: &Fold| [first, second].map(|dot| fold.directory.is_durable(dot));
+    assert_eq!(durable(&fold), [true, false]);
+    assert_eq!(lacking(&fold), [(path_hash(8), vec![second])]);
+    assert_eq!(
+        fold.directory
+            .not_durable(cluster.cache(), Some(path_hash(8)), 10),
+        []
+    );
+
+    // What is said of a path again is another record.
+    let again = one.next_dot();
+    fold.take(&one.append(&[Record::Path(cluster.path(7))]))
+        .unwrap();
+    assert_eq!(durable(&fold), [true, false]);
+    let of = |hash| {
+        lacking(&fold)
+            .into_iter()
+            .find(|(lacking, _)| *lacking == hash)
+    };
+    assert_eq!(of(path_hash(7)), Some((path_hash(7), vec![again])));
+    fold.take(&two.append(&[del(vec![second])])).unwrap();
+    assert_eq!(lacking(&fold), [(path_hash(7), vec![again])], "removed");
+
+    let live = fold
+        .directory
+        .live_records(keeper.node(), &fold.log)
+        .unwrap();
+    assert_eq!(live.records.len(), 1, "{live:?}");
+    assert_eq!(Record::decode(&live.records[0].encoded), Ok(word.clone()));
+    let spot = (live.records[0].seq, live.records[0].index, word);
+    let before = keeper.segments.len();
+    keeper.checkpoint(&[(0, 0, Record::Member(certificate)), spot]);
+    for segment in &keeper.segments[before..] {
+        fold.take(segment).unwrap();
+    }
+    assert_eq!(durable(&fold), [true, false]);
+    let late = crate::directory::fold(&cluster, &[&keeper, &two, &one]);
+    assert_eq!(late.directory.digest(), fold.directory.digest());
+    assert_eq!(durable(&late), [true, false]);
+    fold.take(&two.append(&[cluster.revocation(keeper.node(), 1)]))
+        .unwrap();
+    assert_eq!(durable(&fold), [false, false], "taken out");
 }
 
 #[test]

@@ -415,6 +415,7 @@ fn golden_records() {
         ),
         ("fork", Record::Fork(fork)),
         ("left", Record::Left(Left { at: NOW })),
+        ("durable", Record::Durable(dots.clone())),
         (
             "after",
             Record::After(vec![Frontier {

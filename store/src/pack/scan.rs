@@ -102,6 +102,26 @@ pub(super) fn read_salt(file: &File) -> io::Result<PackSalt> {
     ))
 }
 
+/// Of a pack of `len` bytes of which `end` are the last: where its footer record begins, the salt, and
+/// bytes after the footer record. `None` if that is no end of a sealed pack.
+pub(crate) fn footer_place(end: &[u8], len: u64) -> Option<(u64, PackSalt, usize)> {
+    let tail = end.last_chunk::<TAIL_LEN>()?;
+    let (footer_at, salt) = read_tail(tail)?;
+    let tail_at = len.checked_sub(TAIL_LEN as u64)?;
+    (HEAD_LEN..tail_at)
+        .contains(&footer_at)
+        .then_some((footer_at, salt, TAIL_LEN))
+}
+
+/// What a footer record at `footer_at` lists, if it is undamaged.
+pub(crate) fn read_footer_record(
+    record: &[u8],
+    footer_at: u64,
+    salt: &PackSalt,
+) -> Option<Vec<FooterEntry>> {
+    decode_footer(record, footer_at, salt)
+}
+
 fn decode_footer(record: &[u8], footer_at: u64, salt: &PackSalt) -> Option<Vec<FooterEntry>> {
     let at = FooterEntry {
         kind: RecordKind::Footer,

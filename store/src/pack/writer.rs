@@ -7,15 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use twox_hash::XxHash3_64;
-
 use crate::error::StoreError;
 use crate::pack::scan::read_salt;
-use crate::pack::{
-    Contents, FooterEntry, HEAD_LEN, HEAD_MAGIC, PackFile, TAIL_LEN, TAIL_MAGIC, pack_path,
-};
+use crate::pack::{Contents, FooterEntry, HEAD_LEN, PackFile, footer, head, pack_path};
 use crate::pack_id::PackId;
-use crate::record::{HEADER_LEN, PackSalt, RecordHeader, RecordKind};
+use crate::record::{PackSalt, RecordHeader};
 
 /// Appends records to a new pack.
 ///
@@ -45,11 +41,7 @@ impl PackWriter {
                 .write(true)
                 .create_new(true)
                 .open(&path)?;
-            let mut head = [0; HEAD_LEN as usize];
-            head[..8].copy_from_slice(HEAD_MAGIC);
-            head[8..24].copy_from_slice(id.as_bytes());
-            head[24..].copy_from_slice(salt.as_bytes());
-            file.write_all_at(&head, 0)?;
+            file.write_all_at(&head(id, salt), 0)?;
             File::open(folder)?.sync_all()?;
             File::open(root)?.sync_all()?;
             Ok(file)
@@ -112,7 +104,7 @@ impl PackWriter {
             cap: None,
             source: None,
         })?;
-        self.write(header, body)?;
+        self.write(&[&header.encode(&self.file.salt), body])?;
         let entry = FooterEntry::new(header, offset);
         self.entries.push(entry);
         Ok(entry)
@@ -123,21 +115,9 @@ impl PackWriter {
     /// # Errors
     /// As [`PackWriter::append`]; the pack is then unsealed, but whole, and may be sealed again.
     pub(crate) fn seal(&mut self) -> Result<(), StoreError> {
-        let mut body = Vec::new();
-        self.entries
-            .iter()
-            .for_each(|entry| entry.encode(&mut body));
-        let footer_at = self.len.to_le_bytes();
-        let header = RecordHeader::new(RecordKind::Footer, [0; 32], body.len() as u32, &body);
-        let mut tail = [0; TAIL_LEN];
-        tail[..8].copy_from_slice(&footer_at);
-        tail[8..16].copy_from_slice(self.file.salt.as_bytes());
-        let check = XxHash3_64::oneshot(&tail[..16]);
-        tail[16..24].copy_from_slice(&check.to_le_bytes());
-        tail[24..].copy_from_slice(TAIL_MAGIC);
-        body.extend_from_slice(&tail);
+        let end = footer(&self.entries, self.len, &self.file.salt);
         let unsealed_len = self.len;
-        self.write(&header, &body)?;
+        self.write(&[&end])?;
         self.file.sync().inspect_err(|_| {
             // Records after a footer would be lost: what comes next overwrites it.
             self.len = unsealed_len;
@@ -145,20 +125,20 @@ impl PackWriter {
         })
     }
 
-    fn write(&mut self, header: &RecordHeader, body: &[u8]) -> Result<(), StoreError> {
-        let head = header.encode(&self.file.salt);
-        let parts = &mut [io::IoSlice::new(&head), io::IoSlice::new(body)];
+    fn write(&mut self, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let mut parts: Vec<_> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
         let mut at = Cursor {
             file: &self.file.file,
             offset: self.len,
         };
-        if let Err(error) = write_all_vectored(&mut at, parts) {
+        if let Err(error) = write_all_vectored(&mut at, &mut parts) {
             // If even this fails, the torn record is past `len`: overwritten by the next append, and
             // refused by its checks until then.
             let _ = self.file.file.set_len(self.len);
             return Err(StoreError::io("append to pack", &self.file.path, error));
         }
-        self.len += (HEADER_LEN + body.len()) as u64;
+        self.len += len as u64;
         self.file.written.store(self.len, Ordering::Release);
         Ok(())
     }

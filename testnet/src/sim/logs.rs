@@ -156,7 +156,7 @@ impl World {
                 Change::Holders(tag) => self.holders_changed(at, *tag),
                 Change::Member(_) => members = true,
                 Change::Cache(_) | Change::Everything => everything = true,
-                Change::Grant(_) | Change::Pins(_) => {}
+                Change::Grant(_) | Change::Pins(_) | Change::Durable(_) => {}
             }
         }
         if members || everything {
