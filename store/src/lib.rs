@@ -56,6 +56,8 @@
 //! - *zstd 2*. Level 3 stores 2.7 % less for 60 % more CPU. Attic's default (level 8, 64 KiB chunks)
 //!   stores L1 in 669 MB.
 
+#[cfg(feature = "backends")]
+pub mod bucket;
 pub mod cache_info;
 pub mod cache_name;
 pub mod chunker;
