@@ -18,6 +18,11 @@ use bytes::Bytes;
 use thiserror::Error;
 
 pub mod memory;
+pub mod pack;
+
+mod index;
+
+pub use index::BucketIndex;
 
 /// What a bucket answers, some time.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BucketError>> + Send + 'a>>;
