@@ -98,9 +98,12 @@ pub enum Verb {
     Verify(VerifyArgs),
     /// Show how the node is doing
     Status(JsonArgs),
-    /// Make a cluster, or show the one this node is in
+    /// Make a cluster, show the one this node is in, or rebuild one from its bucket
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// Look at the bucket that nodes share
+    #[command(subcommand)]
+    S3(S3Verb),
     /// Print a ticket that lets another node join the cluster
     ///
     /// Makes a cluster first when the node is in none. Whoever has the ticket can use it: hand it over
@@ -146,6 +149,14 @@ pub struct UpArgs {
     pub listen: Option<String>,
 }
 
+/// What a push may wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PushWait {
+    /// The bucket of the cluster has all of it: it survives the loss of every node
+    #[value(alias = "s3")]
+    Durable,
+}
+
 /// Options of `push`.
 #[derive(Args, Debug)]
 #[command(override_usage = "attic-node push [OPTIONS] <CACHE> <PATHS>...")]
@@ -179,6 +190,12 @@ pub struct PushArgs {
     /// Push from the chroot store in this directory, as `nix --store` names it
     #[arg(long, value_name = "ROOT")]
     pub store: Option<PathBuf>,
+    /// What to wait for before the push counts as done
+    #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "dry_run")]
+    pub wait: Option<PushWait>,
+    /// How long to wait for it
+    #[arg(long, value_name = "TIME", default_value = "10m", requires = "wait")]
+    pub wait_timeout: Expiry,
     /// Say for every path whether and why it would be pushed, and push nothing
     #[arg(long)]
     pub dry_run: bool,

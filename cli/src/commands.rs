@@ -21,6 +21,7 @@ mod pin;
 mod push;
 mod revoke;
 mod rm;
+mod s3;
 mod signals;
 mod status;
 mod unuse;
@@ -46,6 +47,7 @@ pub(crate) async fn run(context: Context, verb: Verb) -> Result<(), CliError> {
         Verb::Verify(args) => verify::run(&context, &args).await,
         Verb::Status(args) => status::run(&context, args).await,
         Verb::Cluster(verb) => cluster::run(&context, verb).await,
+        Verb::S3(verb) => s3::run(&context, verb).await,
         Verb::Invite(args) => invite::run(&context, args).await,
         Verb::Join(args) => join::run(&context, &args).await,
         Verb::Leave(args) => leave::run(&context, &args).await,

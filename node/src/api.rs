@@ -46,6 +46,7 @@ pub use self::cluster::{
     Revoked, Role, Teller, check_ticket,
 };
 
+pub mod bucket;
 pub mod cluster;
 pub mod wire;
 
@@ -84,6 +85,9 @@ pub struct Status {
     /// The cluster it is in, if it is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterStatus>,
+    /// The bucket that nodes share, if it was told of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<bucket::BucketView>,
     /// The upstreams it is configured with, in that order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<UpstreamStatus>,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use attic_p2p::identity::{Identity, IdentityError};
+use attic_store::bucket::Bucket;
 use attic_store::{BLOCK_LEN, Store, StoreError};
 use tokio::sync::Semaphore;
 
@@ -17,6 +18,7 @@ use crate::http::error::chain;
 use crate::http::host::AllowedHosts;
 use crate::http::refused::RefusedLately;
 use crate::mesh::MeshSlot;
+use crate::mesh::bucket::prefixed::Prefixed;
 use crate::metrics::Metrics;
 use crate::narinfo_memory::{Key, NarinfoMemory, Rendered};
 use crate::publish::Publisher;
@@ -50,6 +52,8 @@ pub(crate) struct App {
     pub(crate) data: DataDir,
     /// The cluster, while this node is in one.
     pub(crate) mesh: Arc<MeshSlot>,
+    /// The bucket that nodes share, and what it is called; set before the node is in a cluster.
+    pub(crate) bucket: OnceLock<(Arc<dyn Bucket>, String)>,
     /// What is asked for what is not here.
     pub(crate) upstreams: Upstreams,
     /// Held while the node enters or leaves a cluster.
@@ -108,6 +112,7 @@ impl App {
             nar_bodies: AtomicUsize::new(0),
             commits: Semaphore::new(config.store.threads),
             addresses: OnceLock::new(),
+            bucket: OnceLock::new(),
             stopping: AtomicBool::new(false),
             config,
             store,
@@ -120,6 +125,13 @@ impl App {
             membership: tokio::sync::Mutex::new(()),
             started_at,
         }
+    }
+
+    /// The part of the bucket below a prefix, and what it is called; `None` without a bucket.
+    pub(crate) fn open_bucket(&self, prefix: &str) -> Option<(Arc<dyn Bucket>, String)> {
+        let (whole, name) = self.bucket.get()?;
+        let part = Prefixed::new(Arc::clone(whole), prefix.to_owned());
+        Some((Arc::new(part), format!("{name}{prefix}")))
     }
 
     /// Whether requests should be sent here: it listens and is not about to stop.

@@ -46,6 +46,8 @@ pub struct Config {
     pub gc: GcConfig,
     /// `[mesh]`
     pub mesh: MeshConfig,
+    /// `[s3]`, where it names a bucket.
+    pub s3: Option<S3Config>,
     /// `[pull-through]`
     pub pull_through: PullThroughConfig,
     /// Every `[[upstream]]`, in the order of the file.
@@ -158,6 +160,59 @@ pub struct MeshConfig {
     pub log_max: u64,
     /// Bytes a second.
     pub upload_rate_max: Option<u64>,
+}
+
+/// Section `[s3]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Config {
+    /// Its name.
+    pub bucket: String,
+    /// URL of the server, if it is not AWS's.
+    pub endpoint: Option<String>,
+    /// What requests are signed for.
+    pub region: String,
+    /// May be empty.
+    pub prefix: String,
+    /// Whether the bucket is in the path.
+    pub path_style: Option<bool>,
+    /// Files of key id and secret.
+    pub key_files: Option<(PathBuf, PathBuf)>,
+    /// Where the key is found without these.
+    pub environment: AwsEnvironment,
+}
+
+/// Of the environment what AWS's own tools look at for an access key. Shown without its values.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct AwsEnvironment(BTreeMap<&'static str, String>);
+
+impl AwsEnvironment {
+    const NAMES: [&'static str; 6] = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_PROFILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "HOME",
+    ];
+
+    fn of(env: &BTreeMap<OsString, OsString>) -> AwsEnvironment {
+        let value = |name: &'static str| {
+            let value = env.get(OsStr::new(name))?.to_str()?;
+            (!value.is_empty()).then(|| (name, value.to_owned()))
+        };
+        AwsEnvironment(AwsEnvironment::NAMES.into_iter().filter_map(value).collect())
+    }
+
+    /// The value of a variable.
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned()
+    }
+}
+
+impl std::fmt::Debug for AwsEnvironment {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// Section `[pull-through]`.
@@ -275,6 +330,7 @@ pub struct Layers {
     /// The file that was read.
     file: Option<PathBuf>,
     default_data_dir: Result<PathBuf, ConfigError>,
+    aws: AwsEnvironment,
 }
 
 /// Where a value comes from.
@@ -370,6 +426,7 @@ impl Layers {
             replaced,
             file,
             default_data_dir: sources.default_data_dir(),
+            aws: AwsEnvironment::of(&sources.env),
         };
         Ok((layers, faults))
     }
@@ -429,6 +486,7 @@ impl Layers {
                 interval: self.timeout("gc.interval")?,
             },
             mesh: self.mesh()?,
+            s3: self.s3()?,
             pull_through: PullThroughConfig {
                 deadline: self.parse("pull-through.deadline", nix_waits)?,
                 negative_ttl: self.parse("pull-through.negative-ttl", value::duration)?,
@@ -488,6 +546,7 @@ impl Layers {
             replaced: Vec::new(),
             file: None,
             default_data_dir: self.default_data_dir.clone(),
+            aws: AwsEnvironment::default(),
         };
         let url = layer.optional("upstream.url", value::upstream_url)?;
         let public_keys = layer.list("upstream.public-keys", value::public_key)?;
@@ -529,6 +588,43 @@ impl Layers {
             threads,
             compact_below: self.parse("gc.compact-below", value::percent)?,
         })
+    }
+
+    fn s3(&self) -> Result<Option<S3Config>, ConfigError> {
+        let text = |name| self.optional(name, |text| Ok(text.trim().to_owned()));
+        let path = |name| self.optional(name, |text| Ok(PathBuf::from(text)));
+        let (id, secret) = ("s3.access-key-id-file", "s3.secret-access-key-file");
+        let key_files = match (path(id)?, path(secret)?) {
+            (Some(id), Some(secret)) => Some((id, secret)),
+            (None, None) => None,
+            (Some(_), None) => {
+                let wanted = format!("a file where {id} names one");
+                return Err(self.bad_value(secret, "unset".to_owned(), wanted));
+            }
+            (None, Some(_)) => {
+                let wanted = format!("a file where {secret} names one");
+                return Err(self.bad_value(id, "unset".to_owned(), wanted));
+            }
+        };
+        let endpoint = self.optional("s3.endpoint", value::server_url)?;
+        let path_style = self.optional("s3.path-style", value::switch)?;
+        let (region, prefix) = (text("s3.region")?, text("s3.prefix")?);
+        let Some(bucket) = text("s3.bucket")? else {
+            return Ok(None);
+        };
+        let config = S3Config {
+            bucket,
+            endpoint,
+            region: region.unwrap_or_default(),
+            prefix: prefix.unwrap_or_default(),
+            path_style,
+            key_files,
+            environment: self.aws.clone(),
+        };
+        match crate::s3::check(&config) {
+            Ok(()) => Ok(Some(config)),
+            Err(error) => Err(self.bad_value("s3.bucket", config.bucket, error)),
+        }
     }
 
     fn mesh(&self) -> Result<MeshConfig, ConfigError> {

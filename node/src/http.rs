@@ -40,6 +40,7 @@ use crate::metrics::Route;
 pub(crate) mod admin;
 pub(crate) mod blob;
 pub(crate) mod body;
+pub(crate) mod bucket;
 pub(crate) mod cluster;
 pub(crate) mod condition;
 pub(crate) mod connection;

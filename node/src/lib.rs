@@ -51,9 +51,11 @@ mod push;
 mod recent;
 mod report;
 mod retire;
+mod s3;
 mod upstream;
 mod worker;
 
 pub use caches::CacheError;
 pub use mesh::MeshError;
 pub use mesh::files::ClusterFileError;
+pub use s3::S3Error;

@@ -42,6 +42,9 @@ use crate::http::error::chain;
 use crate::http::ingest::joined;
 use crate::mesh::announce::{Announcer, Parts as AnnouncerParts, ShareError};
 use crate::mesh::audience::Audience;
+use crate::mesh::bucket::source::BUCKET;
+use crate::mesh::bucket::write_behind::{Backlog, write_behind};
+use crate::mesh::bucket::{SharedBucket, tend};
 use crate::mesh::exchange::{BanCause, Exchange};
 use crate::mesh::files::{Charter, ClusterFileError, ClusterFiles};
 use crate::mesh::flight::{FlightError, Flights, Follower, Sources, Wanted};
@@ -62,6 +65,7 @@ use crate::metrics::MESH_NUMBERS;
 
 pub(crate) mod announce;
 pub(crate) mod audience;
+pub(crate) mod bucket;
 pub(crate) mod exchange;
 pub(crate) mod farewell;
 pub(crate) mod files;
@@ -101,6 +105,12 @@ pub(crate) struct Mesh {
     pub(crate) exchange: Exchange,
     pub(crate) offer: tokio::sync::Mutex<Option<Offer>>,
     pub(crate) counters: watch::Receiver<Counters>,
+    /// The cluster's bucket, where this node was told of one.
+    pub(crate) bucket: Option<Arc<SharedBucket>>,
+    /// What this node, a keeper, is to make durable.
+    pub(crate) backlog: Backlog,
+    /// Told when a keeper called something durable.
+    pub(crate) durable_changed: Notify,
     /// Marked when somebody may hold more than before.
     sources_changed: watch::Sender<()>,
     /// What to publish here once its NAR has landed.
@@ -152,7 +162,7 @@ impl Mesh {
         let name = genesis.name.to_string();
         let me = identity.node_id();
         let setup = {
-            let (identity, files) = (identity.clone(), files.clone());
+            let (identity, files, app) = (identity.clone(), files.clone(), Arc::clone(app));
             let log_len_max = app.config.mesh.log_max;
             move || -> Result<_, MeshError> {
                 let log = LogFiles::open(&files.log(), me).map_err(MeshError::Log)?;
@@ -171,10 +181,12 @@ impl Mesh {
                 let outbox = Outbox::open(&files.outbox(), end).map_err(MeshError::Log)?;
                 let remembered = files.peers();
                 let names = Names::read(&files.names());
-                Ok((replica, outbox, keyring, remembered, names))
+                let bucket = bucket::configured(&app, cluster, &files.bucket())?;
+                Ok((replica, outbox, keyring, remembered, names, bucket))
             }
         };
-        let (replica, outbox, keyring, remembered, names) = joined(spawn_blocking(setup).await)?;
+        let (replica, outbox, keyring, remembered, names, bucket) =
+            joined(spawn_blocking(setup).await)?;
         let members = Arc::new(Members::of_member(identity, files.clone(), charter)?);
         members.take_revocations(replica.directory());
         // An issuer that slept for long would be refused by all others.
@@ -211,13 +223,17 @@ impl Mesh {
         });
         let deadline = app.config.mesh.deadline;
         let audience = Audience::new(Arc::downgrade(app), view.clone());
-        let finder = Finder::new(view.clone(), network.clone(), audience, deadline);
+        let finder = Finder::new(view.clone(), network.clone(), audience, deadline, bucket.clone());
         let finder = Arc::new(finder);
         let (sources_changed, changes) = watch::channel(());
         let exchange = Exchange::new(network.clone(), me, cluster);
+        if let Some(bucket) = &bucket {
+            exchange.add_bucket(Arc::clone(bucket));
+        }
         let (gains, gained) = flight::gains();
         let sources = Arc::new(ClusterSources {
             finder: Arc::clone(&finder),
+            bucket: bucket.clone(),
             changes,
         });
         let flights = Flights::new(app.store.clone(), exchange.clone(), sources, gains);
@@ -231,6 +247,9 @@ impl Mesh {
             flights: flights.clone(),
             exchange: exchange.clone(),
             offer: tokio::sync::Mutex::new(None),
+            bucket: bucket.clone(),
+            backlog: Backlog::default(),
+            durable_changed: Notify::new(),
             sources_changed,
             landing: Mutex::default(),
             network: network.clone(),
@@ -277,6 +296,10 @@ impl Mesh {
         tasks.spawn(renew(Arc::clone(&mesh)));
         tasks.spawn(exchange_peers(Arc::clone(&mesh)));
         tasks.spawn(replicate(Arc::clone(app), Arc::clone(&mesh)));
+        if let Some(bucket) = bucket {
+            tasks.spawn(tend(Arc::clone(&mesh), Arc::clone(&bucket)));
+            tasks.spawn(write_behind(Arc::clone(app), Arc::clone(&mesh), bucket));
+        }
         drop(tasks);
         Ok(mesh)
     }
@@ -571,11 +594,23 @@ async fn changed(app: &Arc<App>, mesh: &Arc<Mesh>, changes: Vec<Change>) {
                 Change::Path { cache, hash } => {
                     mesh.finder.forget(cache, &hash);
                     announcer.path_changed(app, cache, &hash);
+                    if mesh.is_writing_behind() {
+                        let dots = mesh.view.dots_not_durable(cache, hash);
+                        if !dots.is_empty() {
+                            mesh.want_durable((cache, hash), &dots);
+                        }
+                    }
+                }
+                Change::Durable(node) => {
+                    mesh.durable_changed.notify_waiters();
+                    if let Some(bucket) = mesh.bucket.as_ref().filter(|_| node != mesh.me) {
+                        bucket.news.notify_one();
+                    }
                 }
                 Change::Cache(_) | Change::Grant(_) => caches = true,
                 Change::Member(_) => members = true,
                 Change::Holders(_) => holders = true,
-                Change::Pins(_) | Change::Durable(_) => {}
+                Change::Pins(_) => {}
                 Change::Everything => everything = true,
             }
         }
@@ -598,6 +633,8 @@ async fn changed(app: &Arc<App>, mesh: &Arc<Mesh>, changes: Vec<Change>) {
         }
         if everything {
             announcer.prune_all(app)?;
+            mesh.backlog.rescan();
+            mesh.durable_changed.notify_waiters();
         }
         mesh.caches_changed.notify_waiters();
         Ok::<_, ShareError>(())
@@ -606,6 +643,11 @@ async fn changed(app: &Arc<App>, mesh: &Arc<Mesh>, changes: Vec<Change>) {
 }
 
 impl Mesh {
+    /// Whether it is this node's business to make paths durable.
+    pub(crate) fn is_writing_behind(&self) -> bool {
+        self.bucket.is_some() && self.view.is_keeper(self.me)
+    }
+
     /// Drops those who were taken out of the cluster, and forgets where those were who left.
     fn members_changed(&self) {
         for peer in self.network.peers() {
@@ -795,16 +837,24 @@ impl Mesh {
 /// Who holds a NAR, for flights.
 struct ClusterSources {
     finder: Arc<Finder>,
+    bucket: Option<Arc<SharedBucket>>,
     changes: watch::Receiver<()>,
 }
 
 impl Sources for ClusterSources {
     fn of(&self, nar: &NarHash) -> Vec<(NodeId, Tier)> {
         let sources = self.finder.sources(nar).into_iter();
-        sources.map(|node| (node, Tier::Lan)).collect()
+        let origin = self.bucket.as_ref().filter(|bucket| bucket.is_reachable());
+        sources
+            .map(|node| (node, Tier::Lan))
+            .chain(origin.map(|_| (BUCKET, Tier::Origin)))
+            .collect()
     }
 
     fn tier(&self, node: &NodeId) -> Option<Tier> {
+        if *node == BUCKET {
+            return self.bucket.as_ref().map(|_| Tier::Origin);
+        }
         self.finder.is_connected(node).then_some(Tier::Lan)
     }
 
@@ -900,6 +950,9 @@ pub enum MeshError {
     /// Not an address.
     #[error("{0} is not an address")]
     Address(String),
+    /// What is known of the cluster's bucket cannot be kept.
+    #[error("keep what is known of the bucket")]
+    Bucket(#[from] attic_store::LocatorError),
 }
 
 /// Batches of records that wait for the replica.

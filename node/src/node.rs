@@ -35,6 +35,7 @@ use crate::http::serve::{ServeOptions, serve};
 use crate::http::{Door, Wall, cluster};
 use crate::mesh::MeshError;
 use crate::retire::KeyRetirer;
+use crate::s3::S3Error;
 use crate::worker::Workers;
 
 /// A running node. Dropping it closes all connections at once; [`Node::shutdown`] is kinder.
@@ -88,6 +89,10 @@ impl Node {
         } = joined(spawn_blocking(move || prepare(config)).await)?;
         let http = parts.config.http.clone();
         let app = Arc::new(App::new(parts));
+        if let Some(s3) = app.config.s3.clone() {
+            let opened = joined(spawn_blocking(move || crate::s3::open(&s3)).await)?;
+            let _ = app.bucket.set(opened);
+        }
         let tcp = bind_tcp(http.listen).await?;
         let tcp_address = tcp
             .local_addr()
@@ -399,6 +404,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("open store")]
     Store(#[from] StoreError),
+    /// The bucket that is configured cannot be used.
+    #[error(transparent)]
+    S3(#[from] S3Error),
     /// The node's part of its cluster cannot start.
     #[error("start the mesh")]
     Mesh(#[from] MeshError),

@@ -267,7 +267,7 @@ fn says_enough(run: &[&Segment]) -> bool {
     };
     match first.head().kind {
         SegmentKind::Append => true,
-        SegmentKind::Checkpoint { parts, .. } => run.len() >= usize::from(parts),
+        SegmentKind::Checkpoint { parts, .. } => run.len() as u64 >= u64::from(parts),
     }
 }
 
@@ -296,7 +296,7 @@ mod tests {
             };
             let segment = match checkpoint_at {
                 Some(at) if seq == at || seq == at + 1 => {
-                    let part = (seq - at) as u16;
+                    let part = (seq - at) as u32;
                     Segment::checkpoint(&author, place, (part, 2), &[]).unwrap()
                 }
                 _ => Segment::append(&author, place, &body).unwrap(),

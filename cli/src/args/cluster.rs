@@ -1,6 +1,8 @@
 //! Options of the verbs about clusters.
 
 use attic_node_core::api::Role;
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{ConfirmArgs, Expiry, JsonArgs};
@@ -22,6 +24,39 @@ pub enum ClusterVerb {
     },
     /// Show the cluster this node is in
     Info(JsonArgs),
+    /// Make this node a cluster's that has lost all its nodes, from what its bucket has
+    ///
+    /// The running node must be in no cluster, and its configuration must name the bucket. Caches are
+    /// served again with all their durable paths, and others can join; the keys to sign new paths with
+    /// are not in the bucket.
+    Rebuild(RebuildArgs),
+}
+
+/// Options of `cluster rebuild`.
+#[derive(Args, Debug)]
+pub struct RebuildArgs {
+    /// From where: there is no other place yet
+    #[arg(long, required = true)]
+    pub from_s3: bool,
+    /// File with the cluster's key, `cluster/cluster.key` of the node that made it; `-` reads it from
+    /// standard input
+    #[arg(long, value_name = "FILE")]
+    pub cluster_key: PathBuf,
+    /// Which cluster, where the key has founded several
+    #[arg(long, value_name = "ID")]
+    pub cluster: Option<String>,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// Verbs of `s3`.
+#[derive(Debug, Subcommand)]
+pub enum S3Verb {
+    /// Try whether the server keeps what must be relied on
+    ///
+    /// Writes, lists and deletes small objects below `check/`. Exits with 1 when it does not.
+    Check(JsonArgs),
 }
 
 /// Options of `invite`.

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use attic_node_core::api::bucket::{
+    BucketCheck, DurableReply, DurableRequest, RebuildReply, RebuildRequest,
+};
 use attic_node_core::api::wire::{commit_body, ids_body, parse_bitmap};
 use attic_node_core::api::{
     CacheCreate, CachePatch, CacheView, ChunksReply, ClusterInit, ClusterMade, ClusterView,
@@ -181,6 +184,30 @@ impl Client {
                 .once(),
         )
         .await
+    }
+
+    /// `POST cluster/rebuild`. Answers when everything in the bucket was looked at.
+    pub async fn rebuild_cluster(
+        &self,
+        request: &RebuildRequest,
+    ) -> Result<RebuildReply, ClientError> {
+        let call = Call::new(Method::POST, "cluster/rebuild").payload(json(request)?);
+        self.json(call.once().silence_max(None)).await
+    }
+
+    /// `POST bucket/check`. Answers when everything was tried.
+    pub async fn check_bucket(&self) -> Result<BucketCheck, ClientError> {
+        let call = Call::new(Method::POST, "bucket/check").payload(json(&Nothing {})?);
+        self.json(call.silence_max(None)).await
+    }
+
+    /// `POST bucket/durable`. Answers when all are durable, or the time is over.
+    pub async fn await_durable(
+        &self,
+        request: &DurableRequest,
+    ) -> Result<DurableReply, ClientError> {
+        let call = Call::new(Method::POST, "bucket/durable").payload(json(request)?);
+        self.json(call.silence_max(None)).await
     }
 
     /// `POST cluster/invites`

@@ -1,8 +1,12 @@
 //! `cluster init | info`
 
-use attic_node_core::api::{ClusterCache, ClusterInit, ClusterView};
+use std::io;
 
-use crate::args::{ClusterVerb, JsonArgs};
+use attic_node_core::api::bucket::{BucketView, RebuildRequest};
+use attic_node_core::api::{ClusterCache, ClusterInit, ClusterView};
+use attic_node_core::data_dir::read_secret;
+
+use crate::args::{ClusterVerb, JsonArgs, RebuildArgs};
 use crate::context::Context;
 use crate::exit::CliError;
 use crate::ui::{Ui, bytes, count, standing};
@@ -12,6 +16,7 @@ pub(super) async fn run(context: &Context, verb: ClusterVerb) -> Result<(), CliE
     match verb {
         ClusterVerb::Init { name, json } => init(context, name, json).await,
         ClusterVerb::Info(json) => info(context, json).await,
+        ClusterVerb::Rebuild(args) => rebuild(context, args).await,
     }
 }
 
@@ -38,6 +43,44 @@ async fn info(context: &Context, args: JsonArgs) -> Result<(), CliError> {
         return context.ui.json(&cluster);
     }
     print(&context.ui, &cluster)
+}
+
+async fn rebuild(context: &Context, args: RebuildArgs) -> Result<(), CliError> {
+    let path = &args.cluster_key;
+    let read = match path.as_os_str() == "-" {
+        true => io::read_to_string(io::stdin()).map_err(|source| CliError::File {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?,
+        false => read_secret(path)?,
+    };
+    let request = RebuildRequest {
+        cluster_key: read.trim().to_owned(),
+        cluster: args.cluster,
+    };
+    let rebuilt = context.client()?.rebuild_cluster(&request).await?;
+    if args.json.json {
+        return context.ui.json(&rebuilt);
+    }
+    let ui = &context.ui;
+    ui.say(format_args!("✅ Rebuilt cluster \"{}\" on this node", rebuilt.name));
+    for cache in &rebuilt.caches {
+        let lost = match cache.lost {
+            0 => String::new(),
+            lost => format!(", {lost} more were never durable and are lost"),
+        };
+        let paths = count(cache.paths, "path");
+        ui.say(format_args!("{}: {paths}{lost}", cache.name));
+        ui.say(format_args!("extra-substituters = {}", cache.substituter));
+        ui.say(format_args!("extra-trusted-public-keys = {}", cache.public_key));
+    }
+    if rebuilt.refused > 0 {
+        let refused = count(rebuilt.refused, "object");
+        ui.say(format_args!("warning: {refused} in the bucket could not be read"));
+    }
+    ui.say("Let others in with the ticket that `attic-node invite` prints");
+    ui.data(rebuilt.cluster)
 }
 
 fn print(ui: &Ui, cluster: &ClusterView) -> Result<(), CliError> {
@@ -72,9 +115,31 @@ fn print(ui: &Ui, cluster: &ClusterView) -> Result<(), CliError> {
     );
     lines.push(("Paths", cluster.paths.to_string()));
     lines.push(("Log", format!("{segments}, {log}")));
+    if let Some(bucket) = &cluster.bucket {
+        lines.push(("Bucket", bucket_line(bucket)));
+    }
     lines
         .into_iter()
         .try_for_each(|(name, value)| ui.data(format_args!("{name}: {value}")))
+}
+
+/// How a bucket does, in a line.
+pub(super) fn bucket_line(bucket: &BucketView) -> String {
+    let role = match bucket.writes {
+        true => format!("writes, {} waiting", count(bucket.waiting, "path")),
+        false => "reads".to_owned(),
+    };
+    let state = match (bucket.reachable, &bucket.trouble, &bucket.last_error) {
+        (true, None, _) => "reachable".to_owned(),
+        (_, Some(why), _) => format!("in trouble: {why}"),
+        (false, None, Some(why)) => format!("not reachable: {why}"),
+        (false, None, None) => "not reachable".to_owned(),
+    };
+    let damaged = match bucket.damaged {
+        0 => String::new(),
+        damaged => format!(", {} found", count(damaged, "damaged object")),
+    };
+    format!("{} ({role}, {state}{damaged})", bucket.name)
 }
 
 fn describe(cache: &ClusterCache) -> String {

@@ -6,13 +6,15 @@ use std::io::{self, BufRead};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use attic_node_core::api::bucket::{DURABLE_PATHS_MAX, DurableRequest};
 use attic_store::cache_name::CacheName;
-use attic_store::store_path::StorePath;
+use attic_store::store_path::{StorePath, StorePathHash};
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
-use crate::args::PushArgs;
+use crate::args::{PushArgs, PushWait};
 use crate::client::{Client, Endpoint};
 use crate::commands::signals::Signals;
 use crate::context::Context;
@@ -60,6 +62,13 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
     }
     announce(ui, &args, client.endpoint(), tally)?;
     let too_large = too_large(planned);
+    let wanted: Vec<StorePath> = planned.iter().map(|planned| planned.path.info.path.clone()).collect();
+    let in_upstream = |planned: &Planned| matches!(planned.verdict, Verdict::Upstream { .. });
+    let elsewhere: BTreeSet<StorePath> = planned
+        .iter()
+        .filter(|planned| in_upstream(planned))
+        .map(|planned| planned.path.info.path.clone())
+        .collect();
     let observer: Arc<dyn Observer> = match args.json {
         true => Arc::new(JsonLines(ui.clone())),
         false => Arc::new(Bars::new(ui.clone())),
@@ -80,7 +89,66 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
         None => Vec::new(),
     };
     failed.extend(too_large);
-    conclude(ui, &args, tally, &failed, &unusable)
+    let not_durable = match args.wait {
+        Some(PushWait::Durable) => {
+            let arrived = |path: &StorePath| {
+                !elsewhere.contains(path) && failed.iter().all(|(failed, _)| failed != path)
+            };
+            let arrived = wanted.into_iter().filter(arrived).collect();
+            wait_until_durable(ui, &client, &args, arrived).await?
+        }
+        None => Vec::new(),
+    };
+    conclude(ui, &args, tally, &failed, &unusable)?;
+    match not_durable.len() as u64 {
+        0 => Ok(()),
+        left => {
+            for path in not_durable {
+                ui.say(format_args!("not durable: {path}"));
+            }
+            Err(CliError::Incomplete(format!(
+                "{} pushed, and not durable within the time given",
+                count(left, "path")
+            )))
+        }
+    }
+}
+
+/// Waits until the bucket has these paths; returns those that it has not when the time is over.
+async fn wait_until_durable(
+    ui: &Ui,
+    client: &Client,
+    args: &PushArgs,
+    paths: Vec<StorePath>,
+) -> Result<Vec<StorePath>, CliError> {
+    let deadline = Instant::now() + Duration::from_secs(args.wait_timeout.seconds());
+    let mut left: BTreeMap<StorePathHash, StorePath> =
+        paths.into_iter().map(|path| (*path.hash(), path)).collect();
+    let mut trouble = None;
+    while let Some(seconds) = (!left.is_empty()).then(|| {
+        let rest = deadline.saturating_duration_since(Instant::now());
+        rest.as_secs().min(WAIT_SECONDS)
+    }) {
+        let request = DurableRequest {
+            cache: args.cache.clone(),
+            paths: left.keys().take(DURABLE_PATHS_MAX).copied().collect(),
+            timeout_seconds: seconds,
+        };
+        let reply = client.await_durable(&request).await?;
+        for hash in &request.paths {
+            if !reply.left.contains(hash) {
+                left.remove(hash);
+            }
+        }
+        if let Some(why) = reply.trouble.as_ref().filter(|_| reply.trouble != trouble) {
+            ui.say(format_args!("warning: not durable yet: {why}"));
+        }
+        trouble = reply.trouble;
+        if seconds == 0 {
+            break;
+        }
+    }
+    Ok(left.into_values().collect())
 }
 
 /// What the node wants of `closure`; `None` when there is nothing to ask about.
@@ -366,5 +434,7 @@ fn conclude(
     })
 }
 
+/// How long one request waits.
+const WAIT_SECONDS: u64 = 20;
 /// Why a store path is no path of the local store.
 const INVALID: &str = "not valid in the local store";

@@ -3,6 +3,7 @@
 use attic_node_core::api::{ClusterStatus, Status, UpstreamStatus};
 
 use crate::args::JsonArgs;
+use crate::commands::cluster::bucket_line;
 use crate::commands::du;
 use crate::context::Context;
 use crate::exit::CliError;
@@ -48,6 +49,9 @@ fn print(ui: &Ui, status: &Status) -> Result<(), CliError> {
         .try_for_each(|(name, value)| ui.data(format_args!("{name}: {value}")))?;
     if let Some(cluster) = &status.cluster {
         print_cluster(ui, cluster)?;
+    }
+    if let Some(bucket) = &status.bucket {
+        ui.data(format_args!("Bucket: {}", bucket_line(bucket)))?;
     }
     for upstream in &status.upstreams {
         ui.data(format_args!("Upstream: {}", upstream_line(upstream, now)))?;

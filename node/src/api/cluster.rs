@@ -209,6 +209,9 @@ pub struct ClusterView {
     pub paths: u64,
     /// The logs that all of this is folded from.
     pub log: LogUsage,
+    /// The bucket that its nodes share, if this one was told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<super::bucket::BucketView>,
 }
 
 /// A cache of the cluster.
@@ -407,21 +410,21 @@ impl Display for Role {
 pub const PATTERNS_MAX: usize = 16;
 
 /// Ids as text in JSON.
-mod text {
+pub(crate) mod text {
     use std::fmt::Display;
     use std::str::FromStr;
 
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<T: Display, S: Serializer>(
+    pub(crate) fn serialize<T: Display, S: Serializer>(
         value: &T,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: Display>,
         D: Deserializer<'de>,

@@ -302,6 +302,53 @@ pub const KEYS: &[Key] = &[
         doc: "Most bytes a second sent to other nodes. Unset means no limit.",
     },
     Key {
+        section: "s3",
+        name: "bucket",
+        default: Default::Unset("nix-cache"),
+        doc: "Bucket that nodes of the cluster share. Keepers write what is pushed to it; a node \
+              that is no keeper only reads, and needs no other right. Unset means none.",
+    },
+    Key {
+        section: "s3",
+        name: "endpoint",
+        default: Default::Unset("https://s3.example.org"),
+        doc: "URL of the server. Unset means AWS's for the region.",
+    },
+    Key {
+        section: "s3",
+        name: "region",
+        default: Default::Text("us-east-1"),
+        doc: "Region that requests are signed for.",
+    },
+    Key {
+        section: "s3",
+        name: "prefix",
+        default: Default::Text(""),
+        doc: "What all keys in the bucket begin with, such as \"nix/\". Below it each cluster has a \
+              part of its own.",
+    },
+    Key {
+        section: "s3",
+        name: "path-style",
+        default: Default::Unset("true"),
+        doc: "Whether URLs name the bucket in their path and not in their host. Unset means yes \
+              where an endpoint is named.",
+    },
+    Key {
+        section: "s3",
+        name: "access-key-id-file",
+        default: Default::Unset("/run/secrets/s3-key-id"),
+        doc: "File with the id of the access key. Unset means AWS_ACCESS_KEY_ID with \
+              AWS_SECRET_ACCESS_KEY, else the profile AWS_PROFILE (default) in \
+              AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials).",
+    },
+    Key {
+        section: "s3",
+        name: "secret-access-key-file",
+        default: Default::Unset("/run/secrets/s3-secret"),
+        doc: "File with the secret of the access key; goes with access-key-id-file.",
+    },
+    Key {
         section: "pull-through",
         name: "deadline",
         default: Default::Text("2s"),

@@ -164,6 +164,24 @@ pub(crate) fn relay(text: &str) -> Result<String, String> {
     }
 }
 
+/// Reads the URL of a server that speaks HTTP.
+///
+/// **Errors**: what such a URL looks like, as a phrase.
+pub(crate) fn server_url(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let url = Url::parse(text).ok();
+    let good = url.filter(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+    });
+    match good {
+        Some(_) => Ok(text.trim_end_matches('/').to_owned()),
+        None => Err("the URL of a server, \"https://s3.example.org\"".to_owned()),
+    }
+}
+
 /// Reads the URL of a binary cache; a `/` at its end makes it a folder to which names are added.
 ///
 /// **Errors**: what such a URL looks like, as a phrase.

@@ -32,7 +32,7 @@ use crate::clock::unix_now;
 use crate::collect;
 use crate::http::error::{Failure, Kind};
 use crate::http::ingest::{Limits, check_announced, has_body, joined, read_small};
-use crate::http::{admitted, caller, cluster, push};
+use crate::http::{admitted, bucket, caller, cluster, push};
 use crate::mesh::Mesh;
 use crate::mesh::announce::ShareError;
 use crate::metrics::{Source, rss_bytes};
@@ -55,6 +55,7 @@ pub(crate) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/verify", post(verify))
         .merge(push::routes())
         .merge(cluster::routes())
+        .merge(bucket::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(Arc::clone(app), admit))
@@ -94,6 +95,7 @@ async fn status(State(app): State<Arc<App>>) -> Json<Status> {
         nar_bytes_sent: metrics.nar_sent.get(),
         store: app.usage(),
         cluster,
+        bucket: bucket::brief(&app),
         upstreams: app.upstreams.status(),
     })
 }

@@ -68,7 +68,7 @@ pub(crate) async fn resume(app: &Arc<App>) -> Result<(), MeshError> {
     Ok(())
 }
 
-fn mesh_of(app: &App) -> Result<Arc<Mesh>, Failure> {
+pub(crate) fn mesh_of(app: &App) -> Result<Arc<Mesh>, Failure> {
     let absent = || Failure::new(Kind::NoCluster, "this node is in no cluster");
     app.mesh.get().ok_or_else(absent)
 }
@@ -125,7 +125,7 @@ async fn found(app: &Arc<App>, name: Option<String>) -> Result<Arc<Mesh>, Failur
     Ok(mesh)
 }
 
-async fn start(
+pub(crate) async fn start(
     app: &Arc<App>,
     identity: &Identity,
     files: ClusterFiles,
@@ -456,6 +456,7 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure>
         caches: caches.collect(),
         paths,
         log: LogUsage { segments, bytes },
+        bucket: crate::http::bucket::brief(&app),
     }))
 }
 

@@ -125,6 +125,11 @@ impl Announcer {
         self.outbox().len()
     }
 
+    /// Whether a path is noted and may not be said yet.
+    pub(crate) fn is_noted(&self, cache: CacheId, hash: &StorePathHash) -> bool {
+        self.outbox().contains(cache, hash)
+    }
+
     /// Announces noted paths that were committed.
     pub(crate) fn announce(
         &self,

@@ -30,6 +30,7 @@ use crate::http::error::chain;
 use crate::http::ingest::joined;
 use crate::mesh::Mesh;
 
+pub(crate) mod prefixed;
 pub(crate) mod source;
 pub(crate) mod write_behind;
 

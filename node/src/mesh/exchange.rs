@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use attic_p2p::ids::{ClusterId, NodeId};
@@ -18,6 +18,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::http::error::chain;
+use crate::mesh::bucket::SharedBucket;
+use crate::mesh::bucket::source::{BUCKET, BucketSource};
 use crate::mesh::link::{
     Asked, Link, LinkError, LinkParts, Listener, MEMORY_UNIT, Question, Traffic,
 };
@@ -42,6 +44,8 @@ struct Inner {
     traffic: Arc<Traffic>,
     bans: [AtomicU64; BanCause::ALL.len()],
     tasks: Mutex<JoinSet<()>>,
+    /// Answers for [`BUCKET`].
+    bucket: OnceLock<BucketSource>,
 }
 
 /// How a peer is reached.
@@ -100,8 +104,15 @@ impl Exchange {
                 traffic: Arc::default(),
                 bans: [const { AtomicU64::new(0) }; BanCause::ALL.len()],
                 tasks: Mutex::default(),
+                bucket: OnceLock::new(),
             }),
         }
+    }
+
+    /// Has a bucket answer for [`BUCKET`]. Only the first one does.
+    pub(crate) fn add_bucket(&self, shared: Arc<SharedBucket>) {
+        let memory = Arc::clone(&self.inner.memory);
+        let _ = self.inner.bucket.set(BucketSource::new(shared, memory));
     }
 
     /// This node.
@@ -119,6 +130,13 @@ impl Exchange {
         question: Question,
         listener: &Listener,
     ) -> Result<Asked, Unreachable> {
+        if node == BUCKET {
+            let bucket = self.inner.bucket.get().ok_or(Unreachable::Resting)?;
+            if self.inner.memory.is_closed() {
+                return Err(Unreachable::Shutdown);
+            }
+            return Ok(bucket.ask(question, listener));
+        }
         let banned = |now, peers: &mut PeerTable| peers.banned_until(now, &node).is_some();
         if self.with_peers(banned) {
             return Err(Unreachable::Banned);

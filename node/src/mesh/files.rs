@@ -10,6 +10,7 @@
 //! cluster/names          what others call themselves
 //! cluster/outbox         paths that are not announced yet
 //! cluster/log/           what the nodes of the cluster said
+//! cluster/bucket/        what is known of the cluster's bucket; learnt again when it is lost
 //! cluster/certificate    this node's certificate; the node is in a cluster when it is there
 //! ```
 //!
@@ -220,6 +221,11 @@ impl ClusterFiles {
     /// Directory of the logs.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("log")
+    }
+
+    /// Directory of what is known of the cluster's bucket.
+    pub(crate) fn bucket(&self) -> PathBuf {
+        self.dir.join("bucket")
     }
 
     /// File of the paths that are not announced yet.

@@ -25,6 +25,7 @@ use attic_p2p::wire::{
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 /// What is asked of a peer.
@@ -101,6 +102,15 @@ impl Received {
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
+
+    /// A frame that no peer sent.
+    pub(crate) fn of_bucket(bytes: Bytes, memory: OwnedSemaphorePermit) -> Received {
+        Received {
+            bytes,
+            consumed: Arc::default(),
+            _memory: memory,
+        }
+    }
 }
 
 impl Drop for Received {
@@ -126,12 +136,26 @@ impl Consumed {
 /// A question that was asked. Dropping it withdraws it; answers already heard may still be taken.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    link: Arc<Link>,
-    number: RequestNumber,
     id: AskId,
+    of: AskedOf,
+}
+
+/// Who answers.
+#[derive(Debug)]
+enum AskedOf {
+    Link(Arc<Link>, RequestNumber),
+    Task(AbortHandle),
 }
 
 impl Asked {
+    /// A question that a task answers.
+    pub(crate) fn of_task(id: AskId, task: AbortHandle) -> Asked {
+        Asked {
+            id,
+            of: AskedOf::Task(task),
+        }
+    }
+
     pub(crate) fn id(&self) -> AskId {
         self.id
     }
@@ -139,7 +163,10 @@ impl Asked {
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        self.link.withdraw(self.number);
+        match &self.of {
+            AskedOf::Link(link, number) => link.withdraw(*number),
+            AskedOf::Task(task) => task.abort(),
+        }
     }
 }
 
@@ -334,7 +361,8 @@ impl Link {
         routes.used = Instant::now();
         drop(routes);
         let link = Arc::clone(self);
-        Ok(Asked { link, number, id })
+        let of = AskedOf::Link(link, number);
+        Ok(Asked { id, of })
     }
 
     /// Whether it takes no more questions.

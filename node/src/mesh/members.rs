@@ -81,6 +81,11 @@ impl Members {
         Ok(Members::new(files, charter.cluster_key, view, invites))
     }
 
+    /// The record that founded the cluster.
+    pub(crate) fn genesis(&self) -> Genesis {
+        self.view().genesis.clone()
+    }
+
     /// Of a node that wants into a cluster. Nothing is written until it is a member.
     pub(crate) fn of_joiner(
         identity: &Identity,

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::http::ingest::joined;
 use crate::mesh::audience::Audience;
+use crate::mesh::bucket::SharedBucket;
 use crate::mesh::query::{Query, Reply};
 use crate::mesh::view::DirectoryView;
 
@@ -32,6 +33,7 @@ pub(crate) struct Finder {
     network: Network,
     audience: Audience,
     deadline: Duration,
+    bucket: Option<Arc<SharedBucket>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -73,12 +75,14 @@ impl Finder {
         network: Network,
         audience: Audience,
         deadline: Duration,
+        bucket: Option<Arc<SharedBucket>>,
     ) -> Finder {
         Finder {
             view,
             network,
             audience,
             deadline,
+            bucket,
             state: Arc::default(),
         }
     }
@@ -95,9 +99,18 @@ impl Finder {
             return None;
         }
         let view = self.view.clone();
-        let known = joined(spawn_blocking(move || view.path(cache, &hash)).await);
-        if let Some(record) = known
-            && !self.sources(&record.info.nar_hash).is_empty()
+        let bucket = self.bucket.clone();
+        let known = joined(
+            spawn_blocking(move || {
+                let record = view.path(cache, &hash)?;
+                let bucket = bucket.filter(|bucket| bucket.is_reachable());
+                let in_bucket = bucket.is_some_and(|bucket| bucket.has(&record.manifest));
+                Some((record, in_bucket))
+            })
+            .await,
+        );
+        if let Some((record, in_bucket)) = known
+            && (in_bucket || !self.sources(&record.info.nar_hash).is_empty())
         {
             return Some(Arc::new(record));
         }

@@ -2,11 +2,12 @@
 //!
 //! Every call may wait for the disk: bodies of records are read back from the logs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use attic_p2p::directory::{Change, Directory};
-use attic_p2p::ids::{CacheId, NodeId};
-use attic_p2p::log::LogError;
+use attic_p2p::ids::{CacheId, Dot, NodeId};
+use attic_p2p::log::{Log, LogError};
 use attic_p2p::membership::certificate::Certificate;
 use attic_p2p::membership::scopes::Scopes;
 use attic_p2p::membership::time::UnixTime;
@@ -17,6 +18,7 @@ use attic_p2p::signed::Signed;
 use attic_store::{CacheName, NarHash, StorePathHash};
 
 use crate::http::error::chain;
+use crate::mesh::bucket::write_behind::Beyond;
 use crate::mesh::private::may_know;
 use crate::mesh::runtime::{SharedReplica, lock};
 
@@ -61,7 +63,7 @@ impl DirectoryView {
     }
 
     /// The records to name to remove a path.
-    pub(crate) fn dots(&self, cache: CacheId, hash: &StorePathHash) -> Vec<attic_p2p::ids::Dot> {
+    pub(crate) fn dots(&self, cache: CacheId, hash: &StorePathHash) -> Vec<Dot> {
         lock(&self.replica).directory().dots(cache, *hash)
     }
 
@@ -74,6 +76,105 @@ impl DirectoryView {
     pub(crate) fn said_at(&self, cache: CacheId, hash: &StorePathHash) -> Option<u64> {
         let replica = lock(&self.replica);
         replica.directory().said_at(self.me, cache, *hash)
+    }
+
+    /// The keepers, this node among them if it is one; none that left.
+    pub(crate) fn keepers(&self) -> Vec<NodeId> {
+        let replica = lock(&self.replica);
+        let directory = replica.directory();
+        let members = directory.members().map(|member| member.node);
+        members
+            .filter(|node| directory.is_keeper(*node) && directory.left_at(*node).is_none())
+            .collect()
+    }
+
+    /// Whether a node is a keeper.
+    pub(crate) fn is_keeper(&self, node: NodeId) -> bool {
+        lock(&self.replica).directory().is_keeper(node)
+    }
+
+    /// Paths of a cache of which a record is not durable, by hash part.
+    pub(crate) fn not_durable(
+        &self,
+        cache: CacheId,
+        after: Option<StorePathHash>,
+        limit: usize,
+    ) -> Vec<(StorePathHash, Vec<Dot>)> {
+        let replica = lock(&self.replica);
+        replica.directory().not_durable(cache, after, limit)
+    }
+
+    /// The records of a path that are not durable.
+    pub(crate) fn dots_not_durable(&self, cache: CacheId, hash: StorePathHash) -> Vec<Dot> {
+        let replica = lock(&self.replica);
+        let mut dots = replica.directory().dots(cache, hash);
+        dots.retain(|dot| !replica.directory().is_durable(*dot));
+        dots
+    }
+
+    /// Whether the bucket has a path as this node said it; as anybody said it, if this one did not.
+    pub(crate) fn is_durable(&self, cache: CacheId, hash: StorePathHash) -> bool {
+        let replica = lock(&self.replica);
+        let dots = replica.directory().dots(cache, hash);
+        let is_durable = |dot: &Dot| replica.directory().is_durable(*dot);
+        let mut own = dots.iter().filter(|dot| dot.node == self.me).peekable();
+        match own.peek() {
+            Some(_) => own.all(is_durable),
+            None => dots.iter().any(is_durable),
+        }
+    }
+
+    /// Segments of all logs beyond what is `carried`, of about `len_max` bytes at most.
+    pub(crate) fn segments_beyond(
+        &self,
+        carried: &BTreeMap<NodeId, u64>,
+        len_max: usize,
+    ) -> Beyond {
+        let replica = lock(&self.replica);
+        let log = replica.log();
+        let mut beyond = Beyond {
+            segments: Vec::new(),
+            carried: carried.clone(),
+            is_all: true,
+        };
+        let mut len = 0;
+        for node in log.nodes() {
+            let Some((first, last)) = log.range(node) else {
+                continue;
+            };
+            let next = carried.get(&node).map_or(first, |seq| first.max(seq + 1));
+            for seq in next..=last {
+                if len >= len_max {
+                    beyond.is_all = false;
+                    return beyond;
+                }
+                // What decayed here is carried when it has come again.
+                let Some(bytes) = logged(log.read(node, seq)) else {
+                    break;
+                };
+                len += bytes.len();
+                beyond.segments.push(bytes.to_vec());
+                beyond.carried.insert(node, seq);
+            }
+        }
+        beyond
+    }
+
+    /// Looks at every path that a cache has.
+    pub(crate) fn each_path(&self, cache: CacheId, mut look: impl FnMut(&PathRecord)) {
+        let mut after = None;
+        loop {
+            let page = lock(&self.replica).directory().paths(cache, after, PAGE);
+            let Some(last) = page.last() else {
+                return;
+            };
+            after = Some(*last);
+            for hash in page {
+                if let Some(record) = self.path(cache, &hash) {
+                    look(&record);
+                }
+            }
+        }
     }
 
     /// Who else says to hold a NAR.

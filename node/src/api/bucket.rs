@@ -1,0 +1,152 @@
+//! The bucket that nodes of a cluster share.
+
+use attic_p2p::ids::ClusterId;
+use attic_store::{CacheName, StorePathHash};
+use serde::{Deserialize, Serialize};
+
+use super::cluster::text;
+
+/// The bucket, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketView {
+    /// `s3://<bucket>/<prefix>`, with the cluster's part of it if the node is in one.
+    pub name: String,
+    /// Whether this node makes paths durable there.
+    pub writes: bool,
+    /// Whether it is asked at all: not while it does not answer.
+    pub reachable: bool,
+    /// The last error, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Since when every request has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<u64>,
+    /// Chunks and manifests that are known to be there.
+    pub objects: u64,
+    /// Copies of them that were found to be damaged since the start.
+    pub damaged: u64,
+    /// Paths that wait to be made durable by this node, some of them by another one first.
+    pub waiting: u64,
+    /// Records of paths that this node made durable since the start.
+    pub written: u64,
+    /// Why the last attempt failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Requests since the start, by operation.
+    pub requests: BucketRequests,
+}
+
+/// Requests to a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketRequests {
+    /// That write an object.
+    pub put: u64,
+    /// That read one, or a part.
+    pub get: u64,
+    /// That ask for a length.
+    pub head: u64,
+    /// That ask for a page of a listing.
+    pub list: u64,
+    /// That delete an object.
+    pub delete: u64,
+    /// Bytes written.
+    pub sent_bytes: u64,
+    /// Bytes read.
+    pub received_bytes: u64,
+    /// Of all of them, how many the server put off.
+    pub throttled: u64,
+}
+
+/// Waits until paths are durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DurableRequest {
+    /// In which cache.
+    pub cache: CacheName,
+    /// Which paths; at most [`DURABLE_PATHS_MAX`].
+    pub paths: Vec<StorePathHash>,
+    /// How long to wait.
+    pub timeout_seconds: u64,
+}
+
+/// Most paths of a [`DurableRequest`].
+pub const DURABLE_PATHS_MAX: usize = 1000;
+
+/// What became of a [`DurableRequest`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DurableReply {
+    /// Paths that are not durable yet.
+    pub left: Vec<StorePathHash>,
+    /// What keeps this node from making them durable, if it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// Makes this node a cluster's, from what the bucket has of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebuildRequest {
+    /// The cluster's key, in its text form.
+    pub cluster_key: String,
+    /// Which cluster, where the key has founded several.
+    #[serde(default)]
+    pub cluster: Option<String>,
+}
+
+/// What was found in the bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildReply {
+    /// The cluster.
+    #[serde(with = "text")]
+    pub cluster: ClusterId,
+    /// What people call it.
+    pub name: String,
+    /// Logs of members that were found.
+    pub logs: u64,
+    /// Segments and entries that were damaged.
+    pub refused: u64,
+    /// Its caches, ordered by name.
+    pub caches: Vec<RebuiltCache>,
+}
+
+/// A cache of a cluster that was rebuilt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuiltCache {
+    /// Its name on this node.
+    pub name: CacheName,
+    /// The key that its paths are signed with.
+    pub public_key: String,
+    /// Where Nix finds it.
+    pub substituter: String,
+    /// Paths whose NARs are in the bucket.
+    pub paths: u64,
+    /// Paths that were never durable: of these nothing but the name is left.
+    pub lost: u64,
+}
+
+/// What a server was found to guarantee.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketCheck {
+    /// `s3://<bucket>/<prefix>`.
+    pub name: String,
+    /// Whether it keeps all that is relied on.
+    pub holds: bool,
+    /// What was tried.
+    pub steps: Vec<BucketCheckStep>,
+    /// What could not be cleared away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_behind: Option<String>,
+}
+
+/// One thing that was tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketCheckStep {
+    /// What should be so.
+    pub guarantee: String,
+    /// How often it was tried.
+    pub tries: u32,
+    /// Whether it was so each time.
+    pub holds: bool,
+    /// What was found, in words.
+    pub found: String,
+}

@@ -1,0 +1,327 @@
+//! The admin API of the bucket: how it does, waiting for it, checking it, rebuilding a cluster from it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use attic_p2p::ids::ClusterId;
+use attic_p2p::journal::{ENTRY_LEN_MAX, Entry, JOURNALS, Restore, Restored, read_entry_key};
+use attic_p2p::membership::genesis::{ClusterKey, Genesis};
+use attic_p2p::signed::{Signed, Signer};
+use attic_store::StorePathHash;
+use attic_store::bucket::check::check;
+use attic_store::bucket::{Bucket, BucketError};
+use axum::extract::{Request, State};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::api::bucket::{
+    BucketCheck, BucketCheckStep, BucketRequests, BucketView, DURABLE_PATHS_MAX, DurableReply,
+    DurableRequest, RebuildReply, RebuildRequest, RebuiltCache,
+};
+use crate::app::App;
+use crate::http::admin::{JSON_LEN_MAX, blocking, json_body};
+use crate::http::cluster::{mesh_of, start};
+use crate::http::error::{Failure, Kind, chain};
+use crate::http::ingest::joined;
+use crate::mesh::bucket::prefixed::Prefixed;
+use crate::mesh::bucket::write_behind::{GENESES, genesis_key};
+use crate::mesh::files::ClusterFiles;
+use crate::mesh::log::LogFiles;
+use crate::mesh::members::founder;
+use crate::mesh::{Mesh, bucket::SharedBucket};
+
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/bucket", get(show))
+        .route("/bucket/check", post(run_check))
+        .route("/bucket/durable", post(durable))
+        .route("/cluster/rebuild", post(rebuild))
+}
+
+/// The bucket, as this node sees it; `None` without one.
+pub(crate) fn brief(app: &App) -> Option<BucketView> {
+    let (remote, name) = app.open_bucket("")?;
+    let mesh = app.mesh.get();
+    let shared = mesh.as_ref().and_then(|mesh| mesh.bucket.clone());
+    let health = remote.health();
+    let progress = mesh.as_ref().map(|mesh| mesh.backlog.progress());
+    let progress = progress.unwrap_or_default();
+    let seconds = |at: std::time::SystemTime| {
+        at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    };
+    let counters = remote.counters();
+    let all = [&counters.put, &counters.get, &counters.head, &counters.list, &counters.delete];
+    Some(BucketView {
+        name: shared.as_ref().map_or(name, |shared| shared.name.clone()),
+        writes: mesh.is_some_and(|mesh| mesh.is_writing_behind()),
+        reachable: shared.as_ref().is_none_or(|shared| shared.is_reachable()),
+        last_error: health.last_error,
+        failing_since: health.failing_since.map(seconds),
+        objects: shared.as_ref().map_or(0, |shared| shared.index().len()),
+        damaged: shared.as_ref().map_or(0, |shared| shared.damaged_count() as u64),
+        waiting: progress.waiting as u64,
+        written: progress.written,
+        trouble: progress.trouble,
+        requests: BucketRequests {
+            put: counters.put.requests,
+            get: counters.get.requests,
+            head: counters.head.requests,
+            list: counters.list.requests,
+            delete: counters.delete.requests,
+            sent_bytes: counters.put.bytes,
+            received_bytes: counters.get.bytes,
+            throttled: all.iter().map(|counters| counters.throttled).sum(),
+        },
+    })
+}
+
+async fn show(State(app): State<Arc<App>>) -> Result<Json<BucketView>, Failure> {
+    brief(&app).map(Json).ok_or_else(no_bucket)
+}
+
+fn no_bucket() -> Failure {
+    Failure::new(Kind::NoBucket, "this node was told of no bucket: set s3.bucket")
+}
+
+async fn run_check(State(app): State<Arc<App>>) -> Result<Json<BucketCheck>, Failure> {
+    let (remote, name) = app.open_bucket("").ok_or_else(no_bucket)?;
+    let clients = vec![remote; CHECK_CLIENTS];
+    let report = check(&clients, CHECK_ROUNDS).await;
+    let steps = report.steps.iter().map(|step| BucketCheckStep {
+        guarantee: step.guarantee.to_string(),
+        tries: step.tries,
+        holds: step.verdict.holds(),
+        found: step.verdict.to_string(),
+    });
+    Ok(Json(BucketCheck {
+        name,
+        holds: report.holds(),
+        steps: steps.collect(),
+        left_behind: report.left_behind.clone(),
+    }))
+}
+
+async fn durable(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Json<DurableReply>, Failure> {
+    let DurableRequest {
+        cache,
+        paths,
+        timeout_seconds,
+    } = json_body(&app, request, JSON_LEN_MAX).await?;
+    if paths.len() > DURABLE_PATHS_MAX {
+        return Err(Failure::bad_request(format!(
+            "more than {DURABLE_PATHS_MAX} paths"
+        )));
+    }
+    let mesh = mesh_of(&app)?;
+    let local = app.caches.find(cache.as_str());
+    let local = local.ok_or_else(|| Failure::new(Kind::NoSuchCache, "no such cache"))?;
+    let id = local.settings.shared_as.ok_or_else(|| {
+        Failure::new(
+            Kind::NoBucket,
+            format!("cache {cache} is not the cluster's: the bucket is for caches that are"),
+        )
+    })?;
+    let deadline = Instant::now() + Duration::from_secs(timeout_seconds.min(WAIT_SECONDS_MAX));
+    let mut left = paths;
+    loop {
+        let told = mesh.durable_changed.notified();
+        let looking = Arc::clone(&mesh);
+        left = joined(
+            spawn_blocking(move || {
+                left.retain(|hash| !looking.is_path_durable(id, *hash));
+                left
+            })
+            .await,
+        );
+        let now = Instant::now();
+        if left.is_empty() || now >= deadline {
+            let trouble = mesh.backlog.progress().trouble;
+            return Ok(Json(DurableReply { left, trouble }));
+        }
+        let _ = timeout((deadline - now).min(LOOK_EVERY), told).await;
+    }
+}
+
+impl Mesh {
+    /// Whether the bucket has a path, and nothing was said of it since that it may not have.
+    fn is_path_durable(&self, cache: attic_p2p::ids::CacheId, hash: StorePathHash) -> bool {
+        !self.announcer.is_noted(cache, &hash) && self.view.is_durable(cache, hash)
+    }
+}
+
+async fn rebuild(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Json<RebuildReply>, Failure> {
+    let RebuildRequest {
+        cluster_key,
+        cluster,
+    } = json_body(&app, request, JSON_LEN_MAX).await?;
+    let key: ClusterKey = cluster_key
+        .trim()
+        .parse()
+        .map_err(|_| Failure::bad_request("this is not the key of a cluster"))?;
+    let (remote, name) = app.open_bucket("").ok_or_else(no_bucket)?;
+    let _membership = app.membership.lock().await;
+    if app.mesh.get().is_some() {
+        let message = "this node is in a cluster already";
+        return Err(Failure::new(Kind::InCluster, message));
+    }
+    let genesis = find_genesis(&*remote, &name, &key, cluster.as_deref()).await?;
+    let id = genesis.cluster_id();
+    let part = Prefixed::new(remote, format!("{id}/"));
+    let (restore, damaged) = read_journals(&part, id).await?;
+    let files = ClusterFiles::new(&app.data);
+    let identity = app.identity();
+    let charter = founder(&identity, genesis, key);
+    let restored = {
+        let (files, charter, me) = (files.clone(), charter.clone(), identity.node_id());
+        // The certificate comes last: until then the node is in no cluster, and this can be run again.
+        let written = spawn_blocking(move || -> Result<Restored, Failure> {
+            files.leave().map_err(Failure::internal)?;
+            let mut log = LogFiles::open(&files.log(), me).map_err(Failure::internal)?;
+            let restored = restore.write(&mut log).map_err(Failure::internal)?;
+            drop(log);
+            files.found(&charter).map_err(Failure::internal)?;
+            Ok(restored)
+        });
+        joined(written.await)?
+    };
+    let mesh = start(&app, &identity, files, charter, Vec::new()).await?;
+    if let Some(shared) = &mesh.bucket {
+        shared.learn_all().await.map_err(|error| unanswered(&error))?;
+    }
+    let caches = rebuilt_caches(&app, &mesh).await?;
+    Ok(Json(RebuildReply {
+        cluster: id,
+        name: mesh.name.clone(),
+        logs: restored.logs as u64,
+        refused: restored.refused as u64 + damaged,
+        caches,
+    }))
+}
+
+/// The cluster in the bucket that a key founded.
+async fn find_genesis(
+    remote: &dyn Bucket,
+    name: &str,
+    key: &ClusterKey,
+    wanted: Option<&str>,
+) -> Result<Genesis, Failure> {
+    let mut found = Vec::new();
+    for key_of in list(remote, GENESES).await? {
+        let bytes = remote.get(&key_of, GENESIS_LEN_MAX).await;
+        let bytes = bytes.map_err(|error| unanswered(&error))?;
+        let genesis = Genesis::decode(&bytes).ok();
+        let fits = |genesis: &Genesis| {
+            let id = genesis.cluster_id();
+            genesis.cluster_key == key.public()
+                && genesis_key(&id) == key_of
+                && wanted.is_none_or(|wanted| wanted == id.to_string())
+        };
+        found.extend(genesis.filter(fits));
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(Failure::new(
+            Kind::NotFound,
+            format!("{name} has no cluster that this key founded"),
+        )),
+        _ => {
+            let ids: Vec<String> = found.iter().map(|one| one.cluster_id().to_string()).collect();
+            Err(Failure::bad_request(format!(
+                "this key founded several clusters in {name}: say which of {}",
+                ids.join(", ")
+            )))
+        }
+    }
+}
+
+/// All segments that keepers' journals carry, and how many entries are damaged.
+async fn read_journals(part: &Prefixed, cluster: ClusterId) -> Result<(Restore, u64), Failure> {
+    let mut restore = Restore::new(cluster);
+    let mut damaged = 0;
+    for key in list(part, JOURNALS).await? {
+        let Some((keeper, _)) = read_entry_key(&key) else {
+            continue;
+        };
+        let bytes = part.get(&key, ENTRY_LEN_MAX as u64 + 64).await;
+        let bytes = bytes.map_err(|error| unanswered(&error))?;
+        let read = Signed::<Entry>::decode(&bytes).ok();
+        let entry = read.as_ref().and_then(|signed| signed.check(&cluster, &keeper).ok());
+        match entry {
+            Some(entry) => {
+                let segments = entry.segments.iter();
+                segments.for_each(|segment| restore.add(segment.clone().into()));
+            }
+            None => {
+                tracing::error!(key, "an entry of a journal in the bucket cannot be read");
+                damaged += 1;
+            }
+        }
+    }
+    Ok((restore, damaged))
+}
+
+async fn list(remote: &dyn Bucket, prefix: &str) -> Result<Vec<String>, Failure> {
+    let mut keys: Vec<String> = Vec::new();
+    loop {
+        let page = remote.list(prefix, keys.last().map(String::as_str)).await;
+        let page = page.map_err(|error| unanswered(&error))?;
+        let is_last = page.is_last || page.objects.is_empty();
+        keys.extend(page.objects.into_iter().map(|object| object.key));
+        if is_last {
+            return Ok(keys);
+        }
+    }
+}
+
+fn unanswered(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new(Kind::NobodyReached, chain(error))
+}
+
+async fn rebuilt_caches(app: &Arc<App>, mesh: &Arc<Mesh>) -> Result<Vec<RebuiltCache>, Failure> {
+    let address = app.addresses.get().and_then(|addresses| addresses.first());
+    let address = address.map_or("127.0.0.1:7745", String::as_str).to_owned();
+    let (app, mesh) = (Arc::clone(app), Arc::clone(mesh));
+    blocking(move || {
+        mesh.announcer.adopt_caches(&app).map_err(Failure::internal)?;
+        let mut rebuilt = Vec::new();
+        for cache in app.caches.snapshot().values() {
+            let Some(id) = cache.settings.shared_as else {
+                continue;
+            };
+            let (mut paths, mut lost) = (0, 0);
+            mesh.view.each_path(id, |record| {
+                let has = |shared: &Arc<SharedBucket>| shared.has(&record.manifest);
+                match mesh.bucket.as_ref().is_some_and(has) {
+                    true => paths += 1,
+                    false => lost += 1,
+                }
+            });
+            rebuilt.push(RebuiltCache {
+                name: cache.name.clone(),
+                public_key: cache.view().public_key,
+                substituter: format!("http://{address}/{}", cache.name),
+                paths,
+                lost,
+            });
+        }
+        Ok(rebuilt)
+    })
+    .await
+}
+
+/// Connections a check uses, as far as the server keeps them apart.
+const CHECK_CLIENTS: usize = 3;
+const CHECK_ROUNDS: u32 = 5;
+/// A genesis is a few hundred bytes.
+const GENESIS_LEN_MAX: u64 = 64 << 10;
+/// Longest wait of one request; who wants more asks again.
+const WAIT_SECONDS_MAX: u64 = 60;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
