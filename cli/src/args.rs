@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use attic_store::cache_name::CacheName;
 use attic_store::signature::{KeyError, PublicKey};
 use attic_store::store_path::StoreDir;
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub use self::cluster::{ClusterVerb, InviteArgs, InviteRole, JoinArgs, LeaveArgs, RevokeArgs};
+pub use self::cluster::{
+    ClusterVerb, InviteArgs, InviteRole, JoinArgs, LeaveArgs, RebuildArgs, RevokeArgs, S3Verb,
+};
 pub use self::names::{Expiry, PathName, PinName};
 
 mod cluster;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use attic_node_core::S3Error;
 use attic_node_core::config::ConfigError;
 use attic_node_core::data_dir::FileError;
 use attic_node_core::node::{StartError, StopError};
@@ -227,6 +228,7 @@ fn client_hint(error: &ClientError) -> Option<String> {
             (_, "NotAdmitted" | "TicketExpired" | "TicketUsedUp") => Some(TICKET_HINT.to_owned()),
             (_, "BadTicket") => Some(COPY_HINT.to_owned()),
             (_, "NobodyReached") => Some(REACH_HINT.to_owned()),
+            (_, "NoBucket") => Some(BUCKET_HINT.to_owned()),
             (_, "NoCluster") => Some(CLUSTER_HINT.to_owned()),
             (_, "InCluster") => Some(
                 "see it with: attic-node cluster info; leave it with: attic-node leave".to_owned(),
@@ -261,7 +263,9 @@ fn start_hint(error: &StartError) -> Option<String> {
         StartError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
             Some("another program listens there; choose another port with --listen".to_owned())
         }
+        StartError::S3(S3Error::File(error)) => data_file_hint(error),
         StartError::Listen { .. }
+        | StartError::S3(_)
         | StartError::Mesh(_)
         | StartError::Identity(_)
         | StartError::Cache(_)
@@ -315,6 +319,8 @@ const TOKEN_HINT: &str = "pass the node's own data directory with --data-dir";
 const TICKET_HINT: &str = "ask for a new ticket: attic-node invite, on a node of the cluster";
 const REACH_HINT: &str =
     "see that a node of the cluster is up and its mesh port reachable from here";
+const BUCKET_HINT: &str =
+    "name a bucket in the configuration: attic-node config show --defaults, section [s3]";
 const CLUSTER_HINT: &str =
     "make one with: attic-node cluster init; join one with: attic-node join TICKET";
 const COPY_HINT: &str = "copy the whole ticket, it is one long word";

@@ -200,7 +200,12 @@ impl AwsEnvironment {
             let value = env.get(OsStr::new(name))?.to_str()?;
             (!value.is_empty()).then(|| (name, value.to_owned()))
         };
-        AwsEnvironment(AwsEnvironment::NAMES.into_iter().filter_map(value).collect())
+        AwsEnvironment(
+            AwsEnvironment::NAMES
+                .into_iter()
+                .filter_map(value)
+                .collect(),
+        )
     }
 
     /// The value of a variable.

@@ -223,7 +223,13 @@ impl Mesh {
         });
         let deadline = app.config.mesh.deadline;
         let audience = Audience::new(Arc::downgrade(app), view.clone());
-        let finder = Finder::new(view.clone(), network.clone(), audience, deadline, bucket.clone());
+        let finder = Finder::new(
+            view.clone(),
+            network.clone(),
+            audience,
+            deadline,
+            bucket.clone(),
+        );
         let finder = Arc::new(finder);
         let (sources_changed, changes) = watch::channel(());
         let exchange = Exchange::new(network.clone(), me, cluster);

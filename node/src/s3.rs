@@ -37,13 +37,27 @@ pub(crate) fn check(config: &S3Config) -> Result<(), String> {
 ///
 /// **Errors**: any [`S3Error`].
 pub(crate) fn open(config: &S3Config) -> Result<(Arc<dyn Bucket>, String), S3Error> {
-    let credentials = match &config.key_files {
-        Some((id, secret)) => Credentials::new(&read_secret(id)?, &read_secret(secret)?),
-        None => Credentials::look_up(|name| config.environment.get(name))?,
-    };
-    let bucket = S3Bucket::new(options(config, credentials))?;
+    let bucket = S3Bucket::new(options(config, credentials(config)?))?;
     let name = format!("s3://{}/{}", config.bucket, config.prefix);
     Ok((Arc::new(bucket), name))
+}
+
+/// Opens the bucket as its check wants it: with short pages.
+///
+/// **Errors**: any [`S3Error`].
+pub(crate) fn open_for_check(config: &S3Config) -> Result<Arc<dyn Bucket>, S3Error> {
+    let bucket = S3Bucket::new(S3Options {
+        page_len: Some(CHECK_PAGE_LEN),
+        ..options(config, credentials(config)?)
+    })?;
+    Ok(Arc::new(bucket))
+}
+
+fn credentials(config: &S3Config) -> Result<Credentials, S3Error> {
+    Ok(match &config.key_files {
+        Some((id, secret)) => Credentials::new(&read_secret(id)?, &read_secret(secret)?),
+        None => Credentials::look_up(|name| config.environment.get(name))?,
+    })
 }
 
 fn options(config: &S3Config, credentials: Credentials) -> S3Options {
@@ -58,3 +72,6 @@ fn options(config: &S3Config, credentials: Credentials) -> S3Options {
         policy: Policy::default(),
     }
 }
+
+/// A check tries paging with pages of at most so many objects.
+const CHECK_PAGE_LEN: u16 = 4;

@@ -101,7 +101,10 @@ pub fn read_entry_key(key: &str) -> Option<(NodeId, u64)> {
     let (keeper, name) = key.strip_prefix(JOURNALS)?.split_once('/')?;
     let (number, random) = name.split_once('-')?;
     let is_hex = |text: &str, len| {
-        text.len() == len && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+        text.len() == len
+            && text
+                .bytes()
+                .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
     };
     if !is_hex(number, 16) || !is_hex(random, 8) {
         return None;
@@ -198,15 +201,16 @@ impl Restore {
     /// came first is kept.
     pub fn add(&mut self, bytes: Bytes) {
         let segment = Segment::decode(bytes).ok();
-        let segment = segment.filter(|segment| {
-            segment.head().cluster == self.cluster && segment.verify().is_ok()
-        });
+        let segment = segment
+            .filter(|segment| segment.head().cluster == self.cluster && segment.verify().is_ok());
         let Some(segment) = segment else {
             self.refused += 1;
             return;
         };
         let log = self.logs.entry(segment.head().node).or_default();
-        let kept = log.entry(segment.head().seq).or_insert_with(|| segment.clone());
+        let kept = log
+            .entry(segment.head().seq)
+            .or_insert_with(|| segment.clone());
         if kept.bytes() != segment.bytes() {
             self.refused += 1;
         }
@@ -243,8 +247,7 @@ fn newest_run(segments: &BTreeMap<u64, Segment>) -> Vec<&Segment> {
         let follows = run
             .last()
             .is_some_and(|last| last.head().seq + 1 == head.seq && last.id() == head.prev);
-        let begins = head.seq == 1
-            || matches!(head.kind, SegmentKind::Checkpoint { part: 0, .. });
+        let begins = head.seq == 1 || matches!(head.kind, SegmentKind::Checkpoint { part: 0, .. });
         if !follows {
             run.clear();
             if !begins {
@@ -364,8 +367,16 @@ mod tests {
         let key = entry_key(&keeper, 77, 5);
         assert_eq!(read_entry_key(&key), Some((keeper, 77)));
         assert!(key.starts_with(&journal_prefix(&keeper)));
-        assert!(entry_key(&keeper, 9, 0) < entry_key(&keeper, 16, 0), "numbers order keys");
-        for bad in ["log/x/1-2", "log/", &key[..key.len() - 1], &key.replace('-', "+")] {
+        assert!(
+            entry_key(&keeper, 9, 0) < entry_key(&keeper, 16, 0),
+            "numbers order keys"
+        );
+        for bad in [
+            "log/x/1-2",
+            "log/",
+            &key[..key.len() - 1],
+            &key.replace('-', "+"),
+        ] {
             assert_eq!(read_entry_key(bad), None, "{bad}");
         }
         let old = condemnations_key(&keeper, 9);

@@ -17,8 +17,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use thiserror::Error;
 
+pub mod check;
+pub mod conformance;
 pub mod memory;
 pub mod pack;
+pub mod s3;
 
 mod index;
 

@@ -64,7 +64,10 @@ async fn rebuild(context: &Context, args: RebuildArgs) -> Result<(), CliError> {
         return context.ui.json(&rebuilt);
     }
     let ui = &context.ui;
-    ui.say(format_args!("✅ Rebuilt cluster \"{}\" on this node", rebuilt.name));
+    ui.say(format_args!(
+        "✅ Rebuilt cluster \"{}\" on this node",
+        rebuilt.name
+    ));
     for cache in &rebuilt.caches {
         let lost = match cache.lost {
             0 => String::new(),
@@ -73,11 +76,16 @@ async fn rebuild(context: &Context, args: RebuildArgs) -> Result<(), CliError> {
         let paths = count(cache.paths, "path");
         ui.say(format_args!("{}: {paths}{lost}", cache.name));
         ui.say(format_args!("extra-substituters = {}", cache.substituter));
-        ui.say(format_args!("extra-trusted-public-keys = {}", cache.public_key));
+        ui.say(format_args!(
+            "extra-trusted-public-keys = {}",
+            cache.public_key
+        ));
     }
     if rebuilt.refused > 0 {
         let refused = count(rebuilt.refused, "object");
-        ui.say(format_args!("warning: {refused} in the bucket could not be read"));
+        ui.say(format_args!(
+            "warning: {refused} in the bucket could not be read"
+        ));
     }
     ui.say("Let others in with the ticket that `attic-node invite` prints");
     ui.data(rebuilt.cluster)

@@ -62,7 +62,10 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
     }
     announce(ui, &args, client.endpoint(), tally)?;
     let too_large = too_large(planned);
-    let wanted: Vec<StorePath> = planned.iter().map(|planned| planned.path.info.path.clone()).collect();
+    let wanted: Vec<StorePath> = planned
+        .iter()
+        .map(|planned| planned.path.info.path.clone())
+        .collect();
     let in_upstream = |planned: &Planned| matches!(planned.verdict, Verdict::Upstream { .. });
     let elsewhere: BTreeSet<StorePath> = planned
         .iter()

@@ -179,6 +179,10 @@ pub(super) fn read_env(env: &BTreeMap<OsString, OsString>) -> (Settings, Vec<Con
         let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
             continue;
         };
+        // The command line's own, though a key ends like it.
+        if name == ENDPOINT_VARIABLE {
+            continue;
+        }
         let origin = Origin::Env(name.to_owned());
         let Some(key) = KEYS.iter().find(|key| key.env_name() == name) else {
             let meant = nearest(name, KEYS.iter().map(Key::env_name), MISSPELT_MIN);
@@ -195,6 +199,9 @@ pub(super) fn read_env(env: &BTreeMap<OsString, OsString>) -> (Settings, Vec<Con
     }
     (set, faults)
 }
+
+/// Which node the command line asks.
+const ENDPOINT_VARIABLE: &str = "ATTIC_NODE_ENDPOINT";
 
 /// The variable of a key that ends with the same words as `name`, which lacks those before them:
 /// `ATTIC_NODE_STORE_SIZE_CAP` for `ATTIC_NODE_SIZE_CAP`.

@@ -8,8 +8,8 @@ use attic_p2p::journal::{ENTRY_LEN_MAX, Entry, JOURNALS, Restore, Restored, read
 use attic_p2p::membership::genesis::{ClusterKey, Genesis};
 use attic_p2p::signed::{Signed, Signer};
 use attic_store::StorePathHash;
-use attic_store::bucket::check::check;
-use attic_store::bucket::{Bucket, BucketError};
+use attic_store::bucket::Bucket;
+use attic_store::bucket::check::{Verdict, check};
 use axum::extract::{Request, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -22,7 +22,7 @@ use crate::api::bucket::{
 };
 use crate::app::App;
 use crate::http::admin::{JSON_LEN_MAX, blocking, json_body};
-use crate::http::cluster::{mesh_of, start};
+use crate::http::cluster::{local_caches, mesh_of, settle, start};
 use crate::http::error::{Failure, Kind, chain};
 use crate::http::ingest::joined;
 use crate::mesh::bucket::prefixed::Prefixed;
@@ -49,10 +49,17 @@ pub(crate) fn brief(app: &App) -> Option<BucketView> {
     let progress = mesh.as_ref().map(|mesh| mesh.backlog.progress());
     let progress = progress.unwrap_or_default();
     let seconds = |at: std::time::SystemTime| {
-        at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        at.duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
     };
     let counters = remote.counters();
-    let all = [&counters.put, &counters.get, &counters.head, &counters.list, &counters.delete];
+    let all = [
+        &counters.put,
+        &counters.get,
+        &counters.head,
+        &counters.list,
+        &counters.delete,
+    ];
     Some(BucketView {
         name: shared.as_ref().map_or(name, |shared| shared.name.clone()),
         writes: mesh.is_some_and(|mesh| mesh.is_writing_behind()),
@@ -60,7 +67,9 @@ pub(crate) fn brief(app: &App) -> Option<BucketView> {
         last_error: health.last_error,
         failing_since: health.failing_since.map(seconds),
         objects: shared.as_ref().map_or(0, |shared| shared.index().len()),
-        damaged: shared.as_ref().map_or(0, |shared| shared.damaged_count() as u64),
+        damaged: shared
+            .as_ref()
+            .map_or(0, |shared| shared.damaged_count() as u64),
         waiting: progress.waiting as u64,
         written: progress.written,
         trouble: progress.trouble,
@@ -82,17 +91,28 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<BucketView>, Failure> 
 }
 
 fn no_bucket() -> Failure {
-    Failure::new(Kind::NoBucket, "this node was told of no bucket: set s3.bucket")
+    Failure::new(
+        Kind::NoBucket,
+        "this node was told of no bucket: set s3.bucket",
+    )
 }
 
 async fn run_check(State(app): State<Arc<App>>) -> Result<Json<BucketCheck>, Failure> {
     let (remote, name) = app.open_bucket("").ok_or_else(no_bucket)?;
-    let clients = vec![remote; CHECK_CLIENTS];
+    let mut clients = vec![remote];
+    if let Some(s3) = app.config.s3.clone() {
+        // Connections of their own, and pages short enough that one follows another.
+        let opened = spawn_blocking(move || {
+            let open = |_| crate::s3::open_for_check(&s3);
+            (0..CHECK_CLIENTS).map(open).collect::<Result<Vec<_>, _>>()
+        });
+        clients = joined(opened.await).map_err(Failure::internal)?;
+    }
     let report = check(&clients, CHECK_ROUNDS).await;
     let steps = report.steps.iter().map(|step| BucketCheckStep {
         guarantee: step.guarantee.to_string(),
         tries: step.tries,
-        holds: step.verdict.holds(),
+        holds: step.verdict == Verdict::Holds,
         found: step.verdict.to_string(),
     });
     Ok(Json(BucketCheck {
@@ -192,9 +212,15 @@ async fn rebuild(
         });
         joined(written.await)?
     };
+    let before = local_caches(&app);
     let mesh = start(&app, &identity, files, charter, Vec::new()).await?;
+    // Caches of this node give way, as they do when it joins.
+    settle(&app, &mesh, &before).await?;
     if let Some(shared) = &mesh.bucket {
-        shared.learn_all().await.map_err(|error| unanswered(&error))?;
+        shared
+            .learn_all()
+            .await
+            .map_err(|error| unanswered(&error))?;
     }
     let caches = rebuilt_caches(&app, &mesh).await?;
     Ok(Json(RebuildReply {
@@ -233,7 +259,10 @@ async fn find_genesis(
             format!("{name} has no cluster that this key founded"),
         )),
         _ => {
-            let ids: Vec<String> = found.iter().map(|one| one.cluster_id().to_string()).collect();
+            let ids: Vec<String> = found
+                .iter()
+                .map(|one| one.cluster_id().to_string())
+                .collect();
             Err(Failure::bad_request(format!(
                 "this key founded several clusters in {name}: say which of {}",
                 ids.join(", ")
@@ -253,7 +282,9 @@ async fn read_journals(part: &Prefixed, cluster: ClusterId) -> Result<(Restore, 
         let bytes = part.get(&key, ENTRY_LEN_MAX as u64 + 64).await;
         let bytes = bytes.map_err(|error| unanswered(&error))?;
         let read = Signed::<Entry>::decode(&bytes).ok();
-        let entry = read.as_ref().and_then(|signed| signed.check(&cluster, &keeper).ok());
+        let entry = read
+            .as_ref()
+            .and_then(|signed| signed.check(&cluster, &keeper).ok());
         match entry {
             Some(entry) => {
                 let segments = entry.segments.iter();
@@ -290,7 +321,6 @@ async fn rebuilt_caches(app: &Arc<App>, mesh: &Arc<Mesh>) -> Result<Vec<RebuiltC
     let address = address.map_or("127.0.0.1:7745", String::as_str).to_owned();
     let (app, mesh) = (Arc::clone(app), Arc::clone(mesh));
     blocking(move || {
-        mesh.announcer.adopt_caches(&app).map_err(Failure::internal)?;
         let mut rebuilt = Vec::new();
         for cache in app.caches.snapshot().values() {
             let Some(id) = cache.settings.shared_as else {

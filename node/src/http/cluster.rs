@@ -292,7 +292,7 @@ async fn join(State(app): State<Arc<App>>, request: Request) -> Result<Json<Join
     }))
 }
 
-fn local_caches(app: &App) -> Vec<CacheName> {
+pub(crate) fn local_caches(app: &App) -> Vec<CacheName> {
     let snapshot = app.caches.snapshot();
     let local = snapshot
         .values()
@@ -301,7 +301,7 @@ fn local_caches(app: &App) -> Vec<CacheName> {
 }
 
 /// Waits until the cluster's caches are known, and makes room for those whose name is taken here.
-async fn settle(
+pub(crate) async fn settle(
     app: &Arc<App>,
     mesh: &Arc<Mesh>,
     local: &[CacheName],

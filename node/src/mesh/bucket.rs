@@ -69,7 +69,10 @@ impl SharedBucket {
         dir: &Path,
     ) -> Result<SharedBucket, LocatorError> {
         let index = BucketIndex::open(dir).or_else(|error| {
-            tracing::warn!(cause = chain(&error), "what is known of the bucket is learnt anew");
+            tracing::warn!(
+                cause = chain(&error),
+                "what is known of the bucket is learnt anew"
+            );
             // Nothing is lost: the bucket says it again.
             let _ = std::fs::remove_dir_all(dir);
             BucketIndex::open(dir)
@@ -92,8 +95,8 @@ impl SharedBucket {
 
     /// Whether the bucket was reached lately, as far as is known.
     pub(crate) fn is_reachable(&self) -> bool {
-        let closed_until = self.remote.health().closed_until;
-        closed_until.is_none_or(|until| until <= SystemTime::now())
+        let open_until = self.remote.health().breaker_open_until;
+        open_until.is_none_or(|until| until <= SystemTime::now())
     }
 
     /// Where a sound copy of something is; `None` if none is known. Blocks on the disk.
@@ -325,7 +328,10 @@ impl SharedBucket {
         let shared = Arc::clone(self);
         let flushed = spawn_blocking(move || {
             if let Err(error) = shared.index.flush() {
-                tracing::warn!(cause = chain(&error), "what is known of the bucket is not written");
+                tracing::warn!(
+                    cause = chain(&error),
+                    "what is known of the bucket is not written"
+                );
             }
         });
         joined(flushed.await);
@@ -337,7 +343,10 @@ impl SharedBucket {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::warn!(cause = chain(&error), "what is known of the bucket is not written");
+                    tracing::warn!(
+                        cause = chain(&error),
+                        "what is known of the bucket is not written"
+                    );
                     return;
                 }
             }
@@ -360,20 +369,32 @@ pub(crate) async fn tend(mesh: Arc<Mesh>, shared: Arc<SharedBucket>) {
         match shared.learn_all().await {
             Ok(()) => break,
             Err(error) => {
-                tracing::warn!(bucket = shared.name, cause = chain(&error), "the bucket is not read yet");
+                tracing::warn!(
+                    bucket = shared.name,
+                    cause = chain(&error),
+                    "the bucket is not read yet"
+                );
                 sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
         }
     }
-    tracing::info!(bucket = shared.name, objects = shared.index.len(), "the bucket is known");
+    tracing::info!(
+        bucket = shared.name,
+        objects = shared.index.len(),
+        "the bucket is known"
+    );
     mesh.sources_changed.send_replace(());
     let mut listed = tokio::time::Instant::now();
     loop {
         let _ = timeout(LEARN_EVERY, shared.news.notified()).await;
         // One word is often followed by others.
         sleep(LEARN_PAUSE).await;
-        let keepers = mesh.view.keepers().into_iter().filter(|node| *node != mesh.me);
+        let keepers = mesh
+            .view
+            .keepers()
+            .into_iter()
+            .filter(|node| *node != mesh.me);
         let keepers: Vec<NodeId> = keepers.collect();
         let outcome = match listed.elapsed() < LIST_EVERY {
             true => shared.learn_new(keepers).await,
@@ -387,7 +408,10 @@ pub(crate) async fn tend(mesh: Arc<Mesh>, shared: Arc<SharedBucket>) {
                 mesh.sources_changed.send_replace(());
             }
             Err(error) => {
-                tracing::debug!(cause = chain(&error), "what is new in the bucket is not known");
+                tracing::debug!(
+                    cause = chain(&error),
+                    "what is new in the bucket is not known"
+                );
             }
         }
     }
@@ -404,7 +428,9 @@ pub(crate) fn configured(
     let Some((remote, name)) = app.open_bucket(&format!("{cluster}/")) else {
         return Ok(None);
     };
-    Ok(Some(Arc::new(SharedBucket::open(remote, name, cluster, dir)?)))
+    Ok(Some(Arc::new(SharedBucket::open(
+        remote, name, cluster, dir,
+    )?)))
 }
 
 /// Ends of packs that are read at once.

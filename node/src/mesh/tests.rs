@@ -1,6 +1,7 @@
 //! Nodes fetch from one another.
 
 mod again;
+mod bucket;
 mod liars;
 mod private;
 mod world;

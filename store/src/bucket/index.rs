@@ -40,7 +40,8 @@ impl BucketIndex {
     /// Adds a pack that is in the bucket.
     pub fn add(&self, pack: PackId, contents: &PackContents) {
         for (key, place) in places(pack, contents) {
-            self.locator.insert(ChunkId::from_bytes(key), location(&place));
+            self.locator
+                .insert(ChunkId::from_bytes(key), location(&place));
         }
         self.locator.pack_complete(pack);
     }
@@ -130,7 +131,10 @@ mod tests {
         assert_eq!(index.packs(), BTreeSet::from([pack.id]));
         let place = index.find(&key).unwrap().unwrap();
         let range = place.range();
-        assert_eq!(&pack.bytes[range.start as usize..range.end as usize], b"one");
+        assert_eq!(
+            &pack.bytes[range.start as usize..range.end as usize],
+            b"one"
+        );
         index.forget(pack.id);
         assert_eq!(index.find(&key).unwrap(), None);
         assert!(index.packs().is_empty());

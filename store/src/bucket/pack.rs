@@ -190,7 +190,8 @@ pub fn read_pack_end(len: u64, end: &[u8]) -> PackEnd {
     };
     let record = &end[from as usize..end.len() - tail_len];
     let whole = pack::read_footer_record(record, footer_at, &salt);
-    let known = |entry: &FooterEntry| matches!(entry.kind, RecordKind::Chunk | RecordKind::Manifest);
+    let known =
+        |entry: &FooterEntry| matches!(entry.kind, RecordKind::Chunk | RecordKind::Manifest);
     match whole {
         Some(entries) if entries.iter().all(known) => PackEnd::Whole(PackContents { entries }),
         Some(_) | None => PackEnd::Damaged,
@@ -200,7 +201,10 @@ pub fn read_pack_end(len: u64, end: &[u8]) -> PackEnd {
 /// Bytes at the end of a pack that nearly always hold all of its footer.
 pub const PACK_END_LEN: u64 = 32 << 10;
 
-pub(super) fn places(pack: PackId, contents: &PackContents) -> impl Iterator<Item = ([u8; 32], Place)> {
+pub(super) fn places(
+    pack: PackId,
+    contents: &PackContents,
+) -> impl Iterator<Item = ([u8; 32], Place)> {
     contents.entries.iter().map(move |entry| {
         let place = Place {
             pack,
@@ -249,11 +253,16 @@ mod tests {
         let manifest = blake3::hash(b"a manifest");
         assert_eq!(found[0].0, *id.as_bytes());
         assert_eq!(found[1].0, *manifest.as_bytes());
-        let at = |place: &Place| &pack.bytes[place.range().start as usize..place.range().end as usize];
+        let at =
+            |place: &Place| &pack.bytes[place.range().start as usize..place.range().end as usize];
         assert_eq!(at(&found[0].1), frame);
         assert_eq!(at(&found[1].1), b"a manifest");
         assert!(holds_chunk(&id, 5000, at(&found[0].1)));
-        assert!(!holds_chunk(&ChunkId::of(b"another"), 5000, at(&found[0].1)));
+        assert!(!holds_chunk(
+            &ChunkId::of(b"another"),
+            5000,
+            at(&found[0].1)
+        ));
     }
 
     #[test]

@@ -151,7 +151,8 @@ impl BucketSource {
         let Ok(_read) = self.reads.acquire().await else {
             return Ok(());
         };
-        let units = ((run.range.end - run.range.start) as usize / MEMORY_UNIT + run.chunks.len()) as u32;
+        let units =
+            ((run.range.end - run.range.start) as usize / MEMORY_UNIT + run.chunks.len()) as u32;
         // What is read may lie in memory.
         let Ok(mut memory) = Arc::clone(&self.memory).acquire_many_owned(units).await else {
             return Ok(());
@@ -164,7 +165,8 @@ impl BucketSource {
                 bytes.slice(start..start + place.len as usize)
             });
             let good = frame.filter(|frame| {
-                let good = frame.len() == entry.frame_len as usize && check(frame) == entry.frame_check;
+                let good =
+                    frame.len() == entry.frame_len as usize && check(frame) == entry.frame_check;
                 if !good {
                     self.shared.is_damaged(&place);
                 }
@@ -346,9 +348,14 @@ mod tests {
 
     #[test]
     fn no_request_is_longer_than_the_bound() {
-        let chunks = (0..400).map(|n| (n, place(1, n * 65_600, 65_536))).collect();
+        let chunks = (0..400)
+            .map(|n| (n, place(1, n * 65_600, 65_536)))
+            .collect();
         let runs = runs(chunks);
-        assert!(runs.iter().all(|run| run.range.end - run.range.start <= RUN_LEN_MAX));
+        assert!(
+            runs.iter()
+                .all(|run| run.range.end - run.range.start <= RUN_LEN_MAX)
+        );
         assert_eq!(runs.iter().map(|run| run.chunks.len()).sum::<usize>(), 400);
         assert!(runs.len() <= 7, "{}", runs.len());
     }

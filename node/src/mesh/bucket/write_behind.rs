@@ -103,7 +103,10 @@ impl Backlog {
             state.overflowed = true;
             return;
         }
-        let waiting = state.waiting.entry(key).or_insert(Waiting { due, failures: 0 });
+        let waiting = state
+            .waiting
+            .entry(key)
+            .or_insert(Waiting { due, failures: 0 });
         waiting.due = waiting.due.min(due);
     }
 
@@ -127,8 +130,14 @@ impl Backlog {
     fn take_due(&self, most: usize) -> Vec<(Key, u32)> {
         let now = Instant::now();
         let mut state = self.state();
-        let due = state.waiting.iter().filter(|(_, waiting)| waiting.due <= now);
-        let due: Vec<_> = due.map(|(key, waiting)| (*key, waiting.failures)).take(most).collect();
+        let due = state
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.due <= now);
+        let due: Vec<_> = due
+            .map(|(key, waiting)| (*key, waiting.failures))
+            .take(most)
+            .collect();
         for (key, _) in &due {
             state.waiting.remove(key);
         }
@@ -140,11 +149,18 @@ impl Backlog {
         let pause = (RETRY_MIN * (1 << failures.min(8))).min(RETRY_MAX);
         let mut state = self.state();
         let (due, failures) = (Instant::now() + pause, failures.saturating_add(1));
-        state.waiting.entry(key).or_insert(Waiting { due, failures });
+        state
+            .waiting
+            .entry(key)
+            .or_insert(Waiting { due, failures });
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.state().waiting.values().map(|waiting| waiting.due).min()
+        self.state()
+            .waiting
+            .values()
+            .map(|waiting| waiting.due)
+            .min()
     }
 
     fn went_well(&self, written: usize) {
@@ -155,7 +171,10 @@ impl Backlog {
 
     fn went_wrong(&self, why: String) {
         let mut state = self.state();
-        let since = state.trouble.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+        let since = state
+            .trouble
+            .as_ref()
+            .map_or_else(Instant::now, |(_, since)| *since);
         state.trouble = Some((why, since));
     }
 
@@ -210,7 +229,9 @@ pub(crate) async fn write_behind(app: Arc<App>, mesh: Arc<Mesh>, shared: Arc<Sha
                 }
             }
             let next = mesh.backlog.next_due();
-            let next = next.map_or(LOOK_EVERY, |at| at.saturating_duration_since(Instant::now()));
+            let next = next.map_or(LOOK_EVERY, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
             let next = next.clamp(Duration::from_millis(10), LOOK_EVERY);
             let _ = timeout(next, mesh.backlog.news.notified()).await;
             continue;
@@ -225,7 +246,8 @@ pub(crate) async fn write_behind(app: Arc<App>, mesh: Arc<Mesh>, shared: Arc<Sha
         match write(&app, &mesh, &shared, &mut journal, items).await {
             Ok(conflicts) => {
                 for key in conflicts {
-                    mesh.backlog.put_back(key, failures.get(&key).copied().unwrap_or(0));
+                    mesh.backlog
+                        .put_back(key, failures.get(&key).copied().unwrap_or(0));
                 }
             }
             Err(error) => {
@@ -237,7 +259,8 @@ pub(crate) async fn write_behind(app: Arc<App>, mesh: Arc<Mesh>, shared: Arc<Sha
                 );
                 mesh.backlog.went_wrong(chain(&error).to_string());
                 for key in wanted {
-                    mesh.backlog.put_back(key, failures.get(&key).copied().unwrap_or(0));
+                    mesh.backlog
+                        .put_back(key, failures.get(&key).copied().unwrap_or(0));
                 }
                 if matches!(&error, WriteError::Bucket(BucketError::Unclear { .. })) {
                     // It may have arrived: then it need not be written again.
@@ -334,8 +357,12 @@ async fn gather(
                 });
             }
             Err(error) => {
-                tracing::error!(cause = chain(&error), "a path cannot be read to be made durable");
-                mesh.backlog.put_back(key, failures.get(&key).copied().unwrap_or(0));
+                tracing::error!(
+                    cause = chain(&error),
+                    "a path cannot be read to be made durable"
+                );
+                mesh.backlog
+                    .put_back(key, failures.get(&key).copied().unwrap_or(0));
             }
         }
     }
@@ -417,14 +444,21 @@ async fn write(
         packing.finish().await?;
         let reference = |(item, needs): &(Item, BTreeMap<PackId, u32>)| {
             let packs: Vec<_> = needs.iter().map(|(pack, used)| (*pack, *used)).collect();
-            item.dots.iter().map(move |dot| Reference {
-                dot: *dot,
-                packs: packs.clone(),
-            }).collect::<Vec<_>>()
+            item.dots
+                .iter()
+                .map(move |dot| Reference {
+                    dot: *dot,
+                    packs: packs.clone(),
+                })
+                .collect::<Vec<_>>()
         };
         let references = batch.iter().flat_map(reference).collect();
         journal.write(mesh, shared, references).await?;
-        let needed: BTreeSet<PackId> = batch.iter().flat_map(|(_, needs)| needs.keys()).copied().collect();
+        let needed: BTreeSet<PackId> = batch
+            .iter()
+            .flat_map(|(_, needs)| needs.keys())
+            .copied()
+            .collect();
         let mut lost = condemned(mesh, shared, &needed).await?;
         lost.extend(absent(shared, &needed).await?);
         for pack in &lost {
@@ -435,11 +469,16 @@ async fn write(
             .into_iter()
             .partition(|(_, needs)| needs.keys().all(|pack| !lost.contains(pack)));
         conflicts.extend(conflicting.into_iter().map(|(item, _)| item.key));
-        let dots: Vec<Dot> = held.iter().flat_map(|(item, _)| item.dots.clone()).collect();
+        let dots: Vec<Dot> = held
+            .iter()
+            .flat_map(|(item, _)| item.dots.clone())
+            .collect();
         let count = dots.len();
         let announcer = Arc::clone(&mesh.announcer);
         let said = spawn_blocking(move || {
-            let words = dots.chunks(DOTS_MAX).map(|dots| Record::Durable(dots.to_vec()));
+            let words = dots
+                .chunks(DOTS_MAX)
+                .map(|dots| Record::Durable(dots.to_vec()));
             words.for_each(|word| announcer.say_all(vec![word]));
         });
         joined(said.await);
@@ -553,22 +592,26 @@ impl Packing {
                 .collect();
             let looked: Vec<_> = group.iter().copied().zip(placed).collect();
             let read = spawn_blocking(move || {
-                let read = |(entry, placed): (attic_store::manifest::ManifestEntry, Option<PackId>)| {
-                    if let Some(pack) = placed {
-                        return Ok((entry, Chunk::In(pack)));
-                    }
-                    if let Some(Place { pack, .. }) = shared.find(entry.id.as_bytes())? {
-                        return Ok((entry, Chunk::In(pack)));
-                    }
-                    // A pack that claims a chunk it does not hold would spoil every path that relies on it.
-                    let frame = app.store.frame(&entry.id)?;
-                    let good = frame.filter(|frame| {
-                        frame.len() == entry.frame_len as usize
-                            && holds_chunk(&entry.id, entry.raw_len, frame)
-                    });
-                    Ok((entry, good.map_or(Chunk::Lost, Chunk::New)))
-                };
-                looked.into_iter().map(read).collect::<Result<Vec<_>, WriteError>>()
+                let read =
+                    |(entry, placed): (attic_store::manifest::ManifestEntry, Option<PackId>)| {
+                        if let Some(pack) = placed {
+                            return Ok((entry, Chunk::In(pack)));
+                        }
+                        if let Some(Place { pack, .. }) = shared.find(entry.id.as_bytes())? {
+                            return Ok((entry, Chunk::In(pack)));
+                        }
+                        // A pack that claims a chunk it does not hold would spoil every path that relies on it.
+                        let frame = app.store.frame(&entry.id)?;
+                        let good = frame.filter(|frame| {
+                            frame.len() == entry.frame_len as usize
+                                && holds_chunk(&entry.id, entry.raw_len, frame)
+                        });
+                        Ok((entry, good.map_or(Chunk::Lost, Chunk::New)))
+                    };
+                looked
+                    .into_iter()
+                    .map(read)
+                    .collect::<Result<Vec<_>, WriteError>>()
             });
             for (entry, chunk) in joined(read.await)? {
                 match chunk {
@@ -594,7 +637,10 @@ impl Packing {
         let key = *blake3::hash(&item.encoded).as_bytes();
         let (shared, len) = (Arc::clone(&self.shared), item.encoded.len() as u32);
         let known = joined(spawn_blocking(move || shared.find(&key)).await)?;
-        match known.map(|place| place.pack).or(self.placed.get(&key).copied()) {
+        match known
+            .map(|place| place.pack)
+            .or(self.placed.get(&key).copied())
+        {
             Some(pack) => need(pack, len),
             None => {
                 self.builder.add_manifest(&item.encoded);
@@ -624,7 +670,11 @@ impl Packing {
         let shared = Arc::clone(&self.shared);
         self.writing.spawn(async move {
             let key = pack.id.object_key();
-            shared.remote.put(&key, pack.bytes.clone()).await.map(|()| pack)
+            shared
+                .remote
+                .put(&key, pack.bytes.clone())
+                .await
+                .map(|()| pack)
         });
         Ok(())
     }
@@ -707,7 +757,11 @@ impl Journal {
             let written = match whole.head(&key).await {
                 Ok(Some(_)) => return,
                 // Whoever else does the same writes the same.
-                Ok(None) => whole.put(&key, mesh.members.genesis().encode().into()).await,
+                Ok(None) => {
+                    whole
+                        .put(&key, mesh.members.genesis().encode().into())
+                        .await
+                }
                 Err(error) => Err(error),
             };
             match written {
@@ -720,7 +774,10 @@ impl Journal {
     }
 
     /// The last entry of this keeper's journal.
-    async fn last(mesh: &Mesh, shared: &SharedBucket) -> Result<Option<(String, u64)>, BucketError> {
+    async fn last(
+        mesh: &Mesh,
+        shared: &SharedBucket,
+    ) -> Result<Option<(String, u64)>, BucketError> {
         let prefix = journal_prefix(&mesh.me);
         let mut last: Option<String> = None;
         loop {
@@ -753,7 +810,11 @@ impl Journal {
     }
 
     /// Carries what logs said since the last entry, if anything.
-    async fn carry(&mut self, mesh: &Arc<Mesh>, shared: &Arc<SharedBucket>) -> Result<(), WriteError> {
+    async fn carry(
+        &mut self,
+        mesh: &Arc<Mesh>,
+        shared: &Arc<SharedBucket>,
+    ) -> Result<(), WriteError> {
         self.write(mesh, shared, Vec::new()).await
     }
 
@@ -767,7 +828,8 @@ impl Journal {
         let mut references = references;
         loop {
             let (looking, carried) = (Arc::clone(mesh), self.carried.clone());
-            let looked = spawn_blocking(move || looking.view.segments_beyond(&carried, SEGMENTS_LEN_MAX));
+            let looked =
+                spawn_blocking(move || looking.view.segments_beyond(&carried, SEGMENTS_LEN_MAX));
             let beyond = joined(looked.await);
             // References come last: what they are about is in the journal then.
             let said = match beyond.is_all {
@@ -798,10 +860,16 @@ impl Journal {
 
     /// Notes how far the logs are in the journal. If that is lost, they are carried once more.
     fn note(&self, last: &str) {
-        let lines = self.carried.iter().map(|(node, seq)| format!("{node} {seq}\n"));
+        let lines = self
+            .carried
+            .iter()
+            .map(|(node, seq)| format!("{node} {seq}\n"));
         let text = format!("{last}\n{}", lines.collect::<String>());
         if let Err(error) = replace_file(&self.path, &text, Secrecy::Public) {
-            tracing::warn!(cause = chain(&error), "how far the journal goes is not noted");
+            tracing::warn!(
+                cause = chain(&error),
+                "how far the journal goes is not noted"
+            );
         }
     }
 }

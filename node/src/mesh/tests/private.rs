@@ -62,6 +62,11 @@ impl Member {
 
     /// What its admin API answers to a `POST`.
     pub(super) async fn post(&self, route: &str, body: Value) -> Value {
+        self.try_post(route, body).await.unwrap()
+    }
+
+    /// What its admin API answers to a `POST`, or how it refuses it.
+    pub(super) async fn try_post(&self, route: &str, body: Value) -> Result<Value, String> {
         let routes = admin::routes(&self.app).with_state(Arc::clone(&self.app));
         let body = body.to_string();
         let request = Request::post(route)
@@ -72,8 +77,10 @@ impl Member {
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8_lossy(&body);
-        assert!(status.is_success(), "{route}: {status} {text}");
-        serde_json::from_slice(&body).unwrap()
+        match status.is_success() {
+            true => Ok(serde_json::from_slice(&body).unwrap()),
+            false => Err(format!("{route}: {status} {text}")),
+        }
     }
 
     /// Lets another node in.
