@@ -1,0 +1,303 @@
+//! Rows C7, C8, P11 and S1 with a real S3 server and real Nix: what is durable outlives every node.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use attic_p2p::ids::ClusterId;
+use attic_p2p::journal::{Entry, JOURNALS, read_entry_key};
+use attic_p2p::signed::Signed;
+use attic_store::PackId;
+use attic_store::bucket::pack::PACKS;
+use attic_store::bucket::{Bucket, Operation};
+use tempfile::TempDir;
+use testnet::corpus::Closure;
+use testnet::garage::Garage;
+use testnet::nix::NixClient;
+use testnet::node::TestNode;
+use testnet::program::is_root;
+use testnet::proxy::{Fault, FaultProxy};
+use testnet::s3::S3Access;
+use testnet::served::hash_part;
+
+/// The section of a configuration that names a bucket, with its key in files of `dir`.
+fn config(access: &S3Access, endpoint: &str, dir: &TempDir) -> String {
+    let secret = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).expect("write a key");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("make it private");
+        path.display().to_string()
+    };
+    let id = secret("key-id", &access.key_id);
+    let key = secret("secret", &access.secret);
+    let S3Access { bucket, region, .. } = access;
+    format!(
+        "[s3]\nbucket = \"{bucket}\"\nendpoint = \"{endpoint}\"\nregion = \"{region}\"\n\
+         access-key-id-file = \"{id}\"\nsecret-access-key-file = \"{key}\"\n"
+    )
+}
+
+/// A node in a cluster of its own, with a bucket.
+struct Keeper {
+    node: TestNode,
+    dir: TempDir,
+}
+
+impl Keeper {
+    #[track_caller]
+    fn founding(access: &S3Access, endpoint: &str) -> Keeper {
+        let dir = TempDir::new().expect("make a directory");
+        let node = TestNode::with_config(&config(access, endpoint, &dir));
+        node.cli().run(&["cluster", "init"]).succeeds();
+        Keeper { node, dir }
+    }
+
+    fn cluster_key(&self) -> String {
+        let path = self.node.data_dir().join("cluster/cluster.key");
+        fs::read_to_string(path).expect("the cluster's key")
+    }
+
+    fn cluster(&self) -> ClusterId {
+        let view: attic_node_core::api::ClusterView = self.node.ask("cluster");
+        view.cluster
+    }
+}
+
+/// The packs of a cluster in the bucket, and those that its journals name.
+fn packs(access: &S3Access, cluster: ClusterId) -> (BTreeSet<PackId>, BTreeSet<PackId>) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = access.client();
+    let list = |prefix: String| {
+        let client = &client;
+        async move {
+            let mut keys: Vec<String> = Vec::new();
+            loop {
+                let page = client.list(&prefix, keys.last().map(String::as_str)).await;
+                let page = page.expect("a listing");
+                keys.extend(page.objects.into_iter().map(|object| object.key));
+                if page.is_last {
+                    return keys;
+                }
+            }
+        }
+    };
+    runtime.block_on(async {
+        let root = format!("{cluster}/");
+        let there = list(format!("{root}{PACKS}")).await;
+        let there = there.iter().map(|key| &key[root.len()..]);
+        let there = there.map(|key| PackId::of_object_key(key).expect("a pack"));
+        let mut named = BTreeSet::new();
+        for key in list(format!("{root}{JOURNALS}")).await {
+            let bytes = client.get(&key, 1 << 30).await.expect("an entry");
+            let (keeper, _) = read_entry_key(&key[root.len()..]).expect("the key of an entry");
+            let signed = Signed::<Entry>::decode(&bytes).expect("an entry");
+            let entry = signed.check(&cluster, &keeper).expect("a keeper's entry");
+            let packs = entry.references.iter().flat_map(|reference| &reference.packs);
+            named.extend(packs.map(|(pack, _)| *pack));
+        }
+        (there.collect(), named)
+    })
+}
+
+/// The journey of the durable floor: pushed with `--wait=durable`, all nodes destroyed, rebuilt from the
+/// bucket, and every path verified by Nix.
+#[test]
+fn c7_a_closure_outlives_every_node() {
+    if !is_root("c7 closure") {
+        return;
+    }
+    let Some(garage) = Garage::start("c7 closure") else {
+        return;
+    };
+    let access = garage.access();
+    let closure = Closure::load("S");
+    let keeper = Keeper::founding(access, &access.endpoint);
+    let push = ["push", "--wait", "durable", "main", &closure.root];
+    keeper.node.cli().run(&push).succeeds();
+    let (there, named) = packs(access, keeper.cluster());
+    assert_eq!(there, named, "no pack is lost, and none is leaked");
+    let status = keeper.node.status().bucket.expect("a bucket");
+    let puts = status.requests.put;
+    assert!(puts <= 40, "{puts} PUTs for 54 MB of NARs");
+    let key = keeper.cluster_key();
+    let trusted = keeper.node.public_key("main");
+    drop(keeper);
+
+    let dir = TempDir::new().expect("make a directory");
+    let node = TestNode::with_config(&config(access, &access.endpoint, &dir));
+    let key_file = dir.path().join("cluster.key");
+    fs::write(&key_file, key).expect("write the key");
+    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("make it private");
+    let rebuild = ["cluster", "rebuild", "--from-s3", "--cluster-key"];
+    let key_file = key_file.to_str().expect("UTF-8");
+    let rebuilt = node.cli().run(&[&rebuild[..], &[key_file]].concat());
+    rebuilt.succeeds();
+    assert_eq!(node.public_key("main"), trusted);
+    let nix = NixClient::fresh(&node, "main").trusting(&trusted);
+    copy(&nix, &node, &closure.root);
+    let all: Vec<&str> = closure.all().collect();
+    assert_eq!(nix.nar_hashes(&all), NixClient::host().nar_hashes(&all));
+}
+
+/// Has Nix copy a path with all it refers to from a node, and verify it.
+#[track_caller]
+fn copy(nix: &NixClient, node: &TestNode, path: &str) {
+    let args = ["copy", "--from", &node.url("main"), path];
+    nix.run("nix", &args).succeeds();
+    nix.verify_store();
+}
+
+/// `kill -9` when a request was not sent yet, and when it was answered and the answer was not heard: at
+/// each request that a push causes. What was pushed becomes durable after the next start; nothing is
+/// lost, and no pack is there that nobody needs.
+#[test]
+fn c7_killed_at_any_request_it_loses_and_leaks_nothing() {
+    if !is_root("c7 kills") {
+        return;
+    }
+    let Some(garage) = Garage::start("c7 kills") else {
+        return;
+    };
+    let path = NixClient::host()
+        .build("run \"c7-kill\" ''head -c 300000 /dev/urandom > $out''")
+        .remove(0);
+    for fault in [Fault::Hold, Fault::LoseAnswer] {
+        for at in 0.. {
+            let seen = Arc::new(AtomicUsize::new(0));
+            let counting = Arc::clone(&seen);
+            let proxy = FaultProxy::new(garage.address(), move |_| {
+                match counting.fetch_add(1, Ordering::SeqCst) == at {
+                    true => fault,
+                    false => Fault::None,
+                }
+            });
+            let endpoint = format!("http://{}", proxy.address());
+            let mut keeper = Keeper::founding(garage.access(), &endpoint);
+            keeper.node.push(&[&path]).succeeds();
+            let wait = ["push", "--wait", "durable", "--wait-timeout", "60s", "main", &path];
+            let is_reached = || seen.load(Ordering::SeqCst) > at;
+            let is_durable = || {
+                let status = keeper.node.status().bucket.expect("a bucket");
+                status.written > 0 && status.waiting == 0
+            };
+            while !is_reached() && !is_durable() {
+                std::thread::yield_now();
+            }
+            if !is_reached() {
+                // Fewer requests than that are made.
+                break;
+            }
+            keeper.node.kill();
+            proxy.release();
+            keeper.node.start_again();
+            keeper.node.cli().run(&wait).succeeds();
+            let (there, named) = packs(garage.access(), keeper.cluster());
+            assert_eq!(there, named, "{fault:?} at request {at}");
+            drop(keeper.dir);
+        }
+    }
+}
+
+/// While the server is away pushes go on and paths are served; who waits for durable ones is told why
+/// they are not.
+#[test]
+fn c7_s1_an_outage_delays_and_breaks_nothing() {
+    if !is_root("c7 outage") {
+        return;
+    }
+    let Some(mut garage) = Garage::start("c7 outage") else {
+        return;
+    };
+    let access = garage.access().clone();
+    let keeper = Keeper::founding(&access, &access.endpoint);
+    let path = NixClient::host()
+        .build("run \"c7-outage\" ''head -c 300000 /dev/urandom > $out''")
+        .remove(0);
+    garage.kill();
+    let wait = ["push", "--wait", "durable", "--wait-timeout", "3s", "main", &path];
+    let waited = keeper.node.cli().run(&wait);
+    assert_eq!(waited.status.code(), Some(1), "{waited}");
+    assert!(waited.stderr.contains("not durable: "), "{}", waited.stderr);
+    let target = format!("/main/{}.narinfo", hash_part(&path));
+    assert_eq!(keeper.node.get(&target).expect("an answer").status, 200);
+    let status = keeper.node.cli().run(&["status"]).succeeds();
+    let line = status.stdout.lines().find(|line| line.starts_with("Bucket: "));
+    assert!(line.expect("a line").contains("trouble"), "{}", status.stdout);
+    garage.start_again();
+    let wait = ["push", "--wait", "durable", "main", &path];
+    keeper.node.cli().run(&wait).succeeds();
+}
+
+/// A member that is no keeper reads from the bucket what no node can give it, and writes nothing.
+#[test]
+fn c7_a_member_reads_from_the_bucket_when_no_node_has_a_path() {
+    if !is_root("c7 member") {
+        return;
+    }
+    let Some(garage) = Garage::start("c7 member") else {
+        return;
+    };
+    let access = garage.access();
+    let mut keeper = Keeper::founding(access, &access.endpoint);
+    let dir = TempDir::new().expect("make a directory");
+    let member = TestNode::with_config(&config(access, &access.endpoint, &dir));
+    let ticket = keeper.node.cli().run(&["invite"]).succeeds().stdout;
+    member.cli().run(&["join", ticket.trim()]).succeeds();
+    let path = NixClient::host()
+        .build("run \"c7-member\" ''head -c 3000000 /dev/urandom > $out''")
+        .remove(0);
+    let wait = ["push", "--wait", "durable", "main", &path];
+    keeper.node.cli().run(&wait).succeeds();
+    testnet::program::eventually("the member to hear of it", std::time::Duration::from_secs(30), || {
+        let view: attic_node_core::api::ClusterView = member.ask("cluster");
+        (view.paths == 1).then_some(())
+    });
+    let trusted = keeper.node.public_key("main");
+    keeper.node.kill();
+    let nix = NixClient::fresh(&member, "main").trusting(&trusted);
+    copy(&nix, &member, &path);
+    let status = member.status().bucket.expect("a bucket");
+    assert!(!status.writes);
+    assert_eq!(status.requests.put, 0);
+    let client = access.client();
+    assert_eq!(client.counters().of(Operation::Put).requests, 0);
+}
+
+/// Row C7: what bad credentials and a bucket that is not there look like, to whoever asks.
+#[test]
+fn c7_a_bucket_that_refuses_is_told_of() {
+    if !is_root("c7 refusal") {
+        return;
+    }
+    let Some(garage) = Garage::start("c7 refusal") else {
+        return;
+    };
+    let good = garage.access();
+    let wrong_secret = S3Access {
+        secret: "0".repeat(64),
+        ..good.clone()
+    };
+    let no_bucket = S3Access {
+        bucket: "nowhere".to_owned(),
+        ..good.clone()
+    };
+    for (access, word) in [(wrong_secret, "refuses access"), (no_bucket, "nowhere")] {
+        let keeper = Keeper::founding(&access, &access.endpoint);
+        let path = NixClient::host()
+            .build("run \"c7-refusal\" ''head -c 3000 /dev/urandom > $out''")
+            .remove(0);
+        let wait = ["push", "--wait", "durable", "--wait-timeout", "2s", "main", &path];
+        let waited = keeper.node.cli().run(&wait);
+        assert_eq!(waited.status.code(), Some(1), "{waited}");
+        let status = keeper.node.cli().run(&["status"]).succeeds();
+        assert!(status.stdout.contains(word), "{}", status.stdout);
+        assert!(!status.stdout.contains(&access.secret));
+        let check = keeper.node.cli().run(&["s3", "check"]);
+        assert_eq!(check.status.code(), Some(1), "{check}");
+    }
+    let keeper = Keeper::founding(good, &good.endpoint);
+    let check = keeper.node.cli().run(&["s3", "check"]).succeeds();
+    assert!(!check.stdout.contains('❌'), "{}", check.stdout);
+}
