@@ -2,6 +2,10 @@
 
 #[cfg(feature = "backends")]
 mod backends;
+#[cfg(feature = "backends")]
+mod bucket;
+#[cfg(feature = "backends")]
+mod bucket_s3;
 mod cache_info;
 mod cache_name;
 mod golden;

@@ -70,13 +70,10 @@ impl Credentials {
     ///
     /// **Errors**: nothing is there, or half of it.
     pub fn from_environment() -> Result<Credentials, CredentialsError> {
-        Credentials::look_up(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+        Credentials::find(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    /// As [`Credentials::from_environment`], with variables from elsewhere.
-    ///
-    /// **Errors**: nothing is there, or half of it.
-    pub fn look_up(
+    fn find(
         variable: impl Fn(&'static str) -> Option<String>,
     ) -> Result<Credentials, CredentialsError> {
         match (variable(KEY_ID), variable(SECRET)) {
@@ -181,7 +178,7 @@ mod tests {
             let set = variables.iter().find(|(known, _)| *known == name);
             set.map(|(_, value)| (*value).to_owned())
         };
-        let found = Credentials::look_up(variable).map_err(|error| error.to_string())?;
+        let found = Credentials::find(variable).map_err(|error| error.to_string())?;
         let token = found.session_token.map(|token| token.to_string());
         Ok((found.key_id, found.secret.to_string(), token))
     }
