@@ -20,7 +20,12 @@ use thiserror::Error;
 pub mod check;
 pub mod conformance;
 pub mod memory;
+pub mod pack;
 pub mod s3;
+
+mod index;
+
+pub use index::BucketIndex;
 
 /// What a bucket answers, some time.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BucketError>> + Send + 'a>>;

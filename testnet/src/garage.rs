@@ -208,7 +208,10 @@ fn free_loopback() -> IpAddr {
             .iter()
             .all(|port| TcpListener::bind((*address, *port)).is_ok())
     };
-    addresses.find(is_free).expect("some loopback address is free").into()
+    addresses
+        .find(is_free)
+        .expect("some loopback address is free")
+        .into()
 }
 
 fn configuration(dir: &Path, address: IpAddr, rpc_secret: &str) -> String {

@@ -37,7 +37,9 @@ impl Moto {
         thread::spawn(move || {
             let mut said = Some(said);
             for line in stderr.lines().map_while(Result::ok) {
-                let found = line.split_once("Running on http://").map(|(_, rest)| rest.trim());
+                let found = line
+                    .split_once("Running on http://")
+                    .map(|(_, rest)| rest.trim());
                 let found = found.and_then(|address| address.parse::<SocketAddr>().ok());
                 if let Some((said, address)) = said.as_ref().zip(found) {
                     said.send(address).ok();
@@ -47,7 +49,9 @@ impl Moto {
                 }
             }
         });
-        let address = address.recv_timeout(PATIENCE).expect("moto says where it listens");
+        let address = address
+            .recv_timeout(PATIENCE)
+            .expect("moto says where it listens");
         let made = Request::put(&format!("/{BUCKET}"), "").send(address);
         assert_eq!(made.expect("moto answers").status, 200);
         let access = S3Access {

@@ -568,7 +568,10 @@ impl fmt::Debug for S3Bucket {
 }
 
 impl S3Options {
-    fn check(&self) -> Result<(), S3OptionsError> {
+    /// Whether they are right in themselves.
+    ///
+    /// **Errors**: what is not.
+    pub fn check(&self) -> Result<(), S3OptionsError> {
         if let Some(endpoint) = self
             .endpoint
             .as_ref()

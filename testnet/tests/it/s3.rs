@@ -94,7 +94,10 @@ fn packs(access: &S3Access, cluster: ClusterId) -> (BTreeSet<PackId>, BTreeSet<P
             let (keeper, _) = read_entry_key(&key[root.len()..]).expect("the key of an entry");
             let signed = Signed::<Entry>::decode(&bytes).expect("an entry");
             let entry = signed.check(&cluster, &keeper).expect("a keeper's entry");
-            let packs = entry.references.iter().flat_map(|reference| &reference.packs);
+            let packs = entry
+                .references
+                .iter()
+                .flat_map(|reference| &reference.packs);
             named.extend(packs.map(|(pack, _)| *pack));
         }
         (there.collect(), named)
@@ -176,7 +179,15 @@ fn c7_killed_at_any_request_it_loses_and_leaks_nothing() {
             let endpoint = format!("http://{}", proxy.address());
             let mut keeper = Keeper::founding(garage.access(), &endpoint);
             keeper.node.push(&[&path]).succeeds();
-            let wait = ["push", "--wait", "durable", "--wait-timeout", "60s", "main", &path];
+            let wait = [
+                "push",
+                "--wait",
+                "durable",
+                "--wait-timeout",
+                "60s",
+                "main",
+                &path,
+            ];
             let is_reached = || seen.load(Ordering::SeqCst) > at;
             let is_durable = || {
                 let status = keeper.node.status().bucket.expect("a bucket");
@@ -216,15 +227,30 @@ fn c7_s1_an_outage_delays_and_breaks_nothing() {
         .build("run \"c7-outage\" ''head -c 300000 /dev/urandom > $out''")
         .remove(0);
     garage.kill();
-    let wait = ["push", "--wait", "durable", "--wait-timeout", "3s", "main", &path];
+    let wait = [
+        "push",
+        "--wait",
+        "durable",
+        "--wait-timeout",
+        "3s",
+        "main",
+        &path,
+    ];
     let waited = keeper.node.cli().run(&wait);
     assert_eq!(waited.status.code(), Some(1), "{waited}");
     assert!(waited.stderr.contains("not durable: "), "{}", waited.stderr);
     let target = format!("/main/{}.narinfo", hash_part(&path));
     assert_eq!(keeper.node.get(&target).expect("an answer").status, 200);
     let status = keeper.node.cli().run(&["status"]).succeeds();
-    let line = status.stdout.lines().find(|line| line.starts_with("Bucket: "));
-    assert!(line.expect("a line").contains("trouble"), "{}", status.stdout);
+    let line = status
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("Bucket: "));
+    assert!(
+        line.expect("a line").contains("trouble"),
+        "{}",
+        status.stdout
+    );
     garage.start_again();
     let wait = ["push", "--wait", "durable", "main", &path];
     keeper.node.cli().run(&wait).succeeds();
@@ -250,10 +276,14 @@ fn c7_a_member_reads_from_the_bucket_when_no_node_has_a_path() {
         .remove(0);
     let wait = ["push", "--wait", "durable", "main", &path];
     keeper.node.cli().run(&wait).succeeds();
-    testnet::program::eventually("the member to hear of it", std::time::Duration::from_secs(30), || {
-        let view: attic_node_core::api::ClusterView = member.ask("cluster");
-        (view.paths == 1).then_some(())
-    });
+    testnet::program::eventually(
+        "the member to hear of it",
+        std::time::Duration::from_secs(30),
+        || {
+            let view: attic_node_core::api::ClusterView = member.ask("cluster");
+            (view.paths == 1).then_some(())
+        },
+    );
     let trusted = keeper.node.public_key("main");
     keeper.node.kill();
     let nix = NixClient::fresh(&member, "main").trusting(&trusted);
@@ -288,7 +318,15 @@ fn c7_a_bucket_that_refuses_is_told_of() {
         let path = NixClient::host()
             .build("run \"c7-refusal\" ''head -c 3000 /dev/urandom > $out''")
             .remove(0);
-        let wait = ["push", "--wait", "durable", "--wait-timeout", "2s", "main", &path];
+        let wait = [
+            "push",
+            "--wait",
+            "durable",
+            "--wait-timeout",
+            "2s",
+            "main",
+            &path,
+        ];
         let waited = keeper.node.cli().run(&wait);
         assert_eq!(waited.status.code(), Some(1), "{waited}");
         let status = keeper.node.cli().run(&["status"]).succeeds();

@@ -1,6 +1,5 @@
 //! Who asks: a key id and a secret, given, or found where AWS's own tools look first.
 
-use std::env;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,18 +61,14 @@ impl Credentials {
         }
     }
 
-    /// Those of the environment: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, with
+    /// Those that variables name: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, with
     /// `AWS_SESSION_TOKEN` if it is set; else those of the profile `AWS_PROFILE`, or `default`, in the
     /// file `AWS_SHARED_CREDENTIALS_FILE`, or `~/.aws/credentials`.
     ///
     /// Blocks while it reads the file.
     ///
     /// **Errors**: nothing is there, or half of it.
-    pub fn from_environment() -> Result<Credentials, CredentialsError> {
-        Credentials::find(|name| env::var(name).ok().filter(|value| !value.is_empty()))
-    }
-
-    fn find(
+    pub fn look_up(
         variable: impl Fn(&'static str) -> Option<String>,
     ) -> Result<Credentials, CredentialsError> {
         match (variable(KEY_ID), variable(SECRET)) {
@@ -178,7 +173,7 @@ mod tests {
             let set = variables.iter().find(|(known, _)| *known == name);
             set.map(|(_, value)| (*value).to_owned())
         };
-        let found = Credentials::find(variable).map_err(|error| error.to_string())?;
+        let found = Credentials::look_up(variable).map_err(|error| error.to_string())?;
         let token = found.session_token.map(|token| token.to_string());
         Ok((found.key_id, found.secret.to_string(), token))
     }
