@@ -59,6 +59,8 @@ pub trait Bucket: Send + Sync {
     fn get<'a>(&'a self, key: &'a str, len_max: u64) -> Answer<'a, Bytes>;
 
     /// The length of an object in bytes, `None` if there is none; tried again by policy.
+    ///
+    /// A server that has no such bucket at all may say `None` as well.
     fn head<'a>(&'a self, key: &'a str) -> Answer<'a, Option<u64>>;
 
     /// One page of the objects whose keys begin with `prefix` and are greater than `after`, ascending
@@ -196,7 +198,7 @@ pub struct OperationCounters {
 pub struct Health {
     /// The last error, in words.
     pub last_error: Option<String>,
-    /// Since when every operation has failed; `None` while they succeed.
+    /// Since when every operation has failed; `None` after one that the server did its part in.
     pub failing_since: Option<SystemTime>,
     /// Until when the breaker is open: nothing is asked, since nothing was answered lately.
     pub breaker_open_until: Option<SystemTime>,
@@ -314,6 +316,16 @@ pub enum BucketError {
 }
 
 impl BucketError {
+    /// Whether the server did its part, and the object is what is wrong.
+    pub fn is_of_object(&self) -> bool {
+        matches!(
+            self,
+            BucketError::NotFound { .. }
+                | BucketError::Truncated { .. }
+                | BucketError::TooLong { .. }
+        )
+    }
+
     /// Whether the same may well succeed later, with nobody changing anything.
     pub fn is_passing(&self) -> bool {
         matches!(

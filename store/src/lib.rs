@@ -2,7 +2,7 @@
 //!
 //! The crate has two halves. The *core* is pure: it parses, prints, hashes, cuts and decides, and
 //! touches neither disk, network, clock nor environment. The *backends* (feature `backends`) keep
-//! it all on disk.
+//! it all on disk, and ask object stores (`bucket`).
 //!
 //! Five words to know:
 //!

@@ -7,9 +7,9 @@
 #   ${XDG_CACHE_HOME:-$HOME/.cache}/attic-node-garage/bin/garage   Garage, built from source: about 25
 #                                                                  minutes on two processors
 #   ${XDG_CACHE_HOME:-$HOME/.cache}/attic-node-moto/bin/moto_server   a second implementation, from PyPI
-# What is there already is kept. Then, as the tests are run anywhere,
+# What is there already is kept. Then
 #
-#   ATTIC_NODE_TEST_S3=1 cargo test -p testnet --test it s3_server
+#   ATTIC_NODE_TEST_S3=1 testnet/scripts/test.sh s3_server
 #
 # runs the tests that want them, and fails where one is missing; without the variable they say so.
 set -euo pipefail

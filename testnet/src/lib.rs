@@ -12,6 +12,8 @@
 //!   unless it is the machine's own, a store of its own;
 //! - a [`FaultProxy`](proxy::FaultProxy) stands in front of a node, counts what passes and breaks
 //!   what it is told to break;
+//! - a [`Garage`](garage::Garage) is a real S3 server, and [`Moto`](moto::Moto) another, where the
+//!   machine has them;
 //! - an [`Upload`](upload::Upload) is a store path made of bytes, for requests that no Nix would
 //!   send;
 //! - [`Secrets`](knowledge::Secrets) are what a node must not know, and are looked for in its files

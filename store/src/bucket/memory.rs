@@ -519,15 +519,18 @@ impl Client {
     }
 
     fn note<T>(&mut self, operation: Operation, outcome: &Result<T, BucketError>, now: SystemTime) {
-        let counters = self.counters.of_mut(operation);
-        match outcome {
-            Ok(_) | Err(BucketError::NotFound { .. }) => self.health.failing_since = None,
-            Err(error) => {
-                counters.failures += 1;
-                counters.throttled += u64::from(matches!(error, BucketError::Busy { .. }));
-                self.health.last_error = Some(error.to_string());
+        let error = outcome.as_ref().err();
+        match error.filter(|error| !error.is_of_object()) {
+            Some(_) => {
                 self.health.failing_since.get_or_insert(now);
             }
+            None => self.health.failing_since = None,
+        }
+        let counters = self.counters.of_mut(operation);
+        if let Some(error) = error.filter(|error| !matches!(error, BucketError::NotFound { .. })) {
+            counters.failures += 1;
+            counters.throttled += u64::from(matches!(error, BucketError::Busy { .. }));
+            self.health.last_error = Some(error.to_string());
         }
     }
 }

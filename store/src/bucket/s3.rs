@@ -308,13 +308,16 @@ impl S3Bucket {
         outcome: Result<T, BucketError>,
     ) -> Result<T, BucketError> {
         let mut state = self.state();
-        match &outcome {
-            Ok(_) | Err(BucketError::NotFound { .. }) => state.failing_since = None,
-            Err(error) => {
-                state.counters.of_mut(asked.operation).failures += 1;
-                state.last_error = Some(error.to_string());
+        let error = outcome.as_ref().err();
+        match error.filter(|error| !error.is_of_object()) {
+            Some(_) => {
                 state.failing_since.get_or_insert_with(SystemTime::now);
             }
+            None => state.failing_since = None,
+        }
+        if let Some(error) = error.filter(|error| !matches!(error, BucketError::NotFound { .. })) {
+            state.counters.of_mut(asked.operation).failures += 1;
+            state.last_error = Some(error.to_string());
         }
         outcome
     }
