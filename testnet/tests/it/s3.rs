@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,7 @@ use attic_store::bucket::{Bucket, Operation};
 use tempfile::TempDir;
 use testnet::corpus::Closure;
 use testnet::garage::Garage;
+use testnet::moto::Moto;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
 use testnet::program::is_root;
@@ -37,6 +39,33 @@ fn config(access: &S3Access, endpoint: &str, dir: &TempDir) -> String {
         "[s3]\nbucket = \"{bucket}\"\nendpoint = \"{endpoint}\"\nregion = \"{region}\"\n\
          access-key-id-file = \"{id}\"\nsecret-access-key-file = \"{key}\"\n"
     )
+}
+
+/// Garage or, where it is not installed, moto.
+enum Server {
+    Garage(Garage),
+    Moto(Moto),
+}
+
+impl Server {
+    #[track_caller]
+    fn start(what: &str) -> Option<Server> {
+        let garage = Garage::start(what).map(Server::Garage);
+        garage.or_else(|| Moto::start(what).map(Server::Moto))
+    }
+
+    fn access(&self) -> &S3Access {
+        match self {
+            Server::Garage(garage) => garage.access(),
+            Server::Moto(moto) => moto.access(),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        let address = self.access().endpoint.strip_prefix("http://");
+        let address = address.and_then(|address| address.parse().ok());
+        address.expect("the address of the server")
+    }
 }
 
 /// A node in a cluster of its own, with a bucket.
@@ -111,10 +140,10 @@ fn c7_a_closure_outlives_every_node() {
     if !is_root("c7 closure") {
         return;
     }
-    let Some(garage) = Garage::start("c7 closure") else {
+    let Some(server) = Server::start("c7 closure") else {
         return;
     };
-    let access = garage.access();
+    let access = server.access();
     let closure = Closure::load("S");
     let keeper = Keeper::founding(access, &access.endpoint);
     let push = ["push", "--wait", "durable", "main", &closure.root];
@@ -160,7 +189,7 @@ fn c7_killed_at_any_request_it_loses_and_leaks_nothing() {
     if !is_root("c7 kills") {
         return;
     }
-    let Some(garage) = Garage::start("c7 kills") else {
+    let Some(server) = Server::start("c7 kills") else {
         return;
     };
     let path = NixClient::host()
@@ -170,14 +199,14 @@ fn c7_killed_at_any_request_it_loses_and_leaks_nothing() {
         for at in 0.. {
             let seen = Arc::new(AtomicUsize::new(0));
             let counting = Arc::clone(&seen);
-            let proxy = FaultProxy::new(garage.address(), move |_| {
+            let proxy = FaultProxy::new(server.address(), move |_| {
                 match counting.fetch_add(1, Ordering::SeqCst) == at {
                     true => fault,
                     false => Fault::None,
                 }
             });
             let endpoint = format!("http://{}", proxy.address());
-            let mut keeper = Keeper::founding(garage.access(), &endpoint);
+            let mut keeper = Keeper::founding(server.access(), &endpoint);
             keeper.node.push(&[&path]).succeeds();
             let wait = [
                 "push",
@@ -204,7 +233,7 @@ fn c7_killed_at_any_request_it_loses_and_leaks_nothing() {
             proxy.release();
             keeper.node.start_again();
             keeper.node.cli().run(&wait).succeeds();
-            let (there, named) = packs(garage.access(), keeper.cluster());
+            let (there, named) = packs(server.access(), keeper.cluster());
             assert_eq!(there, named, "{fault:?} at request {at}");
             drop(keeper.dir);
         }
@@ -262,10 +291,10 @@ fn c7_a_member_reads_from_the_bucket_when_no_node_has_a_path() {
     if !is_root("c7 member") {
         return;
     }
-    let Some(garage) = Garage::start("c7 member") else {
+    let Some(server) = Server::start("c7 member") else {
         return;
     };
-    let access = garage.access();
+    let access = server.access();
     let mut keeper = Keeper::founding(access, &access.endpoint);
     let dir = TempDir::new().expect("make a directory");
     let member = TestNode::with_config(&config(access, &access.endpoint, &dir));
