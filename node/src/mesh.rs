@@ -19,10 +19,11 @@ use attic_p2p::Multiaddr;
 use attic_p2p::directory::{Change, Unseal};
 use attic_p2p::fetch::Tier;
 use attic_p2p::identity::Identity;
-use attic_p2p::ids::{ClusterId, NodeId};
+use attic_p2p::ids::{CacheId, ClusterId, NodeId};
 use attic_p2p::membership::gate::MemberGate;
 use attic_p2p::membership::sealing::OpeningKey;
 use attic_p2p::network::{Direction, Network, NetworkOptions, PeerInfo, StartError, Topic};
+use attic_p2p::placement::rank;
 use attic_p2p::record::{PathRecord, Record};
 use attic_p2p::replica::{Replica, Setup as ReplicaSetup};
 use attic_p2p::signed::Signed;
@@ -113,6 +114,8 @@ pub(crate) struct Mesh {
     pub(crate) durable_changed: Notify,
     /// Marked when somebody may hold more than before.
     sources_changed: watch::Sender<()>,
+    /// Of which cache NARs are fetched.
+    wanted_in: Arc<Mutex<BTreeMap<NarHash, CacheId>>>,
     /// What to publish here once its NAR has landed.
     landing: Mutex<BTreeMap<NarHash, Vec<Arc<PathRecord>>>>,
     /// Told when caches appeared or changed.
@@ -237,8 +240,11 @@ impl Mesh {
             exchange.add_bucket(Arc::clone(bucket));
         }
         let (gains, gained) = flight::gains();
+        let wanted_in = Arc::new(Mutex::new(BTreeMap::new()));
         let sources = Arc::new(ClusterSources {
             finder: Arc::clone(&finder),
+            view: view.clone(),
+            wanted_in: Arc::clone(&wanted_in),
             bucket: bucket.clone(),
             changes,
         });
@@ -257,6 +263,7 @@ impl Mesh {
             backlog: Backlog::default(),
             durable_changed: Notify::new(),
             sources_changed,
+            wanted_in,
             landing: Mutex::default(),
             network: network.clone(),
             view,
@@ -766,6 +773,7 @@ impl Mesh {
         record: Arc<PathRecord>,
         who: Priority,
     ) -> Result<Follower, FlightError> {
+        let cache = record.cache;
         let wanted = Wanted {
             nar: record.info.nar_hash,
             manifest: record.manifest,
@@ -782,6 +790,14 @@ impl Mesh {
             if !records.contains(&record) {
                 records.push(record);
             }
+        }
+        {
+            let mut wanted_in = self.wanted_in.lock().expect("no panic under this lock");
+            if wanted_in.len() >= LANDING_MAX {
+                // These fetch alone, if they do so still.
+                wanted_in.clear();
+            }
+            wanted_in.insert(wanted.nar, cache);
         }
         self.flights.follow(wanted, who)
     }
@@ -843,6 +859,8 @@ impl Mesh {
 /// Who holds a NAR, for flights.
 struct ClusterSources {
     finder: Arc<Finder>,
+    view: DirectoryView,
+    wanted_in: Arc<Mutex<BTreeMap<NarHash, CacheId>>>,
     bucket: Option<Arc<SharedBucket>>,
     changes: watch::Receiver<()>,
 }
@@ -862,6 +880,26 @@ impl Sources for ClusterSources {
             return self.bucket.as_ref().map(|_| Tier::Origin);
         }
         self.finder.is_connected(node).then_some(Tier::Lan)
+    }
+
+    fn fellows(&self, nar: &NarHash) -> Vec<(NodeId, Tier)> {
+        if self.bucket.is_none() {
+            return Vec::new();
+        }
+        let cache = {
+            let wanted_in = self.wanted_in.lock().expect("no panic under this lock");
+            wanted_in.get(nar).copied()
+        };
+        let Some(cache) = cache else {
+            return Vec::new();
+        };
+        // All nodes ask the same ones first. Who may not know of the NAR is not asked.
+        let fellows = rank(nar.as_bytes(), self.finder.connected()).into_iter();
+        fellows
+            .filter(|node| self.view.may_read(*node, cache))
+            .take(FELLOWS_MAX)
+            .map(|node| (node, Tier::Lan))
+            .collect()
     }
 
     fn changes(&self) -> watch::Receiver<()> {
@@ -967,6 +1005,8 @@ const RECORDS_MAX: usize = 64;
 const NEWS_MAX: usize = 256;
 /// Nodes whose address is remembered.
 const ADDRESSES_MAX: usize = 1024;
+/// Nodes that are asked whether they fetch the same NAR.
+const FELLOWS_MAX: usize = 32;
 /// NARs on their way whose paths are remembered.
 const LANDING_MAX: usize = 4096;
 const KEEP_EVERY: Duration = Duration::from_secs(15);

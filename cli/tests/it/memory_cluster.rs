@@ -135,6 +135,7 @@ impl Cluster {
             readers: 3,
         };
         json(&ClusterView {
+            bucket: None,
             cluster: cluster_id(),
             name: self.name.clone().unwrap(),
             node: node(0),

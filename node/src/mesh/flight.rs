@@ -55,6 +55,12 @@ pub(crate) trait Sources: Send + Sync + 'static {
     /// How near a node is; `None` if it is not connected.
     fn tier(&self, node: &NodeId) -> Option<Tier>;
 
+    /// Connected nodes that may be fetching the same NAR just now, from where everything comes from:
+    /// nobody can tell who they are. None, where they meet at its holders.
+    fn fellows(&self, _nar: &NarHash) -> Vec<(NodeId, Tier)> {
+        Vec::new()
+    }
+
     /// Marked as changed whenever `of` may say something new.
     fn changes(&self) -> watch::Receiver<()>;
 }

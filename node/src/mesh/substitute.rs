@@ -168,6 +168,12 @@ impl Finder {
         sources
     }
 
+    /// All connected nodes.
+    pub(crate) fn connected(&self) -> Vec<NodeId> {
+        let status = self.network.status();
+        status.peers.iter().map(|peer| peer.node).collect()
+    }
+
     /// Whether a node is connected.
     pub(crate) fn is_connected(&self, node: &NodeId) -> bool {
         let status = self.network.status();

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use attic_p2p::directory::{Change, Directory};
-use attic_p2p::ids::{CacheId, Dot, NodeId};
+use attic_p2p::ids::{CacheId, Dot, ManifestId, NodeId};
 use attic_p2p::log::{Log, LogError};
 use attic_p2p::membership::certificate::Certificate;
 use attic_p2p::membership::scopes::Scopes;
 use attic_p2p::membership::time::UnixTime;
 use attic_p2p::private::Keyring;
-use attic_p2p::record::{CacheConfig, Grant, NarTag, PathRecord, Right};
+use attic_p2p::record::{CacheConfig, Grant, NarTag, PathRecord, Record, Right};
 use attic_p2p::replica::Lag;
 use attic_p2p::signed::Signed;
 use attic_store::{CacheName, NarHash, StorePathHash};
@@ -110,6 +110,15 @@ impl DirectoryView {
         let mut dots = replica.directory().dots(cache, hash);
         dots.retain(|dot| !replica.directory().is_durable(*dot));
         dots
+    }
+
+    /// The manifest of the path that a record says there is.
+    pub(crate) fn manifest_of(&self, dot: Dot) -> Option<ManifestId> {
+        let replica = lock(&self.replica);
+        match logged(replica.directory().record(replica.log(), dot)) {
+            Some(Record::Path(path)) => Some(path.manifest),
+            Some(_) | None => None,
+        }
     }
 
     /// Whether the bucket has a path as this node said it; as anybody said it, if this one did not.

@@ -15,6 +15,7 @@ mod narinfo;
 mod newer_nix;
 mod next_substituter;
 mod push;
+mod s3;
 mod s3_server;
 mod sim;
 mod substitute;

@@ -386,7 +386,7 @@ enum Found {
 impl Mesh {
     fn item(&self, app: &App, key: Key) -> Result<Found, StoreError> {
         let (cache, hash) = key;
-        let dots = self.view.dots_not_durable(cache, hash);
+        let mut dots = self.view.dots_not_durable(cache, hash);
         if dots.is_empty() || app.caches.find_shared(&cache).is_none() {
             return Ok(Found::Nothing);
         }
@@ -394,6 +394,11 @@ impl Mesh {
         let Some(record) = self.view.path(cache, &hash) else {
             return Ok(Found::Nothing);
         };
+        // Of one path there may be two NARs; it is the one that is served that lasts.
+        dots.retain(|dot| self.view.manifest_of(*dot) == Some(record.manifest));
+        if dots.is_empty() {
+            return Ok(Found::Nothing);
+        }
         let lease = app.store.lease();
         app.store.hold(&lease, [record.info.nar_hash]);
         let here = app.store.nar(&record.info.nar_hash)?.is_some();

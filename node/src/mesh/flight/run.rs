@@ -356,7 +356,9 @@ impl Run {
     /// Asks peers that are said to have something what they have.
     fn find_peers(&mut self) {
         self.changes.mark_unchanged();
-        for (node, tier) in self.parts.sources.of(&self.flight.wanted.nar) {
+        let nar = &self.flight.wanted.nar;
+        let (sources, fellows) = (self.parts.sources.of(nar), self.parts.sources.fellows(nar));
+        for (node, tier) in sources.into_iter().chain(fellows) {
             self.ask_have(node, tier);
         }
         for node in std::mem::take(&mut self.crowd) {

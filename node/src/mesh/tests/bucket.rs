@@ -370,3 +370,65 @@ async fn c6_damaged_bytes_of_the_bucket_are_not_served() {
     let shared = rebuilt.member.mesh().bucket.clone().unwrap();
     assert_eq!(shared.damaged_count(), 1);
 }
+
+/// Row S10: nodes that want the same NAR at once, which only the bucket has, read it about once and trade.
+#[tokio::test(flavor = "multi_thread")]
+async fn s10_nodes_that_want_the_same_of_the_bucket_read_it_once() {
+    const NODES: usize = 5;
+    let keeper = Keeper::founding(MemoryBucket::new()).await;
+    let (path, wanted) = keeper.push(1, noise("one", 24_000_000)).await;
+    keeper.until_durable(path).await;
+    let stored = wanted.file.unwrap().1;
+    let mut others = Vec::new();
+    for _ in 0..NODES {
+        let other = Keeper::start(keeper.bucket.beside()).await;
+        keeper.member.admit(&other.member, "*", &[]).await;
+        others.push(other);
+    }
+    let cache = keeper.cache();
+    for other in &others {
+        until("it is connected to all, and knows of the path", || {
+            let mesh = other.member.mesh();
+            mesh.network.peers().len() == NODES && mesh.view.path(cache, &path).is_some()
+        })
+        .await;
+        let mesh = other.member.mesh();
+        until("it knows the bucket", || {
+            !mesh.bucket.as_ref().unwrap().index().is_empty()
+        })
+        .await;
+    }
+    drop(keeper);
+    for other in &others {
+        until("the keeper is gone", || {
+            other.member.mesh().network.peers().len() == NODES - 1
+        })
+        .await;
+    }
+    let mut fetching = tokio::task::JoinSet::new();
+    for other in others {
+        fetching.spawn(async move {
+            let mesh = other.member.mesh();
+            let record = mesh
+                .finder
+                .path(cache, path)
+                .await
+                .expect("it is in the bucket");
+            let flight = mesh.fetch(record, Priority::Client).unwrap();
+            flight.landed().await.unwrap();
+            other
+        });
+    }
+    let others: Vec<Keeper> = fetching.join_all().await;
+    let read = |keeper: &Keeper| {
+        let counters = attic_store::bucket::Bucket::counters(&*keeper.bucket);
+        counters.of(Operation::Get).bytes
+    };
+    let all: u64 = others.iter().map(read).sum();
+    let ratio = all as f64 / stored as f64;
+    assert!(
+        ratio < 1.5,
+        "{ratio}: {:?}",
+        others.iter().map(read).collect::<Vec<_>>()
+    );
+}
