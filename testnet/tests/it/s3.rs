@@ -36,7 +36,7 @@ fn config(access: &S3Access, endpoint: &str, dir: &TempDir) -> String {
     let key = secret("secret", &access.secret);
     let S3Access { bucket, region, .. } = access;
     format!(
-        "[s3]\nbucket = \"{bucket}\"\nendpoint = \"{endpoint}\"\nregion = \"{region}\"\n\
+        "[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = false\n[s3]\nbucket = \"{bucket}\"\nendpoint = \"{endpoint}\"\nregion = \"{region}\"\n\
          access-key-id-file = \"{id}\"\nsecret-access-key-file = \"{key}\"\n"
     )
 }
