@@ -31,7 +31,7 @@ pub use crate::directory::check::Refused;
 pub use crate::directory::digest::{SHARDS, Terms};
 pub use crate::directory::fold::Folded;
 pub use crate::directory::live::{Live, LiveRecord};
-pub use crate::directory::query::{CacheView, PinView};
+pub use crate::directory::query::{CacheView, PinView, told_apart};
 
 use crate::directory::author::{Author, Spot, Tip};
 use crate::directory::holders::Holders;

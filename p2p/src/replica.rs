@@ -321,6 +321,12 @@ impl<L: Log> Replica<L> {
         matches!(self.phase, Phase::Starting { .. })
     }
 
+    /// Whether, at some time since the start, this node had all that a peer had, or as much of it as it
+    /// takes.
+    pub fn has_caught_up(&self) -> bool {
+        self.sync.has_caught_up()
+    }
+
     /// Whether nothing is written any more because two logs were written with this node's key. It
     /// needs a new identity.
     pub fn is_retired(&self) -> bool {

@@ -19,7 +19,7 @@ pub struct CacheView<'a> {
     /// Which cache.
     pub id: CacheId,
     /// Unique among living caches: of several that were founded under one name the one with the
-    /// lowest id has it, the others have `-` and 8 digits of their id appended.
+    /// lowest id has it, the others are [`told_apart`].
     pub name: CacheName,
     /// How it is set up.
     pub config: &'a CacheConfig,
@@ -44,14 +44,11 @@ impl Directory {
                 continue;
             };
             let founded = &config.genesis.name;
-            let name = match views.contains_key(founded) {
-                false => founded.clone(),
-                true => told_apart(founded, id),
-            };
             let id = *id;
-            views
-                .entry(name.clone())
-                .or_insert(CacheView { id, name, config });
+            let mut names = std::iter::once(founded.clone()).chain(told_apart(founded, id));
+            if let Some(name) = names.find(|name| !views.contains_key(name)) {
+                views.insert(name.clone(), CacheView { id, name, config });
+            }
         }
         views.into_values().collect()
     }
@@ -134,6 +131,31 @@ impl Directory {
             hashes.push(hash);
         }
         hashes
+    }
+
+    /// Whether somebody who may said that the cache does not have this path any more, and nobody says
+    /// that it has.
+    pub fn is_removed_path(&self, cache: CacheId, hash: StorePathHash) -> bool {
+        let Some((number, config)) = self.living(cache) else {
+            return false;
+        };
+        let name = &config.genesis.name;
+        let mut removed = false;
+        for row in self.rows_of(number, hash) {
+            if self.is_said(row, name) {
+                return false;
+            }
+            removed |= self.is_removed(row.author, row.spot, name);
+        }
+        removed
+    }
+
+    /// Private caches of which something is said that could not be opened: this node has no key of
+    /// them, or not yet.
+    pub fn unopened_caches(&self) -> BTreeSet<CacheId> {
+        let authors = self.authors.values();
+        let sealed = authors.flat_map(|author| &author.sealed_caches).copied();
+        sealed.filter(|id| self.cache(*id).is_none()).collect()
     }
 
     /// Who says to hold this NAR completely, in no order that means something. Members only, and
@@ -385,11 +407,17 @@ impl Directory {
     }
 }
 
-/// `<name>-<first 8 hex digits>`, the name cut where the result would be too long.
-fn told_apart(name: &CacheName, id: &CacheId) -> CacheName {
-    let digits = &id.to_string()[..8];
-    let kept = CacheName::LEN_MAX - digits.len() - 1;
-    let stem = &name.as_str()[..name.as_str().len().min(kept)];
-    let text = format!("{stem}-{digits}");
-    text.parse().unwrap_or_else(|_| name.clone())
+/// Names of a cache that was founded as `name`, where another cache has that: `<name>-<8 hex digits of
+/// its id>`, with 16 and with all 32 digits where that is taken, too. The name is cut where the result
+/// would be too long. The same everywhere.
+pub fn told_apart(name: &CacheName, id: CacheId) -> impl Iterator<Item = CacheName> + use<> {
+    let (name, digits) = (name.clone(), id.to_string());
+    DIGITS.into_iter().filter_map(move |count| {
+        let kept = CacheName::LEN_MAX - count - 1;
+        let stem = &name.as_str()[..name.as_str().len().min(kept)];
+        format!("{stem}-{}", &digits[..count]).parse().ok()
+    })
 }
+
+/// How many digits of an id tell caches of one name apart.
+const DIGITS: [usize; 3] = [8, 16, 32];

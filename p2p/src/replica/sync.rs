@@ -28,6 +28,8 @@ pub(super) struct Sync {
     next_round: Option<Millis>,
     random: u64,
     has_asked: bool,
+    /// Whether a comparison came to its end.
+    has_caught_up: bool,
 }
 
 /// A conversation with one peer, from hello to the last segment.
@@ -40,6 +42,8 @@ pub(super) struct Session {
     /// What the peer has and this node has not: for each log the last segment.
     wants: Vec<Want>,
     learned: bool,
+    /// Whether some of it was left to another session.
+    left_over: bool,
 }
 
 impl Session {
@@ -51,6 +55,7 @@ impl Session {
             step,
             wants: Vec::new(),
             learned: false,
+            left_over: false,
         }
     }
 }
@@ -95,6 +100,7 @@ impl Sync {
             next_round: None,
             random: seed,
             has_asked: false,
+            has_caught_up: false,
         }
     }
 
@@ -162,6 +168,11 @@ impl Sync {
     /// Whether a peer has said how far it knows the own log.
     pub(super) fn has_asked(&self) -> bool {
         self.has_asked
+    }
+
+    /// Whether a comparison came to its end.
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.has_caught_up
     }
 
     /// How many conversations it leads.
@@ -328,6 +339,7 @@ impl<L: Log> Replica<L> {
         }
         if !differs {
             self.lags.compared(from);
+            self.sync.has_caught_up = true;
         }
         Answer::Hello {
             yours: self.directory.seq(from),
@@ -427,6 +439,7 @@ impl<L: Log> Replica<L> {
         self.sync.has_asked = true;
         self.lags.compared(from);
         let Some(theirs) = buckets else {
+            self.sync.has_caught_up = true;
             self.compare_on(now, from, session, actions);
             return;
         };
@@ -483,10 +496,13 @@ impl<L: Log> Replica<L> {
             .retain(|want| want.contradicts || directory.next_wanted(want.node) <= want.to);
         // What another session fetches is looked at again in the next one.
         let sync = &self.sync;
+        let wanted = session.wants.len();
         session
             .wants
             .retain(|want| !sync.is_claimed(want.node, from));
+        session.left_over |= session.wants.len() < wanted;
         let Some(first) = session.wants.first() else {
+            self.sync.has_caught_up |= !session.left_over;
             if session.learned {
                 self.sync.ask_back(from);
             }

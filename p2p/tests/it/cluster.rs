@@ -87,8 +87,22 @@ impl Cluster {
     }
 
     pub(crate) fn config(&self, version: u64) -> Record {
+        self.config_of(self.cache_genesis(), version)
+    }
+
+    /// Another cache, of this name.
+    pub(crate) fn other_cache(&self, name: &str, nonce: u8) -> (CacheId, Record) {
+        let genesis = CacheGenesis {
+            name: name.parse().unwrap(),
+            nonce: [nonce; 16],
+            ..self.cache_genesis()
+        };
+        (genesis.cache_id(), self.config_of(genesis, 1))
+    }
+
+    fn config_of(&self, genesis: CacheGenesis, version: u64) -> Record {
         let config = CacheConfig {
-            genesis: self.cache_genesis(),
+            genesis,
             version,
             public_keys: vec![self.cache_key.public()],
             priority: 40,

@@ -1,8 +1,9 @@
 //! The fold: the same logs make the same state, and only what may count does.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use attic_p2p::directory::{Change, Directory, Refused};
+use attic_p2p::directory::{Change, Directory, Refused, told_apart};
 use attic_p2p::ids::Dot;
 use attic_p2p::log::{Log, MemoryLog};
 use attic_p2p::membership::Role;
@@ -10,6 +11,7 @@ use attic_p2p::membership::scopes::Scopes;
 use attic_p2p::membership::time::UnixTime;
 use attic_p2p::record::{Left, Record, Touch};
 use attic_p2p::segment::Segment;
+use attic_store::CacheName;
 use proptest::prelude::*;
 
 use crate::cluster::{Cluster, Writer, del, path_hash, tag};
@@ -102,6 +104,68 @@ fn a_path_without_a_good_signature_is_not_found() {
     let fold = fold(&cluster, &[&writer]);
     assert!(!fold.has(&cluster, 7));
     assert!(!fold.has(&cluster, 8));
+}
+
+#[test]
+fn caches_of_one_name_are_told_apart_by_their_ids_whatever_else_is_called_so() {
+    let cluster = Cluster::new();
+    let named = |name: &str, nonce| cluster.other_cache(name, nonce);
+    let mut same: Vec<_> = (1..4).map(|nonce| named("foo", nonce)).collect();
+    same.sort_by_key(|(id, _)| *id);
+    let by_id = |number: usize, digits: usize| {
+        let (id, _) = &same[number];
+        format!("foo-{}", &id.to_string()[..digits])
+    };
+    // Made to take the name that another has, with an id that comes first.
+    let squatter = (1..=255).map(|nonce| named(&by_id(1, 8), nonce));
+    let squatter = { squatter }.find(|(id, _)| *id < same[1].0);
+    let squatter = squatter.expect("one of many ids is low");
+    let mut writer = cluster.writer(1);
+    let others = [same[2].clone(), squatter.clone(), same[0].clone()];
+    let configs: Vec<Record> = others
+        .iter()
+        .chain(&same[1..2])
+        .map(|c| c.1.clone())
+        .collect();
+    writer.append(&configs);
+    let fold = fold(&cluster, &[&writer]);
+    let found: BTreeMap<_, _> = { fold.directory.caches().into_iter() }
+        .map(|view| (view.name.to_string(), view.id))
+        .collect();
+    let expected = BTreeMap::from([
+        ("foo".to_owned(), same[0].0),
+        (by_id(1, 8), squatter.0),
+        (by_id(1, 16), same[1].0),
+        (by_id(2, 8), same[2].0),
+    ]);
+    assert_eq!(found, expected);
+    let long: CacheName = "x".repeat(CacheName::LEN_MAX).parse().unwrap();
+    let names: Vec<_> = told_apart(&long, same[0].0).collect();
+    let digits = same[0].0.to_string();
+    let cut = |count: usize| format!("{}-{}", "x".repeat(49 - count), &digits[..count]);
+    let expected: Vec<CacheName> = [8, 16, 32].map(|n| cut(n).parse().unwrap()).into();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn a_removed_path_is_known_to_be_one_until_it_is_said_again() {
+    let cluster = Cluster::new();
+    let (mut writer, mut other) = (cluster.writer(1), cluster.writer(2));
+    writer.append(&[cluster.config(1)]);
+    let dot = writer.next_dot();
+    writer.append(&[Record::Path(cluster.path(7))]);
+    let is_removed = |writers: &[&Writer], number| {
+        let fold = fold(&cluster, writers);
+        let directory = &fold.directory;
+        directory.is_removed_path(cluster.cache(), path_hash(number))
+    };
+    assert!(!is_removed(&[&writer, &other], 7), "said");
+    assert!(!is_removed(&[&writer, &other], 8), "never heard of");
+    other.append(&[del(vec![dot])]);
+    assert!(is_removed(&[&writer, &other], 7));
+    assert!(!is_removed(&[&writer], 7), "not heard yet");
+    other.append(&[Record::Path(cluster.path(7))]);
+    assert!(!is_removed(&[&writer, &other], 7), "said again");
 }
 
 #[test]

@@ -120,6 +120,9 @@ fn c10_readers_see_a_private_cache_and_others_see_none() {
     let outsider = Node::new(&cluster).take_all(&[&writer]);
     assert!(!outsider.has(&cluster, 7));
     assert!(outsider.directory.caches().is_empty());
+    let unopened = |node: &Node| node.directory.unopened_caches().into_iter().collect();
+    let (shut, open): (Vec<_>, Vec<_>) = (unopened(&outsider), unopened(&reader));
+    assert_eq!((shut, open), (vec![cluster.cache()], Vec::new()));
     assert!(outsider.directory.holders(tag(7)).is_empty());
     assert!(outsider.directory.pins(cluster.cache()).is_empty());
     // Which does not keep the two from agreeing on everything else.
