@@ -144,6 +144,9 @@ pub struct CacheView {
     /// it too. A private one is known to these alone.
     #[serde(default)]
     pub shared: bool,
+    /// The name that the cluster's cache was made under, when another cache has that on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founded_as: Option<CacheName>,
     /// In the answer to [`CacheCreate`]: why the cache is on this node alone though the node is in a
     /// cluster and nobody asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,7 +11,8 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use attic_p2p::ids::CacheId;
+use attic_p2p::directory::told_apart;
+use attic_p2p::ids::{CacheId, ClusterId};
 use attic_store::signature::KeyError;
 use attic_store::store_path::StorePathError;
 use attic_store::{CacheInfo, CacheName, PublicKey, SecretKey, Store, StoreError, TrustedKeys};
@@ -21,13 +22,13 @@ use thiserror::Error;
 
 use crate::api::{CachePatch, CacheView, RetiringKey};
 use crate::auth::random;
-use crate::caches::settings::{KEYS_MAX, Retiring, Settings};
+use crate::caches::settings::{KEYS_MAX, Left, Retiring, Settings};
 use crate::data_dir::{
     DataDir, FileError, Secrecy, read_file, read_secret, remove_file, replace_file,
 };
 use crate::publish::PathLocks;
 
-mod settings;
+pub(crate) mod settings;
 
 /// All caches. Cheap to share behind an `Arc`.
 pub(crate) struct Caches {
@@ -151,6 +152,7 @@ impl Cache {
             cache_everything: settings.cache_everything,
             require_signed_by: texts(&settings.require_signed_by),
             shared: settings.shared_as.is_some(),
+            founded_as: settings.founded_as.clone(),
             unshared_because: None,
             retiring_keys: settings.retiring.iter().map(retiring_view).collect(),
         }
@@ -311,16 +313,23 @@ impl Caches {
         ))
     }
 
-    /// Gives a cache a name that is free: `<name>-local`, or with a number. All its paths, pins and
-    /// objects go along.
+    /// Gives a cache a name that is free: `<name>-local`, or with a number; the name that the cluster
+    /// `joined` would tell it apart by, if it is one of another cluster that this node left. All its
+    /// paths, pins and objects go along.
     ///
     /// **Errors**: file and store errors; both names may exist then, and a second attempt finishes
     /// the work.
-    pub(crate) fn rename(&self, name: &CacheName, store: &Store) -> Result<CacheName, CacheError> {
+    pub(crate) fn rename(
+        &self,
+        name: &CacheName,
+        joined: ClusterId,
+        store: &Store,
+    ) -> Result<CacheName, CacheError> {
         let to = {
             let _writer = self.writer.lock().expect("no panic under this lock");
             let old = self.existing(name)?;
-            let to = self.free_name(name)?;
+            let elsewhere = old.settings.left.filter(|left| left.cluster != joined);
+            let to = self.free_name(name, elsewhere.map(|left| left.cache))?;
             old.life.end();
             if let Some(secret) = &old.secret {
                 self.write_key(&to, secret)?;
@@ -341,11 +350,13 @@ impl Caches {
         Ok(to)
     }
 
-    fn free_name(&self, name: &CacheName) -> Result<CacheName, CacheError> {
+    fn free_name(&self, name: &CacheName, left: Option<CacheId>) -> Result<CacheName, CacheError> {
+        let by_id = left.into_iter().flat_map(|id| told_apart(name, id));
         let numbered = (2..1000).map(|number| format!("{name}-local-{number}"));
         let texts = std::iter::once(format!("{name}-local")).chain(numbered);
-        let mut names = texts.filter_map(|text| text.parse::<CacheName>().ok());
-        names
+        let by_number = texts.filter_map(|text| text.parse::<CacheName>().ok());
+        by_id
+            .chain(by_number)
             .find(|free| self.find(free.as_str()).is_none())
             .ok_or_else(|| CacheError::Exists(name.clone()))
     }
@@ -380,34 +391,93 @@ impl Caches {
             .cloned()
     }
 
+    /// The caches that were this one of `cluster` when this node left that, and are its own now, by
+    /// name.
+    pub(crate) fn find_left(&self, cluster: ClusterId, cache: CacheId) -> Vec<Arc<Cache>> {
+        let wanted = Some(Left { cluster, cache });
+        let snapshot = self.snapshot();
+        let own = snapshot
+            .values()
+            .filter(|cache| cache.settings.shared_as.is_none());
+        own.filter(|cache| cache.settings.left == wanted)
+            .cloned()
+            .collect()
+    }
+
     /// Makes or changes the local side of a cluster's cache: the settings as given, the key as it
-    /// is. A cache of the same name that is not this one stays untouched.
+    /// is. One that is not here yet takes its `name`, or the first of `others` that is free. Other
+    /// caches stay untouched.
     ///
-    /// **Errors**: [`CacheError::Exists`] when the name belongs to another cache; file errors.
+    /// **Errors**: [`CacheError::Exists`] when all names belong to other caches; file errors.
     pub(crate) fn adopt(
         &self,
-        name: &CacheName,
         id: CacheId,
-        change: impl FnOnce(&mut Settings),
+        (name, others): (&CacheName, impl IntoIterator<Item = CacheName>),
+        change: impl FnOnce(&CacheName, &mut Settings),
     ) -> Result<Arc<Cache>, CacheError> {
         let _writer = self.writer.lock().expect("no panic under this lock");
-        let old = self.find(name.as_str());
-        let mut settings = match &old {
-            Some(cache) if cache.settings.shared_as != Some(id) => {
-                return Err(CacheError::Exists(name.clone()));
+        let old = self.find_shared(&id);
+        let name = match &old {
+            Some(cache) => cache.name.clone(),
+            None => {
+                let mut names = std::iter::once(name.clone()).chain(others);
+                let free = names.find(|name| self.is_free(name));
+                free.ok_or_else(|| CacheError::Exists(name.clone()))?
             }
+        };
+        let mut settings = match &old {
             Some(cache) => cache.settings.clone(),
             None => Settings::default(),
         };
         settings.shared_as = Some(id);
-        change(&mut settings);
+        change(&name, &mut settings);
         let cache = match old {
             Some(cache) if cache.settings == settings => return Ok(cache),
             Some(cache) => successor(&cache, settings, cache.secret.clone()),
             None => Cache::new(self.new_id(), name.clone(), settings, None, Life::new()),
         };
-        self.write_settings(name, &cache.settings)?;
+        self.write_settings(&name, &cache.settings)?;
         Ok(self.insert(cache))
+    }
+
+    /// Whether no cache has this name, and no key lies there under it: after a restart that would be
+    /// taken for the key of a cache that is called so.
+    fn is_free(&self, name: &CacheName) -> bool {
+        self.find(name.as_str()).is_none() && !self.dir.cache_key(name).exists()
+    }
+
+    /// Makes a cache of this node again the one of a cluster that it was before this node left that,
+    /// under the name that it has here. It stays marked until [`Caches::finish_coming_back`].
+    ///
+    /// **Errors**: file errors; it stays this node's own then.
+    pub(crate) fn come_back(
+        &self,
+        name: &CacheName,
+        change: impl FnOnce(&CacheName, &mut Settings),
+    ) -> Result<Arc<Cache>, CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        let mut settings = old.settings.clone();
+        settings.shared_as = settings.left.map(|left| left.cache);
+        change(name, &mut settings);
+        self.write_settings(name, &settings)?;
+        Ok(self.insert(successor(&old, settings, old.secret.clone())))
+    }
+
+    /// Takes the mark off a cache that came back, unless it was left again.
+    ///
+    /// **Errors**: file errors; it stays marked then.
+    pub(crate) fn finish_coming_back(&self, name: &CacheName) -> Result<(), CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        if old.settings.shared_as.is_none() {
+            return Ok(());
+        }
+        let mut settings = old.settings.clone();
+        settings.left = None;
+        self.write_settings(name, &settings)?;
+        self.insert(successor(&old, settings, old.secret.clone()));
+        Ok(())
     }
 
     /// Marks a local cache as the cluster's cache `id`.
@@ -418,27 +488,38 @@ impl Caches {
         let old = self.existing(name)?;
         let mut settings = old.settings.clone();
         settings.shared_as = Some(id);
+        settings.founded_as = None;
+        settings.left = None;
         self.write_settings(name, &settings)?;
         Ok(self.insert(successor(&old, settings, old.secret.clone())))
     }
 
-    /// Makes a cache that this node owns in a cluster one of this node alone. The key stays.
+    /// Makes a cache that this node owns in `cluster` one of this node alone. The key stays.
     ///
     /// **Errors**: as [`Caches::patch`].
-    pub(crate) fn unshare(&self, name: &CacheName) -> Result<Arc<Cache>, CacheError> {
+    pub(crate) fn unshare(
+        &self,
+        name: &CacheName,
+        cluster: ClusterId,
+    ) -> Result<Arc<Cache>, CacheError> {
         let _writer = self.writer.lock().expect("no panic under this lock");
         let old = self.existing(name)?;
         let mut settings = old.settings.clone();
-        settings.shared_as = None;
+        settings.leave(cluster);
         self.write_settings(name, &settings)?;
         Ok(self.insert(successor(&old, settings, old.secret.clone())))
     }
 
-    /// Makes a cache that another node owns one of this node alone, without the secret key.
+    /// Makes a cache of `cluster` that another node owns one of this node alone, without the secret
+    /// key.
     ///
     /// **Errors**: file errors; the cache is the cluster's after a restart, and a second attempt
     /// finishes the work.
-    pub(crate) fn unshare_without_key(&self, name: &CacheName) -> Result<Arc<Cache>, CacheError> {
+    pub(crate) fn unshare_without_key(
+        &self,
+        name: &CacheName,
+        cluster: ClusterId,
+    ) -> Result<Arc<Cache>, CacheError> {
         let _writer = self.writer.lock().expect("no panic under this lock");
         let old = self.existing(name)?;
         let mut settings = old.settings.clone();
@@ -449,7 +530,7 @@ impl Caches {
         }
         // First, so that no crash leaves a cache that is not the cluster's and has its key.
         remove_file(&self.dir.cache_key(name))?;
-        settings.shared_as = None;
+        settings.leave(cluster);
         self.write_settings(name, &settings)?;
         Ok(self.insert(successor(&old, settings, None)))
     }
@@ -784,17 +865,18 @@ mod tests {
         let fixture = Fixture::new();
         let caches = fixture.caches();
         let id = CacheId::from_bytes([7; 16]);
+        let cluster = ClusterId::from_bytes([8; 16]);
         let made = caches
             .create(&main(), &CachePatch::default(), None)
             .unwrap();
         caches.share_as(&main(), id).unwrap();
-        let own = caches.unshare(&main()).unwrap();
+        let own = caches.unshare(&main(), cluster).unwrap();
         assert!(own.settings.shared_as.is_none() && own.secret.is_some());
         assert!(fixture.caches().find("main").unwrap().secret.is_some());
         // A second attempt meets a cache that has lost its key already.
         for _ in 0..2 {
             caches.share_as(&main(), id).unwrap();
-            caches.unshare_without_key(&main()).unwrap();
+            caches.unshare_without_key(&main(), cluster).unwrap();
             for cache in [caches.find("main"), fixture.caches().find("main")] {
                 let cache = cache.unwrap();
                 assert!(cache.settings.shared_as.is_none() && cache.secret.is_none());

@@ -11,6 +11,7 @@
 //! keys/<name>.key     its secret signing key in Nix's text form, 0600
 //! store/              packs and index
 //! cluster/            what makes it a member of a cluster; absent while it is in none
+//! left/<cluster id>/  keys that own caches of a cluster that it left, for its return, 0600
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -133,6 +134,11 @@ impl DataDir {
     /// Directory of the cluster.
     pub fn cluster(&self) -> PathBuf {
         self.root.join("cluster")
+    }
+
+    /// Directory of what is kept of clusters that the node left.
+    pub fn left(&self) -> PathBuf {
+        self.root.join("left")
     }
 
     /// Directory of the caches' settings.

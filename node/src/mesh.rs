@@ -150,7 +150,8 @@ impl MeshSlot {
 }
 
 impl Mesh {
-    /// Starts this node's part of a cluster. `known` are addresses of members.
+    /// Starts this node's part of a cluster. One that was let in just now is told addresses of
+    /// members, and caches whose name is taken here wait for [`Announcer::settle`].
     ///
     /// **Errors**: [`MeshError`]; nothing runs then.
     pub(crate) async fn start(
@@ -158,8 +159,10 @@ impl Mesh {
         identity: &Identity,
         files: ClusterFiles,
         charter: Charter,
-        known: Vec<Multiaddr>,
+        newcomer: Option<Vec<Multiaddr>>,
     ) -> Result<Arc<Mesh>, MeshError> {
+        let is_settled = newcomer.is_none();
+        let known = newcomer.unwrap_or_default();
         let (genesis, certificate) = (charter.genesis.clone(), charter.certificate.clone());
         let cluster = genesis.cluster_id();
         let name = genesis.name.to_string();
@@ -223,6 +226,7 @@ impl Mesh {
             replicas: Arc::clone(&replicas),
             records,
             outbox,
+            is_settled,
         });
         let deadline = app.config.mesh.deadline;
         let audience = Audience::new(Arc::downgrade(app), view.clone());
@@ -586,6 +590,7 @@ async fn react(app: Arc<App>, mesh: Arc<Mesh>, mut news: mpsc::Receiver<News>) {
                     mesh.announcer.introduce();
                     mesh.announcer.take_reader_keys()?;
                     mesh.announcer.adopt_caches(app)?;
+                    mesh.announcer.finish_coming_back(app)?;
                     mesh.announcer.announce_noted(app)?;
                     Ok(mesh.announcer.tell_holdings(app)?)
                 })
@@ -644,6 +649,7 @@ async fn changed(app: &Arc<App>, mesh: &Arc<Mesh>, changes: Vec<Change>) {
             announcer.take_keys(app)?;
             app.narinfos.clear();
         }
+        announcer.finish_coming_back(app)?;
         if everything {
             announcer.prune_all(app)?;
             mesh.backlog.rescan();
@@ -954,6 +960,7 @@ async fn keep(app: Arc<App>, mesh: Arc<Mesh>) {
                 mesh.announcer
                     .say_all(learnt.into_iter().map(Record::Revoke).collect());
             }
+            mesh.announcer.finish_coming_back(app)?;
             mesh.announcer.announce_noted(app)
         })
         .await;

@@ -73,7 +73,13 @@ async fn list(context: &Context, json: JsonArgs) -> Result<(), CliError> {
     };
     let mut rows = vec![["CACHE", "VISIBILITY", "PRIORITY"].map(str::to_owned)];
     rows.extend(caches.iter().map(row));
-    context.ui.table([false, false, true], &rows)
+    context.ui.table([false, false, true], &rows)?;
+    let renamed = caches.iter().filter_map(|view| {
+        let founded = view.founded_as.as_ref()?;
+        Some(format!("{} is the cluster's \"{founded}\"", view.name))
+    });
+    renamed.for_each(|line| context.ui.say(line));
+    Ok(())
 }
 
 async fn info(context: &Context, cache: &CacheName, json: JsonArgs) -> Result<(), CliError> {
@@ -132,7 +138,7 @@ fn show(ui: &Ui, view: &CacheView) -> Result<(), CliError> {
     let mut lines = vec![
         ("Name", view.name.to_string()),
         ("Visibility", visibility(view).to_owned()),
-        ("Cluster", sharing(view).to_owned()),
+        ("Cluster", sharing(view)),
         ("Priority", view.priority.to_string()),
         ("StoreDir", view.store_dir.clone()),
         ("PublicKey", view.public_key.clone()),
@@ -162,11 +168,15 @@ fn visibility(view: &CacheView) -> &'static str {
     if view.public { "public" } else { "private" }
 }
 
-fn sharing(view: &CacheView) -> &'static str {
-    match (view.shared, view.public) {
+fn sharing(view: &CacheView) -> String {
+    let shared = match (view.shared, view.public) {
         (false, _) => "no, on this node alone",
         (true, true) => "shared",
         (true, false) => "shared with members that may read it",
+    };
+    match &view.founded_as {
+        Some(founded) => format!("{shared}, as {founded}"),
+        None => shared.to_owned(),
     }
 }
 

@@ -161,5 +161,9 @@ fn describe(cache: &ClusterCache) -> String {
         true => String::new(),
         false => format!(", {}", count(cache.readers, "reader")),
     };
-    format!("{} ({visibility}, {access}{readers})", cache.name)
+    let founded = match &cache.founded_as {
+        Some(founded) => format!(", the cluster's \"{founded}\""),
+        None => String::new(),
+    };
+    format!("{} ({visibility}, {access}{readers}{founded})", cache.name)
 }

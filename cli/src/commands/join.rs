@@ -99,6 +99,14 @@ async fn show(ui: &Ui, client: &Client, reply: &JoinReply, args: JsonArgs) -> Re
             cache.from, cache.to
         ));
     }
+    for cache in &reply.caches {
+        if let Some(founded) = &cache.founded_as {
+            ui.warn(format_args!(
+                "the cluster's cache \"{founded}\" is \"{}\" here; this node has one of its name",
+                cache.name
+            ));
+        }
+    }
     watch_peers(ui, client).await?;
     if reply.caches.is_empty() {
         ui.say("The cluster has no cache that this node may read");

@@ -69,7 +69,11 @@ fn print_cluster(ui: &Ui, cluster: &ClusterStatus) -> Result<(), CliError> {
         "Cluster: {name}, {members} members ({connected} connected{banned})"
     ))?;
     let standing = standing(cluster.certificate_expires, cluster.revoked.as_ref());
-    ui.data(format_args!("Certificate: {standing}"))
+    ui.data(format_args!("Certificate: {standing}"))?;
+    cluster.renamed.iter().try_for_each(|cache| {
+        let (from, to) = (&cache.from, &cache.to);
+        ui.data(format_args!("Renamed: {to} is the cluster's \"{from}\""))
+    })
 }
 
 /// How an upstream is doing, in one line.

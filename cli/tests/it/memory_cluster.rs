@@ -109,6 +109,7 @@ impl Cluster {
         *self = Cluster::of_three();
         let cache = |name: &str| JoinedCache {
             name: name.parse().unwrap(),
+            founded_as: None,
             public_key: format!("{name}:AAAA"),
             substituter: format!("http://127.0.0.1:7745/{name}"),
         };
@@ -129,6 +130,7 @@ impl Cluster {
     fn view(&self) -> Answer {
         let cache = ClusterCache {
             name: "main".parse().unwrap(),
+            founded_as: None,
             public_keys: vec!["main:AAAA".into()],
             public: true,
             writable: false,

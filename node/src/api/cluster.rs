@@ -128,7 +128,8 @@ pub struct JoinReply {
     pub admitted_by: NodeId,
     /// Its caches that this node may read, ordered by name.
     pub caches: Vec<JoinedCache>,
-    /// Caches of this node that had paths and the name of one of the cluster's.
+    /// Caches of this node that had paths and the name of one of the cluster's. Not those that were
+    /// this one of the cluster's before this node left it.
     pub renamed: Vec<RenamedCache>,
     /// Caches of this node that had no paths and gave way to one of the cluster's.
     pub dropped: Vec<CacheName>,
@@ -142,6 +143,9 @@ pub struct JoinReply {
 pub struct JoinedCache {
     /// Its name on this node.
     pub name: CacheName,
+    /// The name it was made under, when another cache has that on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founded_as: Option<CacheName>,
     /// Key that its paths are signed with, `name:base64`.
     pub public_key: String,
     /// URL of it on this node.
@@ -167,7 +171,7 @@ pub struct LeaveRequest {
 }
 
 /// What leaving did. Paths stay; caches of the cluster stay as local ones, those that another node
-/// made without the key to sign with.
+/// made without the key to sign with. They are the cluster's again when this node comes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaveReply {
     /// NARs that only this node held and another member took over.
@@ -219,6 +223,9 @@ pub struct ClusterView {
 pub struct ClusterCache {
     /// Its name on this node.
     pub name: CacheName,
+    /// The name it was made under, when another cache has that on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founded_as: Option<CacheName>,
     /// Keys that its paths are signed with, the current one first.
     pub public_keys: Vec<String>,
     /// Whether reading it from this node needs no token.
@@ -250,6 +257,9 @@ pub struct ClusterStatus {
     pub connected: u64,
     /// Nodes kept out now because they misbehaved.
     pub banned: u64,
+    /// Its caches that have another name on this node, because another cache has theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renamed: Vec<RenamedCache>,
     /// When this node's certificate ends.
     pub certificate_expires: u64,
     /// That this node is out of the cluster, as far as it was told.

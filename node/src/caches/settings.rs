@@ -1,7 +1,7 @@
 //! What can be set about a cache, and its file.
 
-use attic_p2p::ids::CacheId;
-use attic_store::{PublicKey, StoreDir};
+use attic_p2p::ids::{CacheId, ClusterId};
+use attic_store::{CacheName, PublicKey, StoreDir};
 use serde::{Deserialize, Serialize};
 
 use crate::api::CachePatch;
@@ -24,9 +24,26 @@ pub(crate) struct Settings {
     /// What the cluster calls it; none for a cache of this node alone.
     #[serde(skip_serializing_if = "Option::is_none", with = "text_id")]
     pub(crate) shared_as: Option<CacheId>,
+    /// The name that the cluster's cache was founded under, where another cache has that here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) founded_as: Option<CacheName>,
+    /// Which cache of which cluster it was when this node left that. In a cache that is shared: what
+    /// is here is yet to be compared with what the cluster says since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) left: Option<Left>,
     /// Those of the old keys that are not kept for ever.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) retiring: Vec<Retiring>,
+}
+
+/// A cache of a cluster that this node left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Left {
+    #[serde(with = "text")]
+    pub(crate) cluster: ClusterId,
+    #[serde(with = "text")]
+    pub(crate) cache: CacheId,
 }
 
 /// An old key that will be given up.
@@ -38,7 +55,32 @@ pub(crate) struct Retiring {
     pub(crate) until: u64,
 }
 
-/// A cache's id as the text it is shown as.
+/// An id as the text it is shown as.
+mod text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A cache's id, if there is one, as the text it is shown as.
 mod text_id {
     use attic_p2p::ids::CacheId;
     use serde::de::Error;
@@ -77,6 +119,8 @@ impl Default for Settings {
             old_public_keys: Vec::new(),
             public_key: None,
             shared_as: None,
+            founded_as: None,
+            left: None,
             retiring: Vec::new(),
         }
     }
@@ -89,6 +133,13 @@ const UPSTREAM_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQF
 pub(super) const KEYS_MAX: usize = 64;
 
 impl Settings {
+    /// Of this node alone from now on, which leaves `cluster`.
+    pub(super) fn leave(&mut self, cluster: ClusterId) {
+        let cache = self.shared_as.take();
+        self.left = cache.map(|cache| Left { cluster, cache }).or(self.left);
+        self.founded_as = None;
+    }
+
     /// These settings with what `patch` says changed.
     pub(super) fn patched(mut self, patch: &CachePatch) -> Result<Settings, CacheError> {
         if let Some(public) = patch.public {

@@ -62,7 +62,7 @@ pub(crate) async fn resume(app: &Arc<App>) -> Result<(), MeshError> {
         joined(spawn_blocking(move || files.load()).await)?
     };
     if let Some(charter) = charter {
-        let mesh = Mesh::start(app, &app.identity(), files, charter, Vec::new()).await?;
+        let mesh = Mesh::start(app, &app.identity(), files, charter, None).await?;
         app.mesh.set(Some(mesh));
     }
     Ok(())
@@ -108,7 +108,7 @@ async fn found(app: &Arc<App>, name: Option<String>) -> Result<Arc<Mesh>, Failur
         let (files, charter) = (files.clone(), charter.clone());
         joined(spawn_blocking(move || files.found(&charter)).await).map_err(Failure::internal)?;
     }
-    let mesh = start(app, &app.identity(), files, charter, Vec::new()).await?;
+    let mesh = start(app, &app.identity(), files, charter, None).await?;
     let (sharing, shared) = (Arc::clone(app), Arc::clone(&mesh));
     let done = spawn_blocking(move || {
         for cache in sharing.caches.snapshot().values() {
@@ -130,9 +130,9 @@ pub(crate) async fn start(
     identity: &Identity,
     files: ClusterFiles,
     charter: crate::mesh::files::Charter,
-    known: Vec<attic_p2p::Multiaddr>,
+    newcomer: Option<Vec<attic_p2p::Multiaddr>>,
 ) -> Result<Arc<Mesh>, Failure> {
-    let started = Mesh::start(app, identity, files.clone(), charter, known).await;
+    let started = Mesh::start(app, identity, files.clone(), charter, newcomer).await;
     match started {
         Ok(mesh) => {
             app.mesh.set(Some(Arc::clone(&mesh)));
@@ -275,11 +275,20 @@ async fn join(State(app): State<Arc<App>>, request: Request) -> Result<Json<Join
     }
     {
         let (files, charter) = (files.clone(), charter.clone());
-        joined(spawn_blocking(move || files.found(&charter)).await).map_err(Failure::internal)?;
+        let made = spawn_blocking(move || {
+            files.found(&charter)?;
+            files.take_back_owned(charter.genesis.cluster_id())
+        });
+        joined(made.await).map_err(Failure::internal)?;
     }
     let before: Vec<CacheName> = local_caches(&app);
-    let mesh = start(&app, &identity, files, charter, addresses).await?;
-    let (renamed, dropped) = settle(&app, &mesh, &before).await?;
+    let mesh = start(&app, &identity, files, charter, Some(addresses)).await?;
+    // To its end, also if nobody waits for the answer any more.
+    let settling = {
+        let (app, mesh) = (Arc::clone(&app), Arc::clone(&mesh));
+        tokio::spawn(async move { settle(&app, &mesh, &before).await })
+    };
+    let (renamed, dropped) = joined(settling.await)?;
     let caches = joined_caches(&app, &mesh);
     Ok(Json(JoinReply {
         cluster: mesh.cluster,
@@ -307,36 +316,81 @@ pub(crate) async fn settle(
     local: &[CacheName],
 ) -> Result<(Vec<RenamedCache>, Vec<CacheName>), Failure> {
     let started = Instant::now();
-    while mesh.view.caches().is_empty() && started.elapsed() < CACHES_PATIENCE {
+    while !knows_its_caches(mesh) && started.elapsed() < CACHES_PATIENCE {
         let _ = timeout(CACHES_PAUSE, mesh.caches_changed.notified()).await;
     }
     let (app, mesh, local) = (Arc::clone(app), Arc::clone(mesh), local.to_vec());
     let settled = blocking(move || {
-        let (mut renamed, mut dropped) = (Vec::new(), Vec::new());
-        for (id, name, _) in mesh.view.caches() {
-            let taken = app.caches.find(name.as_str());
-            let Some(cache) = taken.filter(|cache| cache.settings.shared_as != Some(id)) else {
-                continue;
-            };
-            if !local.contains(&name) {
-                continue;
-            }
-            if app.store.paths(&cache.name, None, 1)?.is_empty() {
-                app.caches.destroy(&cache.name, &app.store)?;
-                dropped.push(name);
-            } else {
-                let to = app.caches.rename(&cache.name, &app.store)?;
-                renamed.push(RenamedCache { from: name, to });
-            }
-            app.narinfos.clear();
-        }
-        mesh.announcer
+        let made = make_room(&app, &mesh, &local);
+        // From now on caches of this node keep their names.
+        mesh.announcer.settle();
+        let adopted = mesh
+            .announcer
             .adopt_caches(&app)
-            .and_then(|_| mesh.announcer.take_keys(&app))
-            .map_err(Failure::internal)?;
-        Ok((renamed, dropped))
+            .and_then(|()| mesh.announcer.finish_coming_back(&app))
+            .and_then(|()| mesh.announcer.take_keys(&app));
+        let made = made?;
+        adopted.map_err(Failure::internal)?;
+        Ok(made)
     });
     settled.await
+}
+
+/// Whether all caches are here that this node may read, as far as that can be known: it has what a
+/// member has, and no private cache waits for its key that its certificate may be good for. Which
+/// those are called is not known before.
+fn knows_its_caches(mesh: &Mesh) -> bool {
+    // A cluster that was made just now has a log without a word for a moment. The first is of caches,
+    // and that its author is a member follows.
+    let mut members = mesh.view.members().into_iter();
+    let is_told = members.any(|member| member.node != mesh.me);
+    if !is_told || !mesh.view.has_caught_up() {
+        return false;
+    }
+    let Some(certificate) = mesh.members.certificate() else {
+        return true;
+    };
+    let known = mesh.view.caches();
+    let is_open = |pattern: &Pattern| match pattern.as_str().parse::<CacheName>() {
+        Ok(name) => !known
+            .iter()
+            .any(|(_, _, config)| config.genesis.name == name),
+        // It stands for many.
+        Err(_) => true,
+    };
+    let scopes = &certificate.value().scopes;
+    let mut patterns = scopes.read().iter().chain(scopes.write());
+    !(patterns.any(is_open) && mesh.view.has_unopened_caches())
+}
+
+/// Takes `local` caches out of the way of the cluster's: those without paths go, others get another
+/// name. A cache that this node left with the cluster is in nobody's way.
+fn make_room(
+    app: &App,
+    mesh: &Mesh,
+    local: &[CacheName],
+) -> Result<(Vec<RenamedCache>, Vec<CacheName>), Failure> {
+    let (mut renamed, mut dropped) = (Vec::new(), Vec::new());
+    for (id, name, config) in mesh.announcer.readable_caches() {
+        let returns = mesh.announcer.left_behind(app, id, &config);
+        let is_here =
+            app.caches.find_shared(&id).is_some() || returns.map_err(Failure::internal)?.is_some();
+        let taken = app.caches.find(name.as_str());
+        let Some(cache) = taken.filter(|_| !is_here && local.contains(&name)) else {
+            continue;
+        };
+        // The key of a cache that this node owns in another cluster is of use there.
+        let is_owned = cache.settings.left.is_some() && cache.secret.is_some();
+        if app.store.paths(&cache.name, None, 1)?.is_empty() && !is_owned {
+            app.caches.destroy(&cache.name, &app.store)?;
+            dropped.push(name);
+        } else {
+            let to = app.caches.rename(&cache.name, mesh.cluster, &app.store)?;
+            renamed.push(RenamedCache { from: name, to });
+        }
+        app.narinfos.clear();
+    }
+    Ok((renamed, dropped))
 }
 
 fn joined_caches(app: &App, mesh: &Mesh) -> Vec<JoinedCache> {
@@ -351,6 +405,7 @@ fn joined_caches(app: &App, mesh: &Mesh) -> Vec<JoinedCache> {
     shared
         .map(|cache| JoinedCache {
             name: cache.name.clone(),
+            founded_as: cache.settings.founded_as.clone(),
             public_key: cache.view().public_key,
             substituter: format!("http://{address}/{}", cache.name),
         })
@@ -399,13 +454,14 @@ async fn leave(
     let leaving = Arc::clone(&app);
     let done = blocking(move || {
         let app = leaving;
+        files.keep_owned(mesh.cluster).map_err(Failure::internal)?;
         for cache in app.caches.snapshot().values() {
             let Some(id) = cache.settings.shared_as else {
                 continue;
             };
             match files.owner_seed(&id).map_err(Failure::internal)? {
-                Some(_) => app.caches.unshare(&cache.name)?,
-                None => app.caches.unshare_without_key(&cache.name)?,
+                Some(_) => app.caches.unshare(&cache.name, mesh.cluster)?,
+                None => app.caches.unshare_without_key(&cache.name, mesh.cluster)?,
             };
         }
         app.narinfos.clear();
@@ -437,10 +493,11 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure>
     let paths = paths.await?;
     let caches = shared.map(|(id, cache, config)| ClusterCache {
         name: cache.name.clone(),
+        founded_as: cache.settings.founded_as.clone(),
         public_keys: config.public_keys.iter().map(ToString::to_string).collect(),
         public: config.public,
         writable: cache.secret.is_some(),
-        readers: mesh.view.readers(id),
+        readers: mesh.view.readers(id).max(1),
     });
     Ok(Json(ClusterView {
         cluster: mesh.cluster,
@@ -451,7 +508,7 @@ async fn show(State(app): State<Arc<App>>) -> Result<Json<ClusterView>, Failure>
         revoked: revoked(&mesh),
         issuer: mesh.members.issues(),
         keeper: is_keeper,
-        members: mesh.view.members().len() as u64,
+        members: members(&mesh),
         connected: mesh.network.peers().len() as u64,
         caches: caches.collect(),
         paths,
@@ -474,12 +531,31 @@ pub(crate) fn brief(app: &App) -> Option<ClusterStatus> {
     let status = mesh.network.status();
     Some(ClusterStatus {
         name: mesh.name.clone(),
-        members: mesh.view.members().len() as u64,
+        members: members(&mesh),
         connected: status.peers.len() as u64,
         banned: status.bans.len() as u64,
+        renamed: renamed(app),
         certificate_expires: mesh.certificate_expires(),
         revoked: revoked(&mesh),
     })
+}
+
+/// How many members there are, this one included: its log may not show yet that it is one.
+fn members(mesh: &Mesh) -> u64 {
+    let known = mesh.view.members();
+    let is_counted = known.iter().any(|member| member.node == mesh.me) || mesh.view.is_out(mesh.me);
+    known.len() as u64 + u64::from(!is_counted)
+}
+
+/// Caches of the cluster that have another name here, ordered by that.
+fn renamed(app: &App) -> Vec<RenamedCache> {
+    let snapshot = app.caches.snapshot();
+    let renamed = snapshot.values().filter_map(|cache| {
+        let from = cache.settings.founded_as.clone()?;
+        let to = cache.name.clone();
+        Some(RenamedCache { from, to })
+    });
+    renamed.collect()
 }
 
 /// What this node knows of its own revocation. Strangers at the address of a member are not heard.
@@ -543,5 +619,5 @@ const ADDRESS_TRIES: u32 = 50;
 const ADDRESS_PAUSE: Duration = Duration::from_millis(20);
 /// How long joining waits for the cluster's caches to become known.
 const CACHES_PATIENCE: Duration = Duration::from_secs(10);
-const CACHES_PAUSE: Duration = Duration::from_millis(50);
+const CACHES_PAUSE: Duration = Duration::from_millis(10);
 const REVOKED_BAN: Duration = Duration::from_secs(3600);

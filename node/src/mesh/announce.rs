@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use attic_p2p::directory::told_apart;
 use attic_p2p::identity::Identity;
 use attic_p2p::ids::{CacheId, ManifestId, NodeId};
 use attic_p2p::membership::sealing::{OpeningKey, SecretContext};
@@ -38,6 +39,7 @@ use tokio::sync::mpsc;
 
 use crate::app::App;
 use crate::auth::random;
+use crate::caches::settings::Settings;
 use crate::caches::{Cache, CacheError};
 use crate::http::error::chain;
 use crate::mesh::files::{ClusterFileError, ClusterFiles};
@@ -61,6 +63,9 @@ pub(crate) struct Announcer {
     outbox: Mutex<Outbox>,
     /// Whether this node has said that it leaves.
     is_leaving: AtomicBool,
+    /// Whether caches of the cluster whose name is taken here get another one. Until then those of this
+    /// node may still make way.
+    is_settled: AtomicBool,
     /// Told when something was crossed out.
     crossed_out: Condvar,
 }
@@ -77,6 +82,8 @@ pub(crate) struct Parts {
     /// To the replica.
     pub(crate) records: mpsc::Sender<Vec<Record>>,
     pub(crate) outbox: Outbox,
+    /// Whether this node was a member before: see [`Announcer::settle`].
+    pub(crate) is_settled: bool,
 }
 
 impl Announcer {
@@ -92,6 +99,7 @@ impl Announcer {
             records: parts.records,
             outbox: Mutex::new(parts.outbox),
             is_leaving: AtomicBool::new(false),
+            is_settled: AtomicBool::new(parts.is_settled),
             crossed_out: Condvar::new(),
         }
     }
@@ -457,8 +465,8 @@ impl Announcer {
         // Grows with every change of the key, and with others: then the same key is given again.
         let epoch = u32::try_from(config.version).unwrap_or(u32::MAX);
         for member in self.view.members() {
-            let may = member.scopes.may_write(&cache.name) && member.node != self.me;
-            let may = may && !self.keys.is_shut_out(member.node, &cache.name);
+            let may = member.scopes.may_write(&config.genesis.name) && member.node != self.me;
+            let may = may && !self.keys.is_shut_out(member.node, &config.genesis.name);
             if !may || self.view.has_grant(id, member.node, Right::Sign, epoch) {
                 continue;
             }
@@ -536,40 +544,25 @@ impl Announcer {
         Ok(())
     }
 
-    /// Makes the local caches be what the cluster says. Returns those that appeared.
+    /// Makes the local caches be what the cluster says.
+    ///
+    /// A cache whose name another one has here gets one that tells it apart ([`told_apart`]), and keeps
+    /// it. One that this node left with its cluster is that cache again.
     ///
     /// **Errors**: [`ShareError`]; what was done until then stays.
-    pub(crate) fn adopt_caches(&self, app: &App) -> Result<Vec<CacheName>, ShareError> {
-        let mut appeared = Vec::new();
-        let readable = |name: &CacheName| {
-            let me = self.members.certificate();
-            let scopes = me.as_ref().map(|signed| &signed.value().scopes);
-            scopes.is_some_and(|scopes| may_know(scopes, name))
-        };
-        let caches = self.view.caches();
-        for (id, name, config) in &caches {
-            let known = app.caches.find_shared(id);
-            if !readable(&config.genesis.name) || (known.is_some() && self.owns(id)?) {
+    pub(crate) fn adopt_caches(&self, app: &App) -> Result<(), ShareError> {
+        for (id, name, config) in self.readable_caches() {
+            let known = app.caches.find_shared(&id);
+            let is_left_alone = match &known {
+                Some(_) => self.owns(&id)?,
+                None => !self.knows_names(),
+            };
+            if is_left_alone {
                 continue;
             }
-            let name = known.as_ref().map_or(name, |cache| &cache.name);
-            let adopted = app.caches.adopt(name, *id, |settings| {
-                settings.public = config.public;
-                settings.priority = config.priority;
-                settings.store_dir = config.store_dir.clone();
-                let mut keys = config.public_keys.iter().cloned();
-                settings.public_key = keys.next();
-                settings.old_public_keys = keys.collect();
-            });
-            match adopted {
-                Ok(cache) => match known {
-                    None => appeared.push(cache.name.clone()),
-                    Some(before) => self.give_up_keys(app, *id, &before, &cache)?,
-                },
-                Err(CacheError::Exists(name)) => {
-                    tracing::debug!(%name, "the name of a cache of the cluster is taken here");
-                }
-                Err(error) => return Err(error.into()),
+            match (known, self.left_behind(app, id, &config)?) {
+                (None, Some(left)) => self.bring_back(app, &left, &config)?,
+                (known, _) => self.adopt(app, known.as_deref(), (id, &name), &config)?,
             }
         }
         for cache in app.caches.snapshot().values() {
@@ -582,7 +575,174 @@ impl Announcer {
                 app.narinfos.clear();
             }
         }
-        Ok(appeared)
+        Ok(())
+    }
+
+    /// The living caches of the cluster that this node may read, with the name each goes by there.
+    pub(crate) fn readable_caches(&self) -> Vec<(CacheId, CacheName, CacheConfig)> {
+        let me = self.members.certificate();
+        let Some(me) = me else {
+            return Vec::new();
+        };
+        let mut caches = self.view.caches();
+        caches.retain(|(_, _, config)| may_know(&me.value().scopes, &config.genesis.name));
+        caches
+    }
+
+    /// Whether names of the cluster's caches are worth keeping. A newcomer that knows one of several of
+    /// one name would take it for the one that has the name.
+    fn knows_names(&self) -> bool {
+        self.is_settled.load(Ordering::Relaxed) || self.view.has_caught_up()
+    }
+
+    /// From now on a cache of the cluster whose name is taken here is adopted under another one.
+    pub(crate) fn settle(&self) {
+        self.is_settled.store(true, Ordering::Relaxed);
+    }
+
+    fn adopt(
+        &self,
+        app: &App,
+        known: Option<&Cache>,
+        (id, name): (CacheId, &CacheName),
+        config: &CacheConfig,
+    ) -> Result<(), ShareError> {
+        let founded = &config.genesis.name;
+        let others = self.is_settled.load(Ordering::Relaxed);
+        let others = others
+            .then(|| told_apart(founded, id))
+            .into_iter()
+            .flatten();
+        let adopted = app.caches.adopt(id, (name, others), |here, settings| {
+            follow_config(settings, config);
+            settings.founded_as = (here != founded).then(|| founded.clone());
+        });
+        match (adopted, known) {
+            (Ok(cache), Some(before)) => self.give_up_keys(app, id, before, &cache),
+            (Ok(cache), None) => {
+                if let Some(founded) = &cache.settings.founded_as {
+                    let here = &cache.name;
+                    tracing::warn!(cache = %founded, %here, "a cache of the cluster has another name here: its own is taken");
+                }
+                Ok(())
+            }
+            (Err(CacheError::Exists(name)), _) => {
+                tracing::debug!(%name, "the name of a cache of the cluster is taken here");
+                Ok(())
+            }
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
+    /// The cache of this node that was this one of the cluster when this node left, if it can be that
+    /// again: nobody changed meanwhile who may see it, where its paths lie, or its key, unless by a
+    /// change that its owner can say.
+    ///
+    /// **Errors**: a file is damaged.
+    pub(crate) fn left_behind(
+        &self,
+        app: &App,
+        id: CacheId,
+        config: &CacheConfig,
+    ) -> Result<Option<Arc<Cache>>, ClusterFileError> {
+        let cluster = self.members.view().genesis.cluster_id();
+        let left = app.caches.find_left(cluster, id);
+        if left.is_empty() {
+            return Ok(None);
+        }
+        let owns = self.owns(&id)?;
+        let current = config.public_keys.first();
+        let fits = |cache: &Arc<Cache>| {
+            let settings = &cache.settings;
+            let own = cache.secret.as_ref().map(SecretKey::public);
+            let same_key = own.as_ref() == current;
+            let key_fits = match owns {
+                true => {
+                    same_key || current.is_some_and(|key| settings.old_public_keys.contains(key))
+                }
+                false => same_key || own.is_none(),
+            };
+            key_fits && settings.public == config.public && settings.store_dir == config.store_dir
+        };
+        Ok(left.into_iter().find(fits))
+    }
+
+    /// Makes a cache that this node left one of the cluster's again. What is in it is looked at later:
+    /// see [`Announcer::finish_coming_back`].
+    fn bring_back(&self, app: &App, left: &Cache, config: &CacheConfig) -> Result<(), ShareError> {
+        let owns = self.owns(&config.genesis.cache_id())?;
+        let founded = &config.genesis.name;
+        let cache = app.caches.come_back(&left.name, |here, settings| {
+            if !owns {
+                follow_config(settings, config);
+            }
+            settings.founded_as = (here != founded).then(|| founded.clone());
+        })?;
+        tracing::info!(cache = %cache.name, "a cache that this node left is the cluster's again");
+        app.narinfos.clear();
+        self.give_up_keys(app, config.genesis.cache_id(), left, &cache)
+    }
+
+    /// Compares what is in caches that came back with what the cluster says since, once this node has
+    /// heard all that another member has to say: what was removed goes, what nobody knows is
+    /// announced.
+    ///
+    /// **Errors**: [`ShareError`]; the next attempt begins again.
+    pub(crate) fn finish_coming_back(&self, app: &App) -> Result<(), ShareError> {
+        let snapshot = app.caches.snapshot();
+        let back = snapshot.values().filter(|cache| is_coming_back(cache));
+        let back: Vec<_> = back
+            .filter_map(|cache| Some((cache.settings.shared_as?, cache)))
+            .collect();
+        if back.is_empty() || !self.view.has_caught_up() {
+            return Ok(());
+        }
+        for (id, cache) in back {
+            let Some(config) = self.view.cache(id) else {
+                continue;
+            };
+            let mine = config_of(cache, config.genesis.clone(), config.version);
+            let is_changed = self.owns(&id)? && mine != config;
+            if is_changed {
+                self.reconfigure(cache, false)?;
+            }
+            self.compare(app, id, cache)?;
+            if is_changed {
+                self.announce_again(app, cache)?;
+            }
+            app.caches.finish_coming_back(&cache.name)?;
+        }
+        Ok(self.tell_holdings(app)?)
+    }
+
+    /// Prunes what the cluster said something of, and announces what it did not, if that is of use.
+    fn compare(&self, app: &App, id: CacheId, cache: &Cache) -> Result<(), ShareError> {
+        let is_heeded = self.is_heeded(id);
+        let (mut removed, mut announced) = (0, 0);
+        let mut after = None;
+        loop {
+            let page = app.store.paths(&cache.name, after, PAGE)?;
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = Some(*last.info.path.hash());
+            let mut unsaid = Vec::new();
+            for row in &page {
+                let hash = row.info.path.hash();
+                if self.view.is_said(id, hash) || self.view.is_removed_path(id, hash) {
+                    removed += u64::from(self.prune_row(app, id, cache, hash)?);
+                } else if is_heeded && is_vouched_for(cache, row) {
+                    unsaid.push(*hash);
+                }
+            }
+            if !unsaid.is_empty() {
+                announced += unsaid.len();
+                self.note(id, &unsaid).map_err(ShareError::Outbox)?;
+                self.announce(&app.store, cache, id, &unsaid);
+            }
+        }
+        tracing::info!(cache = %cache.name, removed, announced, "a cache came back to the cluster");
+        Ok(())
     }
 
     /// Takes off the signatures of keys that a cache does not have any more.
@@ -623,16 +783,29 @@ impl Announcer {
     }
 
     fn prune(&self, app: &App, id: CacheId, hash: &StorePathHash) -> Result<(), StoreError> {
-        let Some(cache) = app.caches.find_shared(&id) else {
-            return Ok(());
-        };
+        match app.caches.find_shared(&id) {
+            // What it has may not be known yet.
+            Some(cache) if is_coming_back(&cache) => Ok(()),
+            Some(cache) => self.prune_row(app, id, &cache, hash).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the row went.
+    fn prune_row(
+        &self,
+        app: &App,
+        id: CacheId,
+        cache: &Cache,
+        hash: &StorePathHash,
+    ) -> Result<bool, StoreError> {
         let Some(row) = app.store.path(&cache.name, hash)? else {
-            return Ok(());
+            return Ok(false);
         };
         // Held until the row is gone: what is pushed again is noted first, and looked for then.
         let outbox = self.outbox();
         if outbox.contains(id, hash) {
-            return Ok(());
+            return Ok(false);
         }
         let said = self.view.path(id, hash);
         let stays = match &said {
@@ -643,12 +816,12 @@ impl Announcer {
         if !stays {
             app.store.remove(&cache.name, &[*hash])?;
             app.narinfos.forget(&(cache.id, *hash));
-            return Ok(());
+            return Ok(true);
         }
         drop(outbox);
         match said.filter(|record| record.info.signatures != row.info.signatures) {
-            Some(record) => app.publisher.follow(&cache, &record.info),
-            None => Ok(()),
+            Some(record) => app.publisher.follow(cache, &record.info).map(|()| false),
+            None => Ok(false),
         }
     }
 
@@ -752,6 +925,28 @@ fn each_row(
         after = Some(*last.info.path.hash());
         page.iter().try_for_each(&mut work)?;
     }
+}
+
+/// Whether a cache came back with this node, and what is in it was not looked at since.
+fn is_coming_back(cache: &Cache) -> bool {
+    cache.settings.shared_as.is_some() && cache.settings.left.is_some()
+}
+
+/// Whether a key of the cache signed what is in a row.
+fn is_vouched_for(cache: &Cache, row: &PathRow) -> bool {
+    let fingerprint = row.info.fingerprint(&cache.settings.store_dir);
+    let signed = cache.own_keys.verify(&fingerprint, &row.info.signatures);
+    signed.is_some()
+}
+
+/// What the cluster says of a cache, in its settings here.
+fn follow_config(settings: &mut Settings, config: &CacheConfig) {
+    settings.public = config.public;
+    settings.priority = config.priority;
+    settings.store_dir = config.store_dir.clone();
+    let mut keys = config.public_keys.iter().cloned();
+    settings.public_key = keys.next();
+    settings.old_public_keys = keys.collect();
 }
 
 /// A cache's settings as the cluster is told.

@@ -14,15 +14,19 @@
 //! cluster/certificate    this node's certificate; the node is in a cluster when it is there
 //! ```
 //!
+//! The keys of caches that this node owns exist nowhere else. A node that leaves keeps them, and those to
+//! read these caches, in `left/<cluster id>/owners` and `readers`, and has them again when it comes back.
+//!
 //! Small files hold one line of base64 each. The certificate is written last and removed first: a
 //! crash in between leaves a node that is in no cluster.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use attic_p2p::Multiaddr;
-use attic_p2p::ids::CacheId;
+use attic_p2p::ids::{CacheId, ClusterId};
 use attic_p2p::membership::certificate::Certificate;
 use attic_p2p::membership::genesis::{ClusterKey, Genesis};
 use attic_p2p::membership::invite::Invites;
@@ -40,6 +44,7 @@ use crate::data_dir::{
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterFiles {
     dir: PathBuf,
+    left: PathBuf,
 }
 
 /// What makes a node a member.
@@ -55,6 +60,15 @@ impl ClusterFiles {
     pub(crate) fn new(data: &DataDir) -> ClusterFiles {
         ClusterFiles {
             dir: data.cluster(),
+            left: data.left(),
+        }
+    }
+
+    /// What is kept of a cluster that this node left.
+    fn left(&self, cluster: ClusterId) -> ClusterFiles {
+        ClusterFiles {
+            dir: self.left.join(cluster.to_string()),
+            left: self.left.clone(),
         }
     }
 
@@ -109,15 +123,53 @@ impl ClusterFiles {
         Ok(replace_file(&self.certificate(), &text, Secrecy::Public)?)
     }
 
+    /// Keeps for later what owns caches of the cluster, before this node leaves it.
+    ///
+    /// **Errors**: a file cannot be read or written; nothing is removed then.
+    pub(crate) fn keep_owned(&self, cluster: ClusterId) -> Result<(), ClusterFileError> {
+        self.copy_owned(&self.left(cluster))
+    }
+
+    /// Takes back what [`ClusterFiles::keep_owned`] kept, when this node is a member again.
+    ///
+    /// **Errors**: a file cannot be read or written; what was kept stays then.
+    pub(crate) fn take_back_owned(&self, cluster: ClusterId) -> Result<(), ClusterFileError> {
+        let left = self.left(cluster);
+        left.copy_owned(self)?;
+        remove_dir(&left.dir)
+    }
+
+    fn copy_owned(&self, to: &ClusterFiles) -> Result<(), ClusterFileError> {
+        let owned = self.owned()?;
+        if owned.is_empty() {
+            return Ok(());
+        }
+        make_dir(&to.owners())?;
+        for (cache, seed) in &owned {
+            to.write_owner_seed(cache, seed)?;
+        }
+        let mut keys = self.epoch_keys()?.into_iter();
+        keys.try_for_each(|(cache, key)| match owned.contains_key(&cache) {
+            true => to.write_epoch_key(&cache, &key),
+            false => Ok(()),
+        })
+    }
+
+    /// The seeds of the keys that own caches. What is named after no cache is left alone.
+    fn owned(&self) -> Result<BTreeMap<CacheId, Zeroizing<[u8; 32]>>, ClusterFileError> {
+        let mut owned = BTreeMap::new();
+        for cache in caches_in(&self.owners())? {
+            if let Some(seed) = self.owner_seed(&cache)? {
+                owned.insert(cache, Zeroizing::new(seed));
+            }
+        }
+        Ok(owned)
+    }
+
     /// Makes this node a member of nothing. Everything about the cluster is removed.
     pub(crate) fn leave(&self) -> Result<(), ClusterFileError> {
         remove_file(&self.certificate())?;
-        match fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(FileError::new("remove", &self.dir, error).into())
-            }
-            _ => Ok(()),
-        }
+        remove_dir(&self.dir)
     }
 
     /// The open invitations.
@@ -162,18 +214,9 @@ impl ClusterFiles {
     /// **Errors**: one is damaged. What is named after no cache is left alone.
     pub(crate) fn epoch_keys(&self) -> Result<Vec<(CacheId, EpochKey)>, ClusterFileError> {
         let dir = self.readers();
-        let list = |source| FileError::new("list", &dir, source);
-        let entries = match fs::read_dir(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(list)?,
-        };
         let mut keys = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(list)?.file_name();
-            let Some(cache) = name.to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            let path = dir.join(&name);
+        for cache in caches_in(&dir)? {
+            let path = dir.join(cache.to_string());
             let text = Zeroizing::new(read_secret(&path)?);
             let bytes = decode(&text).map(Zeroizing::new);
             let key = bytes.and_then(|bytes| EpochKey::from_bytes(&bytes));
@@ -266,6 +309,31 @@ impl ClusterFiles {
     }
 }
 
+/// The caches that files in `dir` are named after, ascending. None if there is no such directory.
+fn caches_in(dir: &Path) -> Result<BTreeSet<CacheId>, FileError> {
+    let list = |source| FileError::new("list", dir, source);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries.map_err(list)?,
+    };
+    let mut caches = BTreeSet::new();
+    for entry in entries {
+        let name = entry.map_err(list)?.file_name();
+        caches.extend(name.to_str().and_then(|name| name.parse::<CacheId>().ok()));
+    }
+    Ok(caches)
+}
+
+/// Removes a directory and what is in it; none is fine.
+fn remove_dir(dir: &Path) -> Result<(), ClusterFileError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(FileError::new("remove", dir, error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn line(bytes: &[u8]) -> String {
     BASE64.encode(bytes) + "\n"
 }
@@ -321,6 +389,35 @@ mod tests {
         files.leave().unwrap();
         assert!(files.load().unwrap().is_none());
         files.leave().unwrap();
+    }
+
+    /// Whoever leaves keeps what nobody else has: what owns its caches.
+    #[test]
+    fn what_owns_caches_is_there_again_after_a_return_and_nothing_else() {
+        let tmp = tempfile::tempdir().unwrap();
+        let files = ClusterFiles::new(&DataDir::new(tmp.path()));
+        let [one, other] = [1, 2].map(|n| ClusterId::from_bytes([n; 16]));
+        let [own, foreign] = [7, 8].map(|n| CacheId::from_bytes([n; 16]));
+        make_dir(&files.owners()).unwrap();
+        files.write_owner_seed(&own, &[5; 32]).unwrap();
+        for (cache, epoch) in [(own, 3), (foreign, 1)] {
+            let key = EpochKey::derive(&[5; 32], epoch).unwrap();
+            files.write_epoch_key(&cache, &key).unwrap();
+        }
+        files.keep_owned(one).unwrap();
+        files.leave().unwrap();
+        assert_eq!(files.owner_seed(&own).unwrap(), None);
+        files.take_back_owned(other).unwrap();
+        assert_eq!(files.owner_seed(&own).unwrap(), None, "of another cluster");
+        // A second attempt finds that the first has done it.
+        for _ in 0..2 {
+            files.take_back_owned(one).unwrap();
+            assert_eq!(files.owner_seed(&own).unwrap(), Some([5; 32]));
+            let keys = files.epoch_keys().unwrap();
+            let keys: Vec<_> = keys.iter().map(|(of, key)| (*of, key.epoch())).collect();
+            assert_eq!(keys, [(own, 3)]);
+        }
+        assert!(!files.left(one).dir.exists());
     }
 
     #[test]

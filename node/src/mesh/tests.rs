@@ -3,6 +3,7 @@
 mod again;
 mod bucket;
 mod liars;
+mod names;
 mod private;
 mod world;
 

@@ -62,6 +62,23 @@ impl DirectoryView {
             .is_empty()
     }
 
+    /// Whether a path was removed, and nobody says that the cache has it.
+    pub(crate) fn is_removed_path(&self, cache: CacheId, hash: &StorePathHash) -> bool {
+        lock(&self.replica)
+            .directory()
+            .is_removed_path(cache, *hash)
+    }
+
+    /// Whether there are private caches that this node has no key of, or not yet.
+    pub(crate) fn has_unopened_caches(&self) -> bool {
+        !lock(&self.replica).directory().unopened_caches().is_empty()
+    }
+
+    /// Whether this node has had all that a peer had, at some time since the mesh started.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        lock(&self.replica).has_caught_up()
+    }
+
     /// The records to name to remove a path.
     pub(crate) fn dots(&self, cache: CacheId, hash: &StorePathHash) -> Vec<Dot> {
         lock(&self.replica).directory().dots(cache, *hash)
