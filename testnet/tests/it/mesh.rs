@@ -6,6 +6,7 @@ mod discovery;
 mod join;
 mod keys;
 mod losses;
+mod names;
 mod partition;
 mod private;
 mod remove;
