@@ -10,7 +10,7 @@ use attic_store::{NarHash, PathInfo, StorePath, StorePathHash};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Request;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -72,6 +72,7 @@ impl Member {
         let request = Request::post(route)
             .header(AUTHORIZATION, format!("Bearer {}", self.token))
             .header(CONTENT_LENGTH, body.len())
+            .header(CONTENT_TYPE, "application/json")
             .body(axum::body::Body::from(body));
         let response = routes.oneshot(request.unwrap()).await.unwrap();
         let status = response.status();
