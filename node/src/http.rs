@@ -250,7 +250,10 @@ async fn read(
     match object {
         Object::CacheInfo => (Route::CacheInfo, object::cache_info(&cache, &head)),
         Object::NarInfo(hash) => (Route::Narinfo, narinfo::get(app, cache, hash, &head).await),
-        Object::Nar(file) => (Route::Nar, nar::get(app, cache, file, &head).await),
+        Object::Nar { file, path } => {
+            let wanted = nar::Wanted { file, path };
+            (Route::Nar, nar::get(app, cache, wanted, &head).await)
+        }
         Object::Listing(hash) => (
             Route::Listing,
             object::listing(app, cache, hash, &head).await,

@@ -1,8 +1,8 @@
-//! Names of NAR files: `<52 digits>.nar` and an ending. Pure.
+//! Names of NAR files: `<52 digits>.nar` and an ending, and their URLs. Pure.
 
 use std::fmt::{Display, Formatter, Result as FmtResult};
 
-use attic_store::{FileHash, NarHash, nixbase32};
+use attic_store::{FileHash, NarHash, StorePathHash, nixbase32};
 
 /// The last segment of a NAR's URL.
 ///
@@ -67,6 +67,23 @@ impl NarFile {
         })
     }
 }
+
+impl NarFile {
+    /// The URL below a cache at which a narinfo offers it.
+    pub(crate) fn url(&self) -> String {
+        format!("nar/{self}")
+    }
+
+    /// The same for a path that upstreams can be asked for again: whoever comes back with it a month
+    /// later needs nobody here to remember where the NAR is.
+    pub(crate) fn url_for(&self, path: &StorePathHash) -> String {
+        format!("nar/{self}?{PATH_PARAMETER}={path}")
+    }
+}
+
+/// The parameter of a NAR's URL that names a path with that NAR. The NAR is what the file name says,
+/// with it and without.
+pub(crate) const PATH_PARAMETER: &str = "hash";
 
 /// What a name fails at that is [none](NarFile::parse) only by how its NAR is compressed: its ending.
 pub(crate) fn unknown_ending(text: &str) -> Option<&str> {

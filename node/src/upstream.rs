@@ -24,7 +24,7 @@ use attic_store::{
 };
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use url::Url;
 
 use crate::api::UpstreamStatus;
@@ -90,7 +90,8 @@ struct State {
     lookups: BTreeMap<Key, watch::Receiver<Lookup>>,
     /// What upstreams have.
     known: Recent<Key, Arc<Found>>,
-    /// The same by cache and NAR, for longer: clients remember what they were told.
+    /// The same by cache and NAR, for longer: clients remember what they were told. Who comes later
+    /// still names the path, and upstreams are asked again.
     nars: Recent<(u32, NarHash), Arc<Found>>,
     /// What no upstream has.
     absent: Recent<Key, ()>,
@@ -183,6 +184,43 @@ impl Upstreams {
     /// Takes at most the deadline. Dropping the future does not stop a look-up that others wait for,
     /// and what it finds is remembered.
     pub(crate) async fn path(&self, cache: &Arc<Cache>, hash: StorePathHash) -> Option<Arc<Found>> {
+        let deadline = Instant::now() + self.inner.settings.deadline;
+        self.path_until(cache, hash, deadline).await
+    }
+
+    /// The path with this hash part and this NAR, if an upstream of the cache has it. Upstreams are
+    /// asked again unless it is remembered what they said.
+    ///
+    /// Takes at most [`NAR_LOOKUP_MAX`], which is longer than a question after the path itself may take:
+    /// whoever wants the NAR was told that it is here. Dropping the future is safe.
+    pub(crate) async fn path_with_nar(
+        &self,
+        cache: &Arc<Cache>,
+        hash: StorePathHash,
+        nar: &NarHash,
+    ) -> Option<Arc<Found>> {
+        let deadline = Instant::now() + NAR_LOOKUP_MAX;
+        let found = self.path_until(cache, hash, deadline).await?;
+        if found.info.nar_hash == *nar {
+            return Some(found);
+        }
+        // Upstreams may have different builds of one path.
+        let is_it = |info: &PathInfo| info.nar_hash == *nar && may_show(cache, info);
+        let tried = BTreeSet::from([found.upstream]);
+        let other = self.inner.another(&found, &tried, is_it);
+        let found = timeout_at(deadline.into(), other).await.ok()??;
+        self.inner
+            .state()
+            .found_nar(cache.id, &found, Instant::now());
+        Some(found)
+    }
+
+    async fn path_until(
+        &self,
+        cache: &Arc<Cache>,
+        hash: StorePathHash,
+        deadline: Instant,
+    ) -> Option<Arc<Found>> {
         let asked = self.inner.of(cache);
         if asked.is_empty() {
             return None;
@@ -193,7 +231,7 @@ impl Upstreams {
         }
         let mut lookup = self.inner.lookup(cache, key, asked)?;
         let over = lookup.wait_for(|lookup| matches!(lookup, Lookup::Over(_)));
-        match timeout(self.inner.settings.deadline, over).await {
+        match timeout_at(deadline.into(), over).await {
             Ok(Ok(lookup)) => match &*lookup {
                 Lookup::Over(found) => found.clone(),
                 Lookup::UnderWay => None,
@@ -202,9 +240,14 @@ impl Upstreams {
         }
     }
 
-    /// A path of the cache with this NAR, if an upstream was found to have one.
+    /// Whether any upstream is asked for what a cache does not have.
+    pub(crate) fn are_asked_for(&self, cache: &Cache) -> bool {
+        !self.inner.of(cache).is_empty()
+    }
+
+    /// A path of the cache with this NAR, if it is remembered that an upstream has one.
     pub(crate) fn nar(&self, cache: &Cache, nar: &NarHash) -> Option<Arc<Found>> {
-        if self.inner.of(cache).is_empty() {
+        if !self.are_asked_for(cache) {
             return None;
         }
         let found = self
@@ -507,8 +550,14 @@ impl Inner {
         })
     }
 
-    /// Where else the NAR of a path can be had, asked one after the other.
-    async fn another(&self, first: &Found, tried: &BTreeSet<usize>) -> Option<Arc<Found>> {
+    /// The same path from upstreams that were not tried, asked one after the other until it is what is
+    /// wanted.
+    async fn another(
+        &self,
+        first: &Found,
+        tried: &BTreeSet<usize>,
+        is_it: impl Fn(&PathInfo) -> bool,
+    ) -> Option<Arc<Found>> {
         let priority = |index: usize| self.upstreams[index].priority.load(Ordering::Relaxed);
         let others = groups(&first.asked, priority).into_iter().flatten();
         for index in others.filter(|index| !tried.contains(index)) {
@@ -524,8 +573,7 @@ impl Inner {
             // Whoever is late is noted, and not waited for.
             let answer = timeout(patience * 2, self.ask(index, question, patience)).await;
             if let Ok(Answer::Found(found)) = answer
-                && found.info.nar_hash == first.info.nar_hash
-                && found.info.nar_size == first.info.nar_size
+                && is_it(&found.info)
             {
                 return Some(found);
             }
@@ -576,11 +624,22 @@ impl State {
     }
 
     fn found(&mut self, key: Key, found: &Arc<Found>, now: Instant) {
-        let info = &found.info;
-        let weight = FOUND_BYTES + info.references.len() * REFERENCE_BYTES;
+        let weight = found.weight();
         self.known.keep(key, Arc::clone(found), weight, now);
-        let nar = (key.0, info.nar_hash);
+        self.found_nar(key.0, found, now);
+    }
+
+    fn found_nar(&mut self, cache: u32, found: &Arc<Found>, now: Instant) {
+        let weight = found.weight();
+        let nar = (cache, found.info.nar_hash);
         self.nars.keep(nar, Arc::clone(found), weight, now);
+    }
+}
+
+impl Found {
+    /// Memory that it takes, about.
+    fn weight(&self) -> usize {
+        FOUND_BYTES + self.info.references.len() * REFERENCE_BYTES
     }
 }
 
@@ -715,6 +774,9 @@ const PRIORITIES_AGAIN: Duration = Duration::from_secs(60);
 const HEAD_START: u32 = 4;
 /// Paths asked about at a time; beyond, a path is not here.
 const LOOKUPS_MAX: usize = 1024;
+/// How long upstreams are asked again for a path whose NAR is wanted. None of them is silent for
+/// longer by default.
+const NAR_LOOKUP_MAX: Duration = Duration::from_secs(20);
 /// How long an answer is given again without asking.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 const NARS_KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attic_p2p::wire::Priority;
-use attic_store::{BlockReader, NarHash, NarReader, NarRow, Store, StoreError};
+use attic_store::{BlockReader, NarHash, NarReader, NarRow, Store, StoreError, StorePathHash};
 use hyper::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
     IF_RANGE, RANGE,
@@ -40,19 +40,28 @@ use crate::nar_file::{NarFile, NarSuffix};
 use crate::upstream::body::PullReader;
 use crate::upstream::{Follower as Pull, Found, PullError};
 
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) file: NarFile,
+    /// The path for which it was named, if that was told.
+    pub(crate) path: Option<StorePathHash>,
+}
+
 /// Answers `GET` and `HEAD` of a NAR. Dropping the future abandons the request.
 pub(crate) async fn get(
     app: &Arc<App>,
     cache: Arc<Cache>,
-    file: NarFile,
+    wanted: Wanted,
     head: &Parts,
 ) -> Response<Body> {
+    let file = wanted.file;
     let (store, in_cache) = (app.store.clone(), Arc::clone(&cache));
     let reads = head.method != Method::HEAD;
     let entry = joined(spawn_blocking(move || find(&store, &in_cache, &file, reads)).await);
     let entry = match entry {
         Ok(Some(entry)) => entry,
-        Ok(None) => return fetch(app, &cache, file, head).await,
+        Ok(None) => return fetch(app, &cache, wanted, head).await,
         Err(error) => {
             app.read_failed("nar", &error);
             return not_found();
@@ -64,7 +73,7 @@ pub(crate) async fn get(
             match serve(app, &cache, entry, form, head).await {
                 Some(response) => response,
                 None if is_held_elsewhere(app, &cache, &nar) => {
-                    fetch(app, &cache, file, head).await
+                    fetch(app, &cache, wanted, head).await
                 }
                 None => not_found(),
             }
@@ -77,12 +86,13 @@ pub(crate) async fn get(
 }
 
 /// Answers with a NAR that is not here, if the cluster or an upstream has it.
-async fn fetch(app: &Arc<App>, cache: &Arc<Cache>, file: NarFile, head: &Parts) -> Response<Body> {
-    let from_peers = fetch_from_peers(app, cache, file, head).await;
+async fn fetch(app: &Arc<App>, cache: &Arc<Cache>, wanted: Wanted, head: &Parts) -> Response<Body> {
+    let from_peers = fetch_from_peers(app, cache, wanted.file, head).await;
     if let Some(response) = from_peers.filter(|found| found.status() != StatusCode::NOT_FOUND) {
         return response;
     }
-    pull(app, cache, file, head).await.unwrap_or_else(not_found)
+    let pulled = pull(app, cache, wanted, head).await;
+    pulled.unwrap_or_else(not_found)
 }
 
 /// Answers with a NAR that is not here; `None` or 404 if the cluster does not have it.
@@ -109,13 +119,20 @@ async fn fetch_from_peers(
 }
 
 /// Answers with a NAR that an upstream has, as far as its name is one of ours.
+///
+/// Whoever was told of it long ago names the path: upstreams are asked for that again.
 async fn pull(
     app: &Arc<App>,
     cache: &Arc<Cache>,
-    file: NarFile,
+    wanted: Wanted,
     head: &Parts,
 ) -> Option<Response<Body>> {
-    let found = app.upstreams.nar(cache, &NarHash::from_bytes(file.hash))?;
+    let Wanted { file, path } = wanted;
+    let nar = NarHash::from_bytes(file.hash);
+    let found = match app.upstreams.nar(cache, &nar) {
+        Some(found) => found,
+        None => app.upstreams.path_with_nar(cache, path?, &nar).await?,
+    };
     match file.suffix {
         NarSuffix::Plain => {}
         NarSuffix::Zstd => return pull_frames(app, cache, found, file, head).await,

@@ -112,7 +112,8 @@ async fn elsewhere(
     let (narinfo, source) = match (record, found) {
         (Some(record), _) => {
             let transport = offered(&record.file_hash, record.file_size);
-            (narinfo_of(record.info.clone(), transport), Source::Peer)
+            let narinfo = narinfo_of(app, cache, record.info.clone(), transport);
+            (narinfo, Source::Peer)
         }
         (None, Some(found)) => (plain_narinfo(found.info.clone()), Source::Upstream),
         (None, None) => {
@@ -175,15 +176,20 @@ fn render(app: &App, cache: &Cache, row: PathRow) -> Result<Option<Rendered>, St
     let Some(nar) = app.store.nar(&row.info.nar_hash)? else {
         return Ok(None);
     };
-    let narinfo = narinfo_of(row.info, offered(&nar.file_hash, nar.file_size));
+    let transport = offered(&nar.file_hash, nar.file_size);
+    let narinfo = narinfo_of(app, cache, row.info, transport);
     Ok(Some(Rendered::new(
         narinfo.print(&cache.settings.store_dir),
     )))
 }
 
-fn narinfo_of(info: PathInfo, transport: Transport) -> NarInfo {
+fn narinfo_of(app: &App, cache: &Cache, info: PathInfo, transport: Transport) -> NarInfo {
+    let file = NarFile::canonical(&info.nar_hash);
     NarInfo {
-        url: format!("nar/{}", NarFile::canonical(&info.nar_hash)),
+        url: match app.upstreams.are_asked_for(cache) {
+            true => file.url_for(info.path.hash()),
+            false => file.url(),
+        },
         compression: transport.compression,
         file_hash: Some(transport.file_hash),
         file_size: Some(transport.file_size),
@@ -198,7 +204,7 @@ fn plain_narinfo(info: PathInfo) -> NarInfo {
         suffix: NarSuffix::Plain,
     };
     NarInfo {
-        url: format!("nar/{file}"),
+        url: file.url_for(info.path.hash()),
         compression: Compression::None,
         file_hash: Some(FileHash::from_bytes(*info.nar_hash.as_bytes())),
         file_size: Some(info.nar_size),

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use attic_store::{StorePath, StorePathHash};
 
-use crate::nar_file::NarFile;
+use crate::nar_file::{NarFile, PATH_PARAMETER};
 
 /// A target below a cache.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,8 +25,11 @@ pub(crate) enum Object {
     CacheInfo,
     /// `<hash>.narinfo`
     NarInfo(StorePathHash),
-    /// `nar/<file>`
-    Nar(NarFile),
+    /// `nar/<file>`, and for which path it was named: `?hash=<hash>`
+    Nar {
+        file: NarFile,
+        path: Option<StorePathHash>,
+    },
     /// `<hash>.ls`
     Listing(StorePathHash),
     /// `log/…`, `realisations/…`, `build-trace-v2/…`, `debuginfo/…`
@@ -70,7 +73,7 @@ impl Object {
         if let Some(name) = rest.strip_prefix("log/") {
             return log(name);
         }
-        let path = rest.split('?').next().unwrap_or(rest);
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         if path == "nix-cache-info" {
             return Some(Object::CacheInfo);
         }
@@ -82,13 +85,23 @@ impl Object {
         }
         let (folder, name) = path.split_once('/')?;
         match folder {
-            "nar" => NarFile::parse(name).map(Object::Nar),
+            "nar" => NarFile::parse(name).map(|file| Object::Nar {
+                file,
+                path: path_of(query),
+            }),
             "realisations" => blob(BlobKind::Realisation, name, realisation),
             "build-trace-v2" => blob(BlobKind::BuildTrace, name, build_trace),
             "debuginfo" => blob(BlobKind::DebugInfo, name, debug_info),
             _ => None,
         }
     }
+}
+
+/// The path that a query names; `None` also for a query of somebody else's making.
+fn path_of(query: &str) -> Option<StorePathHash> {
+    let mut parameters = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, hash) = parameters.find(|(name, _)| *name == PATH_PARAMETER)?;
+    hash.parse().ok()
 }
 
 /// A log's name may hold `?`, which some clients send as it is: what follows it belongs to the name
@@ -190,6 +203,11 @@ mod tests {
         parsed.object
     }
 
+    fn nar(file: &str, path: Option<StorePathHash>) -> Object {
+        let file = NarFile::parse(file).unwrap();
+        Object::Nar { file, path }
+    }
+
     fn blob_text(target: &str) -> Option<String> {
         match object(target)? {
             Object::Blob(key) => Some(key.text),
@@ -210,10 +228,20 @@ mod tests {
                 Object::NarInfo(hash),
             ),
             (format!("/main/{HASH}.ls"), Object::Listing(hash)),
+            (format!("/main/nar/{file}"), nar(&file, None)),
             (
-                format!("/main/nar/{file}"),
-                Object::Nar(NarFile::parse(&file).unwrap()),
+                format!("/main/nar/{file}?hash={HASH}"),
+                nar(&file, Some(hash)),
             ),
+            (
+                format!("/main/nar/{file}?x&a=b&hash={HASH}&c=d"),
+                nar(&file, Some(hash)),
+            ),
+            (
+                format!("/main/nar/{file}?hash={}", &HASH[1..]),
+                nar(&file, None),
+            ),
+            (format!("/main/nar/{file}?rehash={HASH}"), nar(&file, None)),
         ];
         for (target, wanted) in rows {
             assert_eq!(object(&target), Some(wanted), "{target}");

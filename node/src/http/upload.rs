@@ -96,7 +96,7 @@ async fn take(
             let text = small(app, head, body, limits).await?;
             put_narinfo(app, cache, hash, text).await
         }
-        Object::Nar(file) => put_nar(app, cache, file, head, body, limits).await,
+        Object::Nar { file, .. } => put_nar(app, cache, file, head, body, limits).await,
         Object::Listing(_) => put_listing(small(app, head, body, limits).await?).await,
         Object::Blob(key) => {
             let bytes = small(app, head, body, limits).await?;
@@ -111,7 +111,7 @@ fn body_len_max(app: &App, object: &Object) -> u64 {
     match object {
         Object::NarInfo(_) => NarInfo::LEN_MAX as u64,
         // The bound that matters is on the decompressed NAR; no sane compressor expands it by half.
-        Object::Nar(_) => app.config.store.nar_size_max.saturating_mul(3) / 2,
+        Object::Nar { .. } => app.config.store.nar_size_max.saturating_mul(3) / 2,
         Object::Listing(_) => LISTING_LEN_MAX,
         Object::Blob(key) => match key.kind {
             BlobKind::Log => LOG_LEN_MAX,

@@ -10,8 +10,8 @@ use std::io::{self, BufRead, Read};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use attic_store::FileHash;
 use attic_store::narinfo::Compression;
+use attic_store::{FileHash, PathInfo};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
@@ -164,8 +164,10 @@ impl NarSource {
             self.tried.insert(self.first.upstream);
         }
         let mut stop = self.stop.clone();
+        let wanted = (self.first.info.nar_hash, self.first.info.nar_size);
+        let is_it = |info: &PathInfo| (info.nar_hash, info.nar_size) == wanted;
         tokio::select! {
-            found = self.inner.another(&self.first, &self.tried) => found,
+            found = self.inner.another(&self.first, &self.tried, is_it) => found,
             _ = stop.wait_for(|stop| *stop) => None,
         }
     }

@@ -14,6 +14,11 @@ use testnet::nix::NixClient;
 use testnet::node::TestNode;
 use testnet::odd_paths;
 use testnet::program::{self, Outcome, is_root};
+use testnet::proxy::FaultProxy;
+use testnet::served::hash_part;
+use testnet::static_cache::StaticCache;
+
+use crate::upstream::config;
 
 /// A Nix that `newer-nix.sh` unpacked.
 #[derive(Debug)]
@@ -245,6 +250,54 @@ fn s12_newer_nix_looks_into_the_node_without_downloading_all_of_it() {
         let manifest = format!("{root}/manifest");
         let shown = ask(&["store", "cat"], &manifest).succeeds();
         assert_eq!(shown.stdout.as_bytes(), NixClient::host().read(&manifest));
+    }
+}
+
+/// The NAR of a path that an upstream has is found again by the URL that a newer Nix remembers, also
+/// after the node has started again and forgotten.
+#[test]
+fn s7_newer_nix_comes_back_for_a_nar_after_a_restart() {
+    for newer in Newer::all("newer Nix s7") {
+        eprintln!("Nix {}", newer.version);
+        let upstream = StaticCache::serve("upstream-1");
+        let built =
+            NixClient::host().build("run \"s7-newer\" ''head -c 1000000 /dev/urandom > $out''");
+        let path = built[0].as_str();
+        upstream.add(&[path], "xz");
+        let proxy = FaultProxy::clean(upstream.address());
+        let mut node = TestNode::with_config(&config(&[(&proxy, &*upstream.key.public)]));
+        // The node comes back on another port, and Nix remembers by address.
+        let front = FaultProxy::clean(node.address());
+        let url = front.url("main");
+        let nix = || {
+            NixClient::empty()
+                .substituter(&url)
+                .trusting(&upstream.key.public)
+        };
+        let (copied, realised) = (nix(), nix());
+        for nix in [&copied, &realised] {
+            newer
+                .run(nix, "nix", &["path-info", "--store", &url, path])
+                .succeeds();
+        }
+        assert!(node.stop().success());
+        node.start_again();
+        front.set_upstream(node.address());
+        newer
+            .run(&copied, "nix", &["copy", "--from", &url, path])
+            .succeeds();
+        newer
+            .run(&realised, "nix-store", &["--realise", path])
+            .succeeds();
+        for nix in [&copied, &realised] {
+            newer.verify_store(nix);
+        }
+        let narinfo = format!("{}.narinfo", hash_part(path));
+        let asked = front.log();
+        let asked = asked
+            .iter()
+            .filter(|asked| asked.head.target.contains(&narinfo));
+        assert_eq!(asked.count(), 2, "{:#?}", front.log());
     }
 }
 

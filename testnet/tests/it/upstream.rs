@@ -24,8 +24,21 @@ fn path(name: &str, len: usize) -> String {
     NixClient::host().build(&built).remove(0)
 }
 
+/// The same path with other contents: what builders elsewhere made of the derivation.
+#[track_caller]
+fn rebuilt(name: &str, len: usize) -> String {
+    let host = NixClient::host();
+    let old = path(name, len);
+    let old_hash = host.nar_hashes(&[&old]);
+    host.run("nix-store", &["--delete", &old]).succeeds();
+    let new = path(name, len);
+    assert_eq!(old, new);
+    assert_ne!(old_hash, host.nar_hashes(&[&new]));
+    new
+}
+
 /// A configuration with these upstreams, the first one preferred: where each is, and its key.
-fn config(upstreams: &[(&FaultProxy, &str)]) -> String {
+pub(crate) fn config(upstreams: &[(&FaultProxy, &str)]) -> String {
     let tables = upstreams.iter().zip(1..).map(|((proxy, key), priority)| {
         let address = proxy.address();
         format!(
@@ -157,6 +170,90 @@ fn s7_the_second_node_of_a_cluster_asks_the_upstream_for_no_nar() {
     second.run("nix-store", &["--realise", &path]).succeeds();
     second.verify_store();
     assert_eq!(asked(&proxy, "/nar/").len(), 1, "{:#?}", proxy.log());
+}
+
+/// Nix remembers for a month where a NAR is; the node forgets with the restart, and asks again.
+#[test]
+fn s7_a_nar_is_still_there_for_who_was_told_of_it_before_a_restart() {
+    if !is_root("s7 restart") {
+        return;
+    }
+    let upstream = StaticCache::serve("upstream-1");
+    let path = path("s7-restart", 3 << 20);
+    upstream.add(&[&path], "xz");
+    for copies in [false, true] {
+        let proxy = FaultProxy::clean(upstream.address());
+        let mut node = TestNode::with_config(&config(&[(&proxy, &*upstream.key.public)]));
+        // The node comes back on another port, and Nix remembers by address.
+        let front = FaultProxy::clean(node.address());
+        let url = front.url("main");
+        let nix = nix(&node, &[&upstream]).substituter(&url);
+        nix.run("nix", &["path-info", "--store", &url, &path])
+            .succeeds();
+        assert!(node.stop().success());
+        node.start_again();
+        front.set_upstream(node.address());
+        match copies {
+            false => nix.run("nix-store", &["--realise", &path]).succeeds(),
+            true => nix.run("nix", &["copy", "--from", &url, &path]).succeeds(),
+        };
+        nix.verify_store();
+        let narinfo = format!("{}.narinfo", hash_part(&path));
+        assert_eq!(asked(&front, &narinfo).len(), 1, "{:#?}", front.log());
+        assert_eq!(asked(&proxy, "/nar/").len(), 1, "{:#?}", proxy.log());
+    }
+}
+
+/// Between the narinfo and the NAR an upstream comes to have another build of the path, and the node
+/// starts again: whoever was told of the old one gets that, from where it still is, or nothing.
+#[test]
+fn s5_an_upstream_that_changed_its_mind_gives_no_other_bytes() {
+    if !is_root("s5 changed mind") {
+        return;
+    }
+    let (old, new) = (StaticCache::serve("old-1"), StaticCache::serve("new-1"));
+    let path = path("s5-changed-mind", 2 << 20);
+    let hashes = NixClient::host().nar_hashes(&[&path]);
+    old.add(&[&path], "xz");
+    let (changed, faithful) = (
+        FaultProxy::clean(new.address()),
+        FaultProxy::clean(old.address()),
+    );
+    let both = [(&changed, &*new.key.public), (&faithful, &*old.key.public)];
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let node = TestNode::with_config(&config(&both));
+        let front = FaultProxy::clean(node.address());
+        let nix = nix(&node, &[&old, &new]).substituter(&front.url("main"));
+        nix.run("nix", &["path-info", "--store", &front.url("main"), &path])
+            .succeeds();
+        told.push((node, front, nix));
+    }
+    rebuilt("s5-changed-mind", 2 << 20);
+    new.add(&[&path], "xz");
+    let (mut node, front, nix) = told.remove(0);
+    assert!(node.stop().success());
+    node.start_again();
+    front.set_upstream(node.address());
+    nix.run("nix-store", &["--realise", &path]).succeeds();
+    assert_eq!(nix.nar_hashes(&[&path]), hashes);
+    assert_eq!(asked(&changed, "/nar/"), []);
+
+    let (mut node, front, nix) = told.remove(0);
+    assert!(node.stop().success());
+    node.configure(&config(&both[..1]));
+    node.start_again();
+    front.set_upstream(node.address());
+    nix.run("nix-store", &["--realise", &path]).fails();
+    let nars = asked(&front, "/nar/");
+    assert!(!nars.is_empty() && nars.iter().all(|nar| nar.status == Some(404)));
+    assert_eq!(asked(&changed, "/nar/"), []);
+    // Who asks now is told of the new one.
+    let asking_now = NixClient::fresh(&node, "main").trusting(&new.key.public);
+    asking_now
+        .run("nix-store", &["--realise", &path])
+        .succeeds();
+    assert_ne!(asking_now.nar_hashes(&[&path]), hashes);
 }
 
 /// A dead upstream costs one question, however many paths are asked for.
