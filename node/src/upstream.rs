@@ -87,7 +87,7 @@ type Key = (u32, StorePathHash);
 
 struct State {
     /// Look-ups under way.
-    lookups: BTreeMap<Key, watch::Receiver<Lookup>>,
+    lookups: BTreeMap<Key, UnderWay>,
     /// What upstreams have.
     known: Recent<Key, Arc<Found>>,
     /// The same by cache and NAR, for longer: clients remember what they were told. Who comes later
@@ -95,8 +95,15 @@ struct State {
     nars: Recent<(u32, NarHash), Arc<Found>>,
     /// What no upstream has.
     absent: Recent<Key, ()>,
-    /// NARs that an upstream has not as it says.
+    /// NARs that an upstream does not have as it says.
     spoilt: Recent<(usize, NarHash), ()>,
+}
+
+/// A look-up that somebody began.
+#[derive(Clone)]
+struct UnderWay {
+    begun: Instant,
+    outcome: watch::Receiver<Lookup>,
 }
 
 /// How a look-up stands.
@@ -181,11 +188,12 @@ impl Upstreams {
 
     /// The path, if an upstream of the cache has it.
     ///
-    /// Takes at most the deadline. Dropping the future does not stop a look-up that others wait for,
-    /// and what it finds is remembered.
+    /// Takes at most the deadline, which all who ask while a look-up goes on share: one that is late
+    /// already is waited for by nobody. Dropping the future does not stop a look-up, and what it finds
+    /// is remembered.
     pub(crate) async fn path(&self, cache: &Arc<Cache>, hash: StorePathHash) -> Option<Arc<Found>> {
-        let deadline = Instant::now() + self.inner.settings.deadline;
-        self.path_until(cache, hash, deadline).await
+        let patience = self.inner.settings.deadline;
+        self.look_up(cache, hash, |begun| begun + patience).await
     }
 
     /// The path with this hash part and this NAR, if an upstream of the cache has it. Upstreams are
@@ -200,7 +208,7 @@ impl Upstreams {
         nar: &NarHash,
     ) -> Option<Arc<Found>> {
         let deadline = Instant::now() + NAR_LOOKUP_MAX;
-        let found = self.path_until(cache, hash, deadline).await?;
+        let found = self.look_up(cache, hash, |_| deadline).await?;
         if found.info.nar_hash == *nar {
             return Some(found);
         }
@@ -215,11 +223,13 @@ impl Upstreams {
         Some(found)
     }
 
-    async fn path_until(
+    /// What is remembered of a path, or what a look-up finds by the time that `until` makes of its
+    /// beginning.
+    async fn look_up(
         &self,
         cache: &Arc<Cache>,
         hash: StorePathHash,
-        deadline: Instant,
+        until: impl FnOnce(Instant) -> Instant,
     ) -> Option<Arc<Found>> {
         let asked = self.inner.of(cache);
         if asked.is_empty() {
@@ -229,9 +239,9 @@ impl Upstreams {
         if let Some(found) = self.inner.known(cache, &key) {
             return Some(found);
         }
-        let mut lookup = self.inner.lookup(cache, key, asked)?;
-        let over = lookup.wait_for(|lookup| matches!(lookup, Lookup::Over(_)));
-        match timeout_at(deadline.into(), over).await {
+        let UnderWay { begun, mut outcome } = self.inner.lookup(cache, key, asked)?;
+        let over = outcome.wait_for(|lookup| matches!(lookup, Lookup::Over(_)));
+        match timeout_at(until(begun).into(), over).await {
             Ok(Ok(lookup)) => match &*lookup {
                 Lookup::Over(found) => found.clone(),
                 Lookup::UnderWay => None,
@@ -377,7 +387,7 @@ impl Inner {
         cache: &Arc<Cache>,
         key: Key,
         asked: Arc<[usize]>,
-    ) -> Option<watch::Receiver<Lookup>> {
+    ) -> Option<UnderWay> {
         let mut state = self.state();
         if state.absent.find(&key, Instant::now()).is_some() {
             return None;
@@ -386,7 +396,9 @@ impl Inner {
             return Some(lookup.clone());
         }
         let permit = Arc::clone(&self.lookups).try_acquire_owned().ok()?;
-        let (done, lookup) = watch::channel(Lookup::UnderWay);
+        let (done, outcome) = watch::channel(Lookup::UnderWay);
+        let begun = Instant::now();
+        let lookup = UnderWay { begun, outcome };
         state.lookups.insert(key, lookup.clone());
         drop(state);
         let (inner, cache) = (Arc::clone(self), Arc::clone(cache));
@@ -587,8 +599,21 @@ impl Inner {
         let (url, path) = (&upstream.config.url, &found.info.path);
         tracing::warn!(%url, %path, fault, "upstream gives wrong bytes");
         upstream.note(Trouble::Broken, fault.to_owned());
+        self.disbelieve(found);
+    }
+
+    /// Does not believe for a while that an upstream has a NAR: others may.
+    fn disbelieve(&self, found: &Found) {
         let key = (found.upstream, found.info.nar_hash);
         self.state().spoilt.keep(key, (), 1, Instant::now());
+    }
+
+    /// Forgets what is remembered of a path whose NAR was not to be had: the next question is asked
+    /// of upstreams again, and of others than those which are not believed.
+    fn forget(&self, cache: &Cache, info: &PathInfo) {
+        let mut state = self.state();
+        state.known.forget(&(cache.id, *info.path.hash()));
+        state.nars.forget(&(cache.id, info.nar_hash));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -608,7 +633,7 @@ impl State {
             known: Recent::new(bounds(KNOWN_FOR, KNOWN_MAX)),
             nars: Recent::new(bounds(NARS_KNOWN_FOR, KNOWN_MAX)),
             absent: Recent::new(bounds(negative_ttl, ABSENT_MAX)),
-            spoilt: Recent::new(bounds(SPOILT_FOR, SPOILT_MAX)),
+            spoilt: Recent::new(bounds(negative_ttl.min(SPOILT_MAX_FOR), SPOILT_MAX)),
         }
     }
 
@@ -787,8 +812,9 @@ const KNOWN_BYTES: usize = 32 << 20;
 const FOUND_BYTES: usize = 1 << 10;
 const REFERENCE_BYTES: usize = 128;
 const ABSENT_MAX: usize = 64 << 10;
-/// How long an upstream is not believed to have a NAR it gave wrong.
-const SPOILT_FOR: Duration = Duration::from_secs(600);
+/// How long an upstream is not believed to have a NAR that it gave wrong, or not at all, at most:
+/// otherwise as long as it is remembered that nobody has a path.
+const SPOILT_MAX_FOR: Duration = Duration::from_secs(600);
 const SPOILT_MAX: usize = 4096;
 
 #[cfg(test)]

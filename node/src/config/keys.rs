@@ -359,7 +359,8 @@ pub const KEYS: &[Key] = &[
         section: "pull-through",
         name: "negative-ttl",
         default: Default::Text("60s"),
-        doc: "How long it is remembered that no upstream has a path. A push of the path ends it.",
+        doc: "How long it is remembered that no upstream has a path. A push of the path ends it. As long, \
+              and 10 minutes at most, an upstream that gave a wrong NAR, or none, is not asked for it.",
     },
     Key {
         section: "pull-through",

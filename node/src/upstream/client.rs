@@ -76,6 +76,11 @@ impl FetchError {
         }
     }
 
+    /// Whether what was asked for is not there.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, FetchError::Status(status) if is_absent(*status))
+    }
+
     /// Whether asking the same again may help.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
@@ -91,6 +96,14 @@ impl FetchError {
             | FetchError::Changed => false,
         }
     }
+}
+
+/// Stores of objects answer 403 for what is not there, and Nix reads it so.
+fn is_absent(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN
+    )
 }
 
 fn is_time_out(error: &(dyn Error + 'static)) -> bool {
@@ -165,8 +178,7 @@ impl Client {
         let response = self.get(url, None).await?;
         match response.status() {
             StatusCode::OK => {}
-            // Stores of objects answer 403 for what is not there, and Nix reads it so.
-            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => return Ok(None),
+            status if is_absent(status) => return Ok(None),
             status => return Err(FetchError::Status(status)),
         }
         check_plain(&response)?;

@@ -203,7 +203,12 @@ async fn run(inner: Arc<Inner>, flight: Arc<Shared>, found: Arc<Found>) {
         }
     };
     let outcome = tokio::select! {
-        outcome = &mut work => outcome,
+        outcome = &mut work => {
+            if let Err(PullError::WrongNar | PullError::Unavailable(_)) = &outcome {
+                flight.forget(&inner);
+            }
+            outcome
+        }
         () = unwanted => {
             end.send_replace(true);
             // The thread that imports must not be left behind: it holds the store.
@@ -311,6 +316,13 @@ impl Shared {
         };
         if wishes.len() < WISHES_MAX && !wishes.iter().any(is_there) {
             wishes.push((Arc::clone(cache), info.clone()));
+        }
+    }
+
+    /// Forgets where the NAR was said to be.
+    fn forget(&self, inner: &Inner) {
+        for (cache, info) in &*self.wishes() {
+            inner.forget(cache, info);
         }
     }
 

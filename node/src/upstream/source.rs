@@ -116,7 +116,12 @@ impl NarSource {
         }
         let broken = download.broken.lock().expect("no panic under this lock");
         self.fault = Some(match &*broken {
-            Some(broken) => chain(broken),
+            Some(broken) => {
+                if broken.is_absence() {
+                    self.inner.disbelieve(&download.found);
+                }
+                chain(broken)
+            }
             None if *self.stop.borrow() => "not wanted any more".to_owned(),
             None => {
                 let fault = format!("a NAR cannot be decompressed: {error}");

@@ -273,6 +273,102 @@ fn s8_a_dead_upstream_is_asked_once() {
     assert!(json.contains("\"failing_since\""), "{json}");
 }
 
+/// A look-up that goes on after its deadline, because an upstream may still answer, is waited for once:
+/// who asks for the same path then is told at once that it is not here.
+#[test]
+fn s8_a_late_look_up_is_not_waited_for_again() {
+    let upstream = StaticCache::serve("upstream-1");
+    let dead = FaultProxy::new(upstream.address(), |_| Fault::Hold);
+    let measure = FaultProxy::new(upstream.address(), |_| Fault::Hold);
+    let key = &upstream.key.public;
+    let table = |proxy: &FaultProxy, cache: &str| {
+        let address = proxy.address();
+        format!(
+            "[[upstream]]\nurl = \"http://{address}\"\npublic-keys = [\"{key}\"]\n\
+             priority = 1\ntimeout = \"10m\"\ncaches = [\"{cache}\"]\n"
+        )
+    };
+    let deadline = "[pull-through]\ndeadline = \"4s\"\n";
+    let config = format!(
+        "{deadline}{}{}",
+        table(&dead, "main"),
+        table(&measure, "measure")
+    );
+    let node = TestNode::with_config(&config);
+    node.cli().run(&["cache", "create", "measure"]).succeeds();
+    let path = "/nix/store/00000000000000000000000000000000-missing";
+    assert_eq!(status(&node, path), 404);
+    // The measure is another question that is asked before, and waits to its deadline.
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let target = format!("/measure/{}.narinfo", hash_part(path));
+            node.get(&target).expect("the node answers").status
+        });
+        measure.wait_for_held_request();
+        for _ in 0..3 {
+            assert_eq!(status(&node, path), 404);
+        }
+        assert!(!other.is_finished(), "it was waited for again");
+        assert_eq!(other.join().expect("no panic"), 404);
+    });
+    assert_eq!(asked(&dead, "narinfo").len(), 1, "{:#?}", dead.log());
+}
+
+/// What an upstream gave wrong, or not at all, is not asked of it for as long as misses are remembered,
+/// and no longer: others that have another build of the path are asked, and itself when it is mended.
+#[test]
+fn s7_one_bad_download_hides_a_path_no_longer_than_a_miss() {
+    if !is_root("s7 bad download") {
+        return;
+    }
+    let (bad, good) = (StaticCache::serve("bad-1"), StaticCache::serve("good-1"));
+    let path = path("s7-bad-download", 2 << 20);
+    bad.add(&[&path], "none");
+    rebuilt("s7-bad-download", 2 << 20);
+    good.add(&[&path], "none");
+    let file = bad.nar_file(&path);
+    let whole = fs::read(&file).expect("read a NAR");
+    let mut flipped = whole.clone();
+    flipped[1 << 20] ^= 16;
+    let [first, second] = [&bad, &good].map(|upstream| FaultProxy::clean(upstream.address()));
+    for gives in [Some(flipped), None] {
+        match &gives {
+            Some(bytes) => fs::write(&file, bytes).expect("write a NAR"),
+            None => fs::remove_file(&file).expect("remove a NAR"),
+        }
+        let both = [(&first, &*bad.key.public), (&second, &*good.key.public)];
+        let node = TestNode::with_config(&config(&both));
+        let told = nix(&node, &[&bad, &good]);
+        told.run("nix-store", &["--realise", &path]).fails();
+        assert!(!told.has(&path));
+        let asking_now = nix(&node, &[&bad, &good]);
+        asking_now
+            .run("nix-store", &["--realise", &path])
+            .succeeds();
+        asking_now.verify_store();
+
+        let forgets = "[pull-through]\nnegative-ttl = \"1s\"\n";
+        let alone = TestNode::with_config(&format!("{forgets}{}", config(&both[..1])));
+        let told = nix(&alone, &[&bad]);
+        told.run("nix-store", &["--realise", &path]).fails();
+        fs::write(&file, &whole).expect("write a NAR");
+        let narinfo = format!("/main/{}.narinfo", hash_part(&path));
+        eventually(
+            "the upstream to be believed",
+            Duration::from_secs(60),
+            || {
+                let status = alone.get(&narinfo).expect("the node answers").status;
+                (status == 200).then_some(())
+            },
+        );
+        let asking_now = nix(&alone, &[&bad]);
+        asking_now
+            .run("nix-store", &["--realise", &path])
+            .succeeds();
+        asking_now.verify_store();
+    }
+}
+
 /// Many clients of one node at once are one download, and one that leaves disturbs nobody.
 #[test]
 fn s9_many_clients_at_once_are_one_download() {
