@@ -164,6 +164,7 @@ impl Node {
         // First: when nobody listens there any more, others may.
         let address_removed = remove_file(&self.data.address());
         self.app.stop();
+        self.app.upstreams.close();
         // Nobody receives when everything has stopped already.
         let _ = self.stop.send(true);
         while let Some(done) = self.servers.join_next().await {

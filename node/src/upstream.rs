@@ -65,6 +65,8 @@ struct Inner {
     downloads: Semaphore,
     /// One permit per path that is asked about.
     lookups: Arc<Semaphore>,
+    /// True once what does not move is to end.
+    closing: watch::Sender<bool>,
     /// True once everything is to end.
     stop: watch::Sender<bool>,
 }
@@ -173,6 +175,7 @@ impl Upstreams {
                 flights: Flights::default(),
                 downloads: Semaphore::new(settings.downloads_max),
                 lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+                closing: watch::Sender::new(false),
                 stop: watch::Sender::new(false),
                 settings,
             }),
@@ -241,7 +244,12 @@ impl Upstreams {
         }
         let UnderWay { begun, mut outcome } = self.inner.lookup(cache, key, asked)?;
         let over = outcome.wait_for(|lookup| matches!(lookup, Lookup::Over(_)));
-        match timeout_at(until(begun).into(), over).await {
+        let mut closing = self.inner.closing.subscribe();
+        let over = tokio::select! {
+            over = timeout_at(until(begun).into(), over) => over,
+            _ = closing.wait_for(|closing| *closing) => return None,
+        };
+        match over {
             Ok(Ok(lookup)) => match &*lookup {
                 Lookup::Over(found) => found.clone(),
                 Lookup::UnderWay => None,
@@ -337,6 +345,12 @@ impl Upstreams {
             let latency = health.latency().unwrap_or_default();
             upstream.metrics.latency.set(latency.as_secs_f64());
         }
+    }
+
+    /// Prepares for the end: nobody waits for answers any more, and a download of which nothing comes
+    /// is given up soon. Those that move go on.
+    pub(crate) fn close(&self) {
+        self.inner.closing.send_replace(true);
     }
 
     /// Ends all downloads and waits until their threads have left the store.

@@ -11,6 +11,7 @@
 //! waits for is not worth the line, which others use.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ const FLIGHTS_MAX: usize = 256;
 const WISHES_MAX: usize = 64;
 /// A flight without followers ends after this long.
 const LINGER: Duration = Duration::from_secs(10);
+/// While the node stops, a flight of which nothing comes for this long ends.
+const STALLED_MAX: Duration = Duration::from_secs(2);
 
 /// All flights of a node.
 #[derive(Default)]
@@ -195,10 +198,12 @@ impl Flights {
 async fn run(inner: Arc<Inner>, flight: Arc<Shared>, found: Arc<Found>) {
     let (end, ended) = watch::channel(false);
     let mut stop = inner.stop.subscribe();
-    let mut work = Box::pin(work(&inner, &flight, found, ended));
+    let received = Arc::new(AtomicU64::new(0));
+    let mut work = Box::pin(work(&inner, &flight, found, ended, Arc::clone(&received)));
     let unwanted = async {
         tokio::select! {
             () = flight.abandoned(&inner.flights) => {}
+            () = stalled(&inner, &received) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     };
@@ -212,7 +217,7 @@ async fn run(inner: Arc<Inner>, flight: Arc<Shared>, found: Arc<Found>) {
         () = unwanted => {
             end.send_replace(true);
             // The thread that imports must not be left behind: it holds the store.
-            work.await.and(Err(PullError::Ended))
+            work.await.map_err(|_| PullError::Ended)
         }
     };
     inner.flights.remove(&flight);
@@ -225,14 +230,29 @@ async fn run(inner: Arc<Inner>, flight: Arc<Shared>, found: Arc<Found>) {
     });
 }
 
+/// Waits until the node stops and then nothing is received for [`STALLED_MAX`], or up to twice that.
+async fn stalled(inner: &Inner, received: &AtomicU64) {
+    let mut closing = inner.closing.subscribe();
+    // The sender lives as long as `inner`.
+    let _ = closing.wait_for(|closing| *closing).await;
+    loop {
+        let before = received.load(Ordering::Relaxed);
+        sleep(STALLED_MAX).await;
+        if received.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
+}
+
 /// Waits for its turn, and imports the NAR. Not to be dropped once it has begun to.
 async fn work(
     inner: &Arc<Inner>,
     flight: &Arc<Shared>,
     found: Arc<Found>,
     mut ended: watch::Receiver<bool>,
+    received: Arc<AtomicU64>,
 ) -> Result<(), PullError> {
-    let source = NarSource::new(inner, found, ended.clone());
+    let source = NarSource::new(inner, found, ended.clone(), received);
     let _turn = tokio::select! {
         turn = inner.downloads.acquire() => turn.map_err(|_| PullError::Ended)?,
         _ = ended.wait_for(|ended| *ended) => return Err(PullError::Ended),

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub(super) struct NarSource {
     inner: Arc<Inner>,
     /// Turns true when nobody wants it any more.
     stop: watch::Receiver<bool>,
+    /// Bytes that came, from all upstreams.
+    received: Arc<AtomicU64>,
     first: Arc<Found>,
     /// Upstreams that were tried.
     tried: BTreeSet<usize>,
@@ -57,10 +60,12 @@ impl NarSource {
         inner: &Arc<Inner>,
         first: Arc<Found>,
         stop: watch::Receiver<bool>,
+        received: Arc<AtomicU64>,
     ) -> NarSource {
         NarSource {
             inner: Arc::clone(inner),
             stop,
+            received,
             first,
             tried: BTreeSet::new(),
             current: None,
@@ -186,6 +191,7 @@ impl NarSource {
             found: Arc::clone(&found),
             pieces,
             stop: self.stop.clone(),
+            received: Arc::clone(&self.received),
             broken: Arc::clone(&broken),
         };
         tokio::spawn(pump.run());
@@ -240,6 +246,7 @@ struct Pump {
     found: Arc<Found>,
     pieces: Sender<Piece>,
     stop: watch::Receiver<bool>,
+    received: Arc<AtomicU64>,
     broken: Arc<Mutex<Option<FetchError>>>,
 }
 
@@ -297,6 +304,8 @@ impl Pump {
         let len_max = self.found.info.nar_size.saturating_mul(2) + LEN_SLACK;
         let mut body = opened.body;
         while let Some(mut piece) = client.next_piece(&mut body).await? {
+            self.received
+                .fetch_add(piece.len() as u64, Ordering::Relaxed);
             let skipped = skip.min(piece.len() as u64);
             skip -= skipped;
             let piece = piece.split_off(skipped as usize);

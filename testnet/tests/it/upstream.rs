@@ -72,6 +72,15 @@ fn status(node: &TestNode, path: &str) -> u16 {
     node.get(&target).expect("the node answers").status
 }
 
+/// Where a node has the NAR of a path, as it says.
+#[track_caller]
+fn nar_target(node: &TestNode, path: &str) -> String {
+    let narinfo = format!("/main/{}.narinfo", hash_part(path));
+    let narinfo = node.get(&narinfo).expect("the node answers").text();
+    let url = narinfo.lines().find_map(|line| line.strip_prefix("URL: "));
+    format!("/main/{}", url.expect("a narinfo has a URL"))
+}
+
 /// Two upstreams, every compression that Nix writes: each path is fetched once, by whichever Nix
 /// asks first, and the next Nix has it from the node.
 #[test]
@@ -314,6 +323,50 @@ fn s8_a_late_look_up_is_not_waited_for_again() {
     assert_eq!(asked(&dead, "narinfo").len(), 1, "{:#?}", dead.log());
 }
 
+/// SIGTERM while one NAR comes and another one does not: who waits for nothing is told so, the other
+/// one is sent to its end, and the node does not take all the time that it has.
+#[test]
+fn a_node_that_stops_does_not_wait_for_an_upstream_that_hangs() {
+    if !is_root("stop") {
+        return;
+    }
+    const LEN: usize = 24 << 20;
+    let upstream = StaticCache::serve("upstream-1");
+    let [moving, hanging] = ["stop-moving", "stop-hanging"].map(|name| path(name, LEN));
+    upstream.add(&[&moving, &hanging], "none");
+    let file = upstream.nar_file(&hanging);
+    let held = file.file_name().expect("a file").display().to_string();
+    let proxy = FaultProxy::new(upstream.address(), move |head| {
+        match head.target.contains(&held) {
+            true => Fault::Hold,
+            false => Fault::None,
+        }
+    });
+    let config = config(&[(&proxy, &*upstream.key.public)]).replace("\"3s\"", "\"10m\"");
+    let config = format!("[http]\nshutdown-timeout = \"10m\"\n{config}");
+    let mut node = TestNode::with_config(&config);
+    let (address, waiting) = (node.address(), nar_target(&node, &hanging));
+    let mut reading = TcpStream::connect(address).expect("connect");
+    let target = nar_target(&node, &moving);
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    reading.write_all(request.as_bytes()).expect("ask");
+    let mut some = [0; 1000];
+    reading.read_exact(&mut some).expect("read something");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| Request::get(&waiting).send(address));
+        proxy.wait_for_held_request();
+        let reading = scope.spawn(move || {
+            let mut rest = Vec::new();
+            reading.read_to_end(&mut rest).map(|_| rest.len())
+        });
+        assert!(node.stop().success());
+        let answer = waiting.join().expect("no panic").expect("an answer");
+        assert_eq!(answer.status, 404);
+        let read = reading.join().expect("no panic").expect("read the rest");
+        assert!(read >= LEN, "{read} bytes");
+    });
+}
+
 /// What an upstream gave wrong, or not at all, is not asked of it for as long as misses are remembered,
 /// and no longer: others that have another build of the path are asked, and itself when it is mended.
 #[test]
@@ -384,10 +437,7 @@ fn s9_many_clients_at_once_are_one_download() {
     });
     let node = TestNode::with_config(&config(&[(&proxy, &*upstream.key.public)]));
     assert_eq!(status(&node, &path), 200);
-    let narinfo = format!("/main/{}.narinfo", hash_part(&path));
-    let narinfo = node.get(&narinfo).expect("the node answers").text();
-    let url = narinfo.lines().find_map(|line| line.strip_prefix("URL: "));
-    let target = format!("/main/{}", url.expect("a narinfo has a URL"));
+    let target = nar_target(&node, &path);
     let mut leaving = TcpStream::connect(node.address()).expect("connect");
     let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     leaving.write_all(request.as_bytes()).expect("ask");
