@@ -74,7 +74,7 @@ pub struct Status {
     pub connections: u64,
     /// Push sessions open now.
     pub push_sessions: u64,
-    /// Narinfo requests answered from this node since its start.
+    /// Narinfo requests answered since this node's start with what it, a peer or an upstream has.
     pub narinfo_hits: u64,
     /// Narinfo requests answered 404 since its start.
     pub narinfo_misses: u64,
@@ -117,6 +117,9 @@ pub struct UpstreamStatus {
     pub received_bytes: u64,
     /// Requests that failed, and answers that were not believed.
     pub errors: u64,
+    /// Caches that it is configured to be asked for and that this node does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_caches: Vec<CacheName>,
 }
 
 /// One cache and its settings. Never holds a secret.

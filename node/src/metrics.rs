@@ -410,6 +410,11 @@ impl Metrics {
         &self.sent[source as usize]
     }
 
+    /// Narinfos found, at whatever source.
+    pub(crate) fn narinfo_hits_total(&self) -> u64 {
+        self.narinfo_hits.iter().map(Counter::get).sum()
+    }
+
     /// The counter of narinfos found at a source.
     pub(crate) fn narinfo_hits(&self, source: Source) -> &Counter {
         &self.narinfo_hits[source as usize]

@@ -128,6 +128,7 @@ impl Node {
         node.work();
         node.app.upstreams.start();
         cluster::resume(&node.app).await?;
+        node.app.upstreams.warn_of_unknown_caches(&node.app.caches);
         node.note_served();
         Ok(node)
     }

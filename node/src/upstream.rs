@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use attic_store::narinfo::{Compression, Unverified};
 use attic_store::{
-    CacheInfo, FileHash, NarHash, NarInfo, PathInfo, StoreDir, StoreError, StorePathHash,
-    TrustedKeys,
+    CacheInfo, CacheName, FileHash, NarHash, NarInfo, PathInfo, StoreDir, StoreError,
+    StorePathHash, TrustedKeys,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 use url::Url;
 
 use crate::api::UpstreamStatus;
-use crate::caches::Cache;
+use crate::caches::{Cache, Caches};
 use crate::clock::unix_now;
 use crate::config::{Config, PullThroughConfig, UpstreamConfig};
 use crate::http::error::chain;
@@ -330,8 +330,20 @@ impl Upstreams {
     }
 
     /// How they are doing, in the order of the configuration.
-    pub(crate) fn status(&self) -> Vec<UpstreamStatus> {
-        self.inner.upstreams.iter().map(Upstream::status).collect()
+    pub(crate) fn status(&self, caches: &Caches) -> Vec<UpstreamStatus> {
+        let status = |upstream: &Upstream| upstream.status(caches);
+        self.inner.upstreams.iter().map(status).collect()
+    }
+
+    /// Logs which caches the configuration names and the node does not have: they may come later, or be
+    /// a mistake.
+    pub(crate) fn warn_of_unknown_caches(&self, caches: &Caches) {
+        for upstream in &self.inner.upstreams {
+            for cache in upstream.unknown_caches(caches) {
+                let url = &upstream.config.url;
+                tracing::warn!(%url, %cache, "upstream is for a cache that is not there");
+            }
+        }
     }
 
     /// Sets the gauges.
@@ -739,7 +751,14 @@ impl Upstream {
         }
     }
 
-    fn status(&self) -> UpstreamStatus {
+    /// The caches that it is for and that are not there.
+    fn unknown_caches(&self, caches: &Caches) -> Vec<CacheName> {
+        let named = self.config.caches.iter();
+        let unknown = named.filter(|name| caches.find(name.as_str()).is_none());
+        unknown.cloned().collect()
+    }
+
+    fn status(&self, caches: &Caches) -> UpstreamStatus {
         let health = self.health();
         let now = Instant::now();
         let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
@@ -756,6 +775,7 @@ impl Upstream {
             narinfo_hits: self.metrics.hits.get(),
             received_bytes: self.metrics.bytes.get(),
             errors: self.metrics.errors.get(),
+            unknown_caches: self.unknown_caches(caches),
         }
     }
 }

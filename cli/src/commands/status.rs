@@ -90,7 +90,13 @@ fn upstream_line(upstream: &UpstreamStatus, now: u64) -> String {
         format!("; failing for {}: {error}", span(now.saturating_sub(since)))
     });
     let failing = failing.unwrap_or_default();
-    format!("{url} (priority {priority}): {state}, {hits} found, {received} received{failing}")
+    let unknown = upstream.unknown_caches.iter();
+    let unknown: String = unknown
+        .map(|name| format!("; there is no cache {name}"))
+        .collect();
+    format!(
+        "{url} (priority {priority}): {state}, {hits} found, {received} received{failing}{unknown}"
+    )
 }
 
 /// A time span for people: its two largest units.
@@ -121,6 +127,7 @@ mod tests {
             narinfo_hits: 0,
             received_bytes: 0,
             errors: 0,
+            unknown_caches: Vec::new(),
         };
         let start = "https://cache.example/ (priority 40): ";
         let line = upstream_line(&upstream, 1000);
@@ -137,5 +144,9 @@ mod tests {
         let line = upstream_line(&upstream, 1000);
         let wanted = "left alone, 0 found, 0 B received; failing for 1 min 30 s: answered 500";
         assert_eq!(line, format!("{start}{wanted}"));
+        upstream.unknown_caches = vec!["mian".parse().unwrap()];
+        let line = upstream_line(&upstream, 1000);
+        let unknown = "; there is no cache mian";
+        assert_eq!(line, format!("{start}{wanted}{unknown}"));
     }
 }

@@ -35,7 +35,7 @@ use crate::http::ingest::{Limits, check_announced, has_body, joined, read_small}
 use crate::http::{admitted, bucket, caller, cluster, push};
 use crate::mesh::Mesh;
 use crate::mesh::announce::ShareError;
-use crate::metrics::{Source, rss_bytes};
+use crate::metrics::rss_bytes;
 use crate::report::{gc_reply, verify_reply};
 
 /// The routes, below the prefix of the API.
@@ -90,13 +90,13 @@ async fn status(State(app): State<Arc<App>>) -> Json<Status> {
         rss_bytes: rss_bytes(),
         connections: u64::try_from(metrics.connections.get()).unwrap_or(0),
         push_sessions: app.sessions.len() as u64,
-        narinfo_hits: metrics.narinfo_hits(Source::Local).get(),
+        narinfo_hits: metrics.narinfo_hits_total(),
         narinfo_misses: metrics.narinfo_misses.get(),
         nar_bytes_sent: metrics.nar_sent.get(),
         store: app.usage(),
         cluster,
         bucket: bucket::brief(&app),
-        upstreams: app.upstreams.status(),
+        upstreams: app.upstreams.status(&app.caches),
     })
 }
 

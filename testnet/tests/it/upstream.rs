@@ -150,6 +150,55 @@ fn s7_a_path_signed_with_an_unknown_key_is_refused() {
         .says("0 found, 0 B received");
 }
 
+/// What an upstream has is a hit, like what is here.
+#[test]
+fn g11_status_counts_what_upstreams_had_as_found() {
+    if !is_root("g11 hits") {
+        return;
+    }
+    let upstream = StaticCache::serve("upstream-1");
+    let path = path("g11-hits", 1000);
+    upstream.add(&[&path], "xz");
+    let proxy = FaultProxy::clean(upstream.address());
+    let node = TestNode::with_config(&config(&[(&proxy, &*upstream.key.public)]));
+    assert_eq!(status(&node, &path), 200);
+    let said = node.cli().run(&["status"]).succeeds();
+    said.says("Narinfo: 1 found, 0 not (100.0% hits)");
+    let missing = "/nix/store/00000000000000000000000000000000-missing";
+    assert_eq!(status(&node, missing), 404);
+    let said = node.cli().run(&["status"]).succeeds();
+    said.says("Narinfo: 1 found, 1 not (50.0% hits)");
+}
+
+/// An upstream for a cache that nobody has is asked nothing, which may be a mistake: it is told wherever
+/// somebody looks.
+#[test]
+fn g16_an_upstream_for_a_cache_that_is_not_there_is_told() {
+    let key = KeyPair::generate("upstream-1").public;
+    let node = TestNode::with_config(&format!(
+        "[[upstream]]\nurl = \"http://127.0.0.1:9\"\npublic-keys = [\"{key}\"]\n\
+         caches = [\"mian\", \"main\"]\n"
+    ));
+    let (told, checked) = (
+        "there is no cache mian",
+        "is for cache mian, which is not there",
+    );
+    node.cli().run(&["status"]).succeeds().says(told);
+    let check = node.cli().run(&["config", "check"]).succeeds();
+    let check = check.says(checked);
+    assert!(!check.stderr.contains("cache main"), "{check}");
+    let log = node.log();
+    let warned = |line: &str| line.contains("upstream is for a cache that is not there");
+    let warnings: Vec<&str> = log.lines().filter(|line| warned(line)).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("mian"), "{log}");
+
+    node.cli().run(&["cache", "create", "mian"]).succeeds();
+    let status = node.cli().run(&["status"]).succeeds();
+    assert!(!status.stdout.contains(told), "{status}");
+    let check = node.cli().run(&["config", "check"]).succeeds();
+    assert!(!check.stderr.contains(checked), "{check}");
+}
+
 /// Two nodes of a cluster, one upstream: what one has fetched the other one does not fetch.
 #[test]
 fn s7_the_second_node_of_a_cluster_asks_the_upstream_for_no_nar() {
