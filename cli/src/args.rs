@@ -71,7 +71,8 @@ pub enum Verb {
     Use(UseArgs),
     /// Take back what `use` did
     ///
-    /// Needs no node. Of nodes whose caches have the same name, --endpoint tells which is meant.
+    /// Needs no node. Of nodes whose caches have the same name, --endpoint or --data-dir tells which is
+    /// meant.
     Unuse(UnuseArgs),
     /// Create, list, show, change and destroy caches
     #[command(subcommand)]

@@ -64,6 +64,15 @@ impl Context {
         self.endpoint.as_deref().map(parse_endpoint).transpose()
     }
 
+    /// Where the node on the data directory is, or would be if it ran.
+    ///
+    /// **Errors**: [`CliError::Config`].
+    pub fn own_endpoint(&self) -> Result<Endpoint, CliError> {
+        let config = self.config()?;
+        let owner = Owner::of(DataDir::new(config.data_dir), config.http.listen);
+        endpoint_at(owner.address())
+    }
+
     /// The configuration.
     ///
     /// **Errors**: [`CliError::Config`].

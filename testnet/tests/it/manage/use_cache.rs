@@ -76,7 +76,8 @@ fn p13_use_is_idempotent_and_unuse_restores_the_file() {
     }
 }
 
-/// The caches called main of two nodes: each is used and unused by itself.
+/// The caches called main of two nodes: each is used and unused by itself, whichever way the node is
+/// named.
 #[test]
 fn p13_caches_of_one_name_at_two_nodes_are_both_used() {
     let (node, other) = (TestNode::start(), TestNode::start());
@@ -96,13 +97,24 @@ fn p13_caches_of_one_name_at_two_nodes_are_both_used() {
         assert!(both.contains(&node.url("main")), "{both}");
         assert!(both.contains(&node.public_key("main")), "{both}");
     }
-    let which = cli.run(&["unuse", "main"]);
+    // Of a node that is neither of them it is not said which is meant.
+    let stranger = TestNode::start();
+    let nowhere = stranger.data_dir().display().to_string();
+    let which = cli.run(&["unuse", "main", "--data-dir", &nowhere]);
     which.exits_with(2).says(&format!("{here} and {there}"));
     assert_eq!(nix_conf(&cli).as_ref(), Some(&both));
     let unuse = ["unuse", "main", "--endpoint", &endpoint];
     cli.run(&unuse).succeeds();
-    assert_eq!(nix_conf(&cli), Some(alone));
+    assert_eq!(nix_conf(&cli).as_ref(), Some(&alone));
     cli.run(&unuse).exits_with(2).says(&here);
+    let mut second = at_other.command(&["use", "main"]);
+    second.env("XDG_CONFIG_HOME", cli.user_config());
+    testnet::program::run(&mut second).succeeds();
+    assert_eq!(nix_conf(&cli).as_ref(), Some(&both));
+    let elsewhere = other.data_dir().display().to_string();
+    cli.run(&["unuse", "main", "--data-dir", &elsewhere])
+        .succeeds();
+    assert_eq!(nix_conf(&cli).as_ref(), Some(&alone));
     cli.run(&["unuse", "main"]).succeeds();
     assert_eq!(nix_conf(&cli), None);
 }
