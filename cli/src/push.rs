@@ -90,8 +90,8 @@ pub enum Purpose {
     DryRun,
 }
 
-/// What happens to a path. Each begins, advances, and ends once; a path that is tried again begins
-/// again.
+/// What happens to a path. One that is sent begins, advances, and ends once; if it is tried again it
+/// begins again. The others end at once.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Its NAR is being read.
@@ -118,6 +118,22 @@ pub enum Event<'a> {
         sent_bytes: u64,
         /// From its beginning until all its chunks were with the node.
         elapsed: Duration,
+    },
+    /// It was in the cache already.
+    Cached {
+        /// Which.
+        path: &'a StorePath,
+        /// Bytes of its NAR.
+        nar_size: u64,
+    },
+    /// The cache does not want it, as this key has signed it.
+    Upstream {
+        /// Which.
+        path: &'a StorePath,
+        /// Bytes of its NAR.
+        nar_size: u64,
+        /// Name of the key.
+        key: &'a str,
     },
     /// It could not be pushed.
     Failed {

@@ -79,6 +79,9 @@ async fn push(context: &Context, args: PushArgs) -> Result<(), CliError> {
     for (argument, reason) in &unusable.reasons {
         observer.event(&Event::Unusable { argument, reason });
     }
+    for planned in planned {
+        tell_skipped(&*observer, planned);
+    }
     for (path, reason) in &too_large {
         observer.event(&Event::Failed { path, reason });
     }
@@ -373,6 +376,20 @@ fn describe(verdict: &Verdict, cache: &CacheName) -> (&'static str, String) {
                 bytes(*room)
             ),
         ),
+    }
+}
+
+/// Tells of a path that is not sent because it need not be.
+fn tell_skipped(observer: &dyn Observer, planned: &Planned) {
+    let (path, nar_size) = (&planned.path.info.path, planned.path.info.nar_size);
+    match &planned.verdict {
+        Verdict::Cached => observer.event(&Event::Cached { path, nar_size }),
+        Verdict::Upstream { key } => observer.event(&Event::Upstream {
+            path,
+            nar_size,
+            key,
+        }),
+        Verdict::Send { .. } | Verdict::TooLarge { .. } | Verdict::NoRoom { .. } => {}
     }
 }
 

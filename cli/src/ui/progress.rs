@@ -79,6 +79,8 @@ impl Observer for Bars {
             } => {
                 self.end(path, &pushed_line(path, nar_size, sent_bytes, elapsed));
             }
+            // The last line counts them.
+            Event::Cached { .. } | Event::Upstream { .. } => {}
             Event::Failed { path, reason } => self.end(path, &format!("❌ {path}: {reason}")),
             Event::Unusable { argument, reason } => {
                 self.ui.say(format_args!("❌ {argument}: {reason}"));
@@ -107,6 +109,17 @@ impl Observer for JsonLines {
             } => json!({
                 "event": "path", "path": path, "status": "pushed", "nar_size": nar_size,
                 "sent_bytes": sent_bytes, "millis": elapsed.as_millis() as u64,
+            }),
+            Event::Cached { path, nar_size } => json!({
+                "event": "path", "path": path, "status": "cached", "nar_size": nar_size,
+            }),
+            Event::Upstream {
+                path,
+                nar_size,
+                key,
+            } => json!({
+                "event": "path", "path": path, "status": "upstream", "nar_size": nar_size,
+                "key": key,
             }),
             Event::Failed { path, reason } => json!({
                 "event": "path", "path": path, "status": "failed", "reason": reason,

@@ -113,7 +113,11 @@ impl Observer for Ends {
                 path, sent_bytes, ..
             } => (path, Ok(sent_bytes)),
             Event::Failed { path, reason } => (path, Err(reason.to_owned())),
-            Event::Started { .. } | Event::Advanced { .. } | Event::Unusable { .. } => return,
+            Event::Started { .. }
+            | Event::Advanced { .. }
+            | Event::Cached { .. }
+            | Event::Upstream { .. }
+            | Event::Unusable { .. } => return,
             Event::ObjectFailed { object, reason } => {
                 self.1.lock().unwrap().push(format!("{object}: {reason}"));
                 return;

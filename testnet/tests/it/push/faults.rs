@@ -90,11 +90,13 @@ fn p5_exit_codes_say_all_some_or_misuse() {
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect();
+    let small_name = small.trim_start_matches("/nix/store/");
     let wanted = [
         json!({
             "event": "plan", "cache": "main", "send": 0, "cached": 1, "upstream": 0,
             "too_large": 1,
         }),
+        json!({ "event": "path", "path": small_name, "status": "cached", "nar_size": 120 }),
         json!({ "event": "path", "path": large_name, "status": "failed", "reason": reason }),
         json!({ "event": "done", "pushed": 0, "failed": 1, "cached": 1, "upstream": 0 }),
     ];
@@ -163,8 +165,10 @@ fn p5_arguments_that_mean_nothing_do_not_keep_the_others_from_being_pushed() {
         json!({ "event": "path", "path": name, "status": "failed", "reason": reason })
     });
     assert_eq!(events[1..3], failed, "{again}");
+    let cached = events[3..5].iter().all(|event| event["status"] == "cached");
+    assert!(cached, "{again}");
     let done = json!({ "event": "done", "pushed": 0, "failed": 2, "cached": 2, "upstream": 0 });
-    assert_eq!(events[3..], [done], "{again}");
+    assert_eq!(events[5..], [done], "{again}");
 }
 
 /// A path whose files are gone, though Nix believes in it, costs what refers to it and nothing else.

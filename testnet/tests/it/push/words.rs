@@ -88,12 +88,30 @@ fn p6_json_events_name_every_path() {
         .cli()
         .run(&["push", "--json", "main", &paths[0], &paths[1]])
         .succeeds();
-    let kinds: Vec<Value> = again
+    let events: Vec<Value> = again
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
-        .map(|event: Value| json!([event["event"], event["cached"]]))
         .collect();
-    assert_eq!(kinds, [json!(["plan", 2]), json!(["done", 2])]);
+    let [plan, ends @ .., done] = events.as_slice() else {
+        panic!("a plan, and what was there: {again}")
+    };
+    assert_eq!(
+        (&plan["event"], &plan["cached"]),
+        (&json!("plan"), &json!(2))
+    );
+    assert_eq!(
+        (&done["event"], &done["cached"]),
+        (&json!("done"), &json!(2))
+    );
+    assert_eq!(ends.len(), 2, "{again}");
+    for path in &paths {
+        let end = ends.iter().find(|end| end["path"] == base_name(path));
+        let end = end.unwrap_or_else(|| panic!("{path}: {again}"));
+        assert_eq!(
+            (&end["event"], &end["status"]),
+            (&json!("path"), &json!("cached"))
+        );
+    }
 }
 
 /// What others have pushed already is named as deduplicated, with its share.
