@@ -302,11 +302,18 @@ impl Inner {
         for (cache, hash) in self.eviction_plan(excess)? {
             gone.entry(cache).or_default().push(hash);
         }
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        let now = now();
+        for (cache, hashes) in &gone {
+            self.evicted.note(cache, hashes.iter().copied(), now);
+        }
+        self.evicted.save(&self.dir);
         let mut count = 0;
         for (cache, hashes) in gone {
             count += hashes.len() as u64;
             let evicted = hashes.len() as u64;
-            self.evicted.note(&cache, hashes.iter().copied(), now());
             let remove = |hash| Change::RemovePath(cache.clone(), hash);
             self.commit(hashes.into_iter().map(remove).collect())?;
             let counter = &self.size.evicted_paths;

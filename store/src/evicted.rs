@@ -7,8 +7,10 @@
 //! ([`Store::publish_with_references`](crate::Store::publish_with_references)). As eviction takes
 //! referrers before their references, no path that was taken is left without them either.
 //!
-//! Remembered for a day and for the latest [`EVICTED_MAX`] paths; a file keeps it while the store is
-//! closed. What is forgotten, in a crash too, counts as never having been here.
+//! Remembered for a day and for the latest [`EVICTED_MAX`] paths; a file keeps it, which is written
+//! before what is evicted goes, and when the store is closed. The disk is not waited for: a crash of the
+//! machine may lose the last of it. What is forgotten counts as never having been here;
+//! what is back counts as evicted again if it is removed after a crash.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -46,17 +48,19 @@ impl Evicted {
         evicted
     }
 
-    /// Writes all of it into the store's folder, as far as there is space: it is not worth an error.
+    /// Writes all of it into the store's folder, in the place of what was written before, as far as there
+    /// is space: it is not worth an error. Two at once must not write.
     pub(crate) fn save(&self, dir: &Path) {
         let state = self.state();
         let is_current = |(at, key): &&(u64, Key)| state.at.get(key) == Some(at);
         let rows: Vec<_> = state.order.iter().filter(is_current).collect();
         let bytes = postcard::to_stdvec(&rows).expect("plain data always encodes");
         drop(state);
-        let file = dir.join(FILE);
-        if let Err(error) = fs::write(&file, bytes) {
+        let (draft, file) = (dir.join(DRAFT), dir.join(FILE));
+        let written = fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, &file));
+        if let Err(error) = written {
             tracing::warn!(%error, file = %file.display(), "what was evicted is not written down");
-            let _ = fs::remove_file(&file);
+            let _ = fs::remove_file(&draft);
         }
     }
 
@@ -118,8 +122,9 @@ fn is_late(at: u64, now: u64) -> bool {
     now.saturating_sub(at) < KEPT_FOR
 }
 
-/// The file in the store's folder.
+/// The file in the store's folder, and what becomes it.
 const FILE: &str = "evicted";
+const DRAFT: &str = "evicted.draft";
 /// Paths remembered, in about 10 MB of memory; beyond, the oldest are forgotten.
 const EVICTED_MAX: usize = 1 << 16;
 /// Seconds for which a path is remembered: longer than the copy of a closure takes, with another try.

@@ -200,13 +200,25 @@ fn g7_a_cap_below_what_is_stored_is_reached_around_a_pin() {
 }
 
 /// G7: a path is not published by itself after what it refers to was evicted, also not by a store that
-/// was closed in between; what comes back, and what can be had elsewhere, is no hindrance.
+/// was closed in between, or killed; what comes back, and what can be had elsewhere, is no hindrance.
 #[test]
 fn g7_what_was_evicted_is_missed_by_what_refers_to_it() {
-    let (mut fixture, oldest) = nearly_full();
-    fill(&fixture, &mut (1..250), |evicted| evicted > 0);
-    fixture.store().close().unwrap();
-    fixture.reopen();
+    for is_killed in [false, true] {
+        let (mut fixture, oldest) = nearly_full();
+        fill(&fixture, &mut (1..250), |evicted| evicted > 0);
+        match is_killed {
+            true => fixture.crash(),
+            false => {
+                fixture.store().close().unwrap();
+                fixture.reopen();
+            }
+        }
+        assert_missed_until_it_is_back(&fixture, &oldest);
+    }
+}
+
+/// Path 0 was evicted; `oldest` is its NAR.
+fn assert_missed_until_it_is_back(fixture: &Fixture, oldest: &[u8]) {
     let publish = |fixture: &Fixture, references: &[u8], elsewhere: &[u8]| {
         let store = fixture.store();
         let lease = store.lease();
@@ -215,17 +227,17 @@ fn g7_what_was_evicted_is_missed_by_what_refers_to_it() {
         let elsewhere: Vec<_> = elsewhere.iter().map(|index| *path(*index).hash()).collect();
         store.publish_with_references(vec![row], |hash| elsewhere.contains(hash))
     };
-    match publish(&fixture, &[0, 251, 252], &[]) {
+    match publish(fixture, &[0, 251, 252], &[]) {
         Err(StoreError::ReferenceEvicted { reference, .. }) => assert_eq!(reference, path(0)),
         other => panic!("{other:?}"),
     }
     let found = fixture.store().path(&cache(), path(251).hash()).unwrap();
     assert!(found.is_none(), "nothing was changed");
-    publish(&fixture, &[251, 252], &[]).expect("252 never was there");
-    publish(&fixture, &[0, 252], &[0]).expect("it is elsewhere");
-    push(&fixture, &[(0, &oldest, &[])], 60_000).expect("fits");
-    publish(&fixture, &[0, 252], &[]).expect("it is back");
+    publish(fixture, &[251, 252], &[]).expect("252 never was there");
+    publish(fixture, &[0, 252], &[0]).expect("it is elsewhere");
+    push(fixture, &[(0, oldest, &[])], 60_000).expect("fits");
+    publish(fixture, &[0, 252], &[]).expect("it is back");
     let hash = *path(0).hash();
     fixture.store().remove(&cache(), &[hash]).unwrap();
-    publish(&fixture, &[0, 251], &[]).expect("it was removed, not evicted");
+    publish(fixture, &[0, 251], &[]).expect("it was removed, not evicted");
 }
