@@ -167,8 +167,14 @@ impl Outbox {
         }
     }
 
+    /// Adds lines. What was written of them when the disk was full is taken back: the next ones must not
+    /// be torn by it.
     fn write(&mut self, text: &str, lines: usize) -> io::Result<()> {
-        self.file.write_all(text.as_bytes())?;
+        let len = self.file.metadata()?.len();
+        if let Err(error) = self.file.write_all(text.as_bytes()) {
+            self.file.set_len(len)?;
+            return Err(error);
+        }
         self.lines += lines;
         Ok(())
     }

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use testnet::mount::Tmpfs;
 use testnet::nix::NixClient;
 use testnet::node::TestNode;
-use testnet::program::is_root;
+use testnet::program::{eventually, is_root};
 use testnet::seed::Seed;
 use testnet::served::Served;
 use testnet::upload::Upload;
@@ -49,6 +50,51 @@ fn a_full_disk_refuses_writes_and_goes_on_reading() {
     for upload in [&after, &kept] {
         assert_eq!(node.read(&upload.path()), Served::Whole(upload.nar.clone()));
     }
+}
+
+/// Paths that are all there are pushed once more while there is not a byte on the disk. A node that is
+/// alone has nothing to write down. One of a cluster has: that they are still wanted, so that a removal
+/// which is on its way spares them; when it cannot, it says so.
+#[test]
+fn p5_a_push_of_what_is_there_fails_on_a_full_disk_only_in_a_cluster() {
+    if !is_root("full disk, pushed again") {
+        return;
+    }
+    let disk = Tmpfs::new(96 << 20);
+    let node = TestNode::at(
+        &disk.path().join("data"),
+        "[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = false\n[store]\npack-size = \"8 MiB\"\n",
+    );
+    // As many as do not fit what is left of a page of a file.
+    let files: Vec<(String, Vec<u8>)> = (0..200)
+        .map(|n| (format!("full-again-{n}"), Seed::new(8000 + n).bytes(1000)))
+        .collect();
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, contents)| (name.as_str(), contents.as_slice()))
+        .collect();
+    let paths = NixClient::host().add_files(&files);
+    let foreign = disk.path().join("foreign");
+    node.push(&paths).succeeds();
+    fill_to_the_last_byte(&foreign);
+    node.push(&paths).succeeds().says("200 already cached");
+    std::fs::remove_file(&foreign).expect("make space");
+
+    node.cli().run(&["invite", "--write", "main"]).succeeds();
+    node.push(&paths).succeeds().says("200 already cached");
+    // What is noted already need not be noted once more.
+    let outbox = node.data_dir().join("cluster/outbox");
+    eventually("the log to have it", Duration::from_secs(60), || {
+        let noted = std::fs::metadata(&outbox).expect("there is an outbox");
+        (noted.len() == 0).then_some(())
+    });
+    fill_to_the_last_byte(&foreign);
+    let refused = node.push(&paths).exits_with(1);
+    refused.says("the node has no space left");
+    let is_there = |path: &String| matches!(node.read(path), Served::Whole(_));
+    assert!(paths.iter().all(is_there));
+    std::fs::remove_file(&foreign).expect("make space");
+    node.push(&paths).succeeds().says("200 already cached");
 }
 
 /// Somebody else fills the disk to the last byte, in the middle of uploads: reads are 200 or 404,
