@@ -251,13 +251,14 @@ fn s7_a_nar_is_still_there_for_who_was_told_of_it_before_a_restart() {
         assert!(node.stop().success());
         node.start_again();
         front.set_upstream(node.address());
+        front.clear_log();
         match copies {
             false => nix.run("nix-store", &["--realise", &path]).succeeds(),
             true => nix.run("nix", &["copy", "--from", &url, &path]).succeeds(),
         };
         nix.verify_store();
-        let narinfo = format!("{}.narinfo", hash_part(&path));
-        assert_eq!(asked(&front, &narinfo).len(), 1, "{:#?}", front.log());
+        // Nix did not ask for the narinfo again.
+        assert_eq!(asked(&front, ".narinfo"), []);
         assert_eq!(asked(&proxy, "/nar/").len(), 1, "{:#?}", proxy.log());
     }
 }
@@ -412,7 +413,7 @@ fn a_node_that_stops_does_not_wait_for_an_upstream_that_hangs() {
         let answer = waiting.join().expect("no panic").expect("an answer");
         assert_eq!(answer.status, 404);
         let read = reading.join().expect("no panic").expect("read the rest");
-        assert!(read >= LEN, "{read} bytes");
+        assert!(some.len() + read > LEN, "{read} bytes");
     });
 }
 
