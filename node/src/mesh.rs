@@ -589,6 +589,7 @@ async fn react(app: Arc<App>, mesh: Arc<Mesh>, mut news: mpsc::Receiver<News>) {
                 blocking(&app, &mesh, |app, mesh| {
                     mesh.announcer.introduce();
                     mesh.announcer.take_reader_keys()?;
+                    mesh.announcer.found_again(app)?;
                     mesh.announcer.adopt_caches(app)?;
                     mesh.announcer.finish_coming_back(app)?;
                     mesh.announcer.announce_noted(app)?;

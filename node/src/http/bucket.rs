@@ -208,14 +208,17 @@ async fn rebuild(
             let restored = restore.write(&mut log).map_err(Failure::internal)?;
             drop(log);
             files.found(&charter).map_err(Failure::internal)?;
+            files
+                .take_back_owned(charter.genesis.cluster_id())
+                .map_err(Failure::internal)?;
             Ok(restored)
         });
         joined(written.await)?
     };
     let before = local_caches(&app);
-    let mesh = start(&app, &identity, files, charter, Vec::new()).await?;
-    // Caches of this node give way, as they do when it joins.
-    settle(&app, &mesh, &before).await?;
+    let mesh = start(&app, &identity, files, charter, Some(Vec::new())).await?;
+    // Caches of this node give way, as they do when it joins. All that is to be known is known.
+    settle(&app, &mesh, &before, Duration::ZERO).await?;
     if let Some(shared) = &mesh.bucket {
         shared
             .learn_all()

@@ -286,7 +286,7 @@ async fn join(State(app): State<Arc<App>>, request: Request) -> Result<Json<Join
     // To its end, also if nobody waits for the answer any more.
     let settling = {
         let (app, mesh) = (Arc::clone(&app), Arc::clone(&mesh));
-        tokio::spawn(async move { settle(&app, &mesh, &before).await })
+        tokio::spawn(async move { settle(&app, &mesh, &before, CACHES_PATIENCE).await })
     };
     let (renamed, dropped) = joined(settling.await)?;
     let caches = joined_caches(&app, &mesh);
@@ -314,9 +314,10 @@ pub(crate) async fn settle(
     app: &Arc<App>,
     mesh: &Arc<Mesh>,
     local: &[CacheName],
+    patience: Duration,
 ) -> Result<(Vec<RenamedCache>, Vec<CacheName>), Failure> {
     let started = Instant::now();
-    while !knows_its_caches(mesh) && started.elapsed() < CACHES_PATIENCE {
+    while !knows_its_caches(mesh) && started.elapsed() < patience {
         let _ = timeout(CACHES_PAUSE, mesh.caches_changed.notified()).await;
     }
     let (app, mesh, local) = (Arc::clone(app), Arc::clone(mesh), local.to_vec());

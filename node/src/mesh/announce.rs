@@ -262,25 +262,56 @@ impl Announcer {
     /// **Errors**: [`ShareError`]; a second attempt finishes the work.
     pub(crate) fn share(&self, app: &App, cache: &Cache) -> Result<CacheId, ShareError> {
         let seed = random();
-        let owner = Identity::from_seed(seed);
-        let genesis = CacheGenesis {
-            name: cache.name.clone(),
-            owner: owner.node_id(),
-            nonce: random(),
-        };
+        let genesis = genesis_of(&cache.name, &seed);
         let id = genesis.cache_id();
         self.files.write_owner_seed(&id, &seed)?;
         if !cache.settings.public {
             self.keys.found(id, &seed)?;
         }
         self.outbox().note_all(id).map_err(ShareError::Outbox)?;
-        let config = config_of(cache, genesis, 1);
         let shared = app.caches.share_as(&cache.name, id)?;
-        let signed = Record::Cache(Signed::new(config.clone(), &owner));
-        self.say_of(&shared, id, vec![signed]);
-        self.give_keys(&shared, &config, &seed)?;
+        self.say_founded(&shared, id, genesis, &seed)?;
         self.announce_all(app, id, &shared)?;
         Ok(id)
+    }
+
+    /// Says that there is a cache that this node founded, and gives its key to those who write it.
+    fn say_founded(
+        &self,
+        cache: &Cache,
+        id: CacheId,
+        genesis: CacheGenesis,
+        seed: &[u8; 32],
+    ) -> Result<(), ShareError> {
+        let config = config_of(cache, genesis, 1);
+        let owner = Identity::from_seed(*seed);
+        let signed = Record::Cache(Signed::new(config.clone(), &owner));
+        self.say_of(cache, id, vec![signed]);
+        self.give_keys(cache, &config, seed)
+    }
+
+    /// Says once more which caches this node founded of which no log says it: a crash came before the
+    /// log took it. All their paths are announced.
+    ///
+    /// **Errors**: [`ShareError`]; the next start goes on with it.
+    pub(crate) fn found_again(&self, app: &App) -> Result<(), ShareError> {
+        for cache in app.caches.snapshot().values() {
+            let Some(id) = cache.settings.shared_as else {
+                continue;
+            };
+            let Some(seed) = self.files.owner_seed(&id)? else {
+                continue;
+            };
+            let founded = cache.settings.founded_as.as_ref().unwrap_or(&cache.name);
+            let genesis = genesis_of(founded, &seed);
+            if self.view.cache(id).is_some() || genesis.cache_id() != id {
+                continue;
+            }
+            tracing::warn!(cache = %cache.name, "the cluster had not heard of a cache; it is told again");
+            self.outbox().note_all(id).map_err(ShareError::Outbox)?;
+            self.say_founded(cache, id, genesis, &seed)?;
+        }
+        Ok(())
     }
 
     /// Whether this node may make a cache of this name one of the cluster's.
@@ -947,6 +978,16 @@ fn follow_config(settings: &mut Settings, config: &CacheConfig) {
     let mut keys = config.public_keys.iter().cloned();
     settings.public_key = keys.next();
     settings.old_public_keys = keys.collect();
+}
+
+/// What founds the cache that belongs to a seed: the same whenever it is made.
+fn genesis_of(name: &CacheName, seed: &[u8; 32]) -> CacheGenesis {
+    let nonce = blake3::derive_key("attic-node nonce of a cache 1", seed);
+    CacheGenesis {
+        name: name.clone(),
+        owner: Identity::from_seed(*seed).node_id(),
+        nonce: *nonce.first_chunk().expect("16 of 32 bytes"),
+    }
 }
 
 /// A cache's settings as the cluster is told.

@@ -45,8 +45,10 @@ pub(crate) struct SharedBucket {
     read: Mutex<BTreeMap<NodeId, String>>,
     /// Copies that were found to be damaged since the start.
     damaged: Mutex<HashSet<(PackId, u32)>>,
-    /// Told when a keeper said what it made durable.
+    /// Told when a keeper said what it made durable, or something is missed.
     pub(crate) news: Notify,
+    /// Told when more is known.
+    learnt: Notify,
 }
 
 /// Why something cannot be had of a bucket.
@@ -85,6 +87,7 @@ impl SharedBucket {
             read: Mutex::default(),
             damaged: Mutex::default(),
             news: Notify::new(),
+            learnt: Notify::new(),
         })
     }
 
@@ -108,6 +111,23 @@ impl SharedBucket {
     /// Whether the bucket has a manifest, as far as is known. Blocks on the disk.
     pub(crate) fn has(&self, manifest: &ManifestId) -> bool {
         matches!(self.find(manifest.as_bytes()), Ok(Some(_)))
+    }
+
+    /// Whether the bucket has a manifest, after a look at what is new there if it is not known to. Takes
+    /// [`MISS_PATIENCE`] at most.
+    pub(crate) async fn has_by_now(self: &Arc<Self>, manifest: ManifestId) -> bool {
+        let deadline = tokio::time::Instant::now() + MISS_PATIENCE;
+        loop {
+            let learnt = self.learnt.notified();
+            let looking = Arc::clone(self);
+            if joined(spawn_blocking(move || looking.has(&manifest)).await) {
+                return true;
+            }
+            self.news.notify_one();
+            if tokio::time::timeout_at(deadline, learnt).await.is_err() {
+                return false;
+            }
+        }
     }
 
     /// Where all chunks of a manifest are, those of its listing last. Blocks on the disk.
@@ -405,6 +425,7 @@ pub(crate) async fn tend(mesh: Arc<Mesh>, shared: Arc<SharedBucket>) {
         };
         match outcome {
             Ok(()) => {
+                shared.learnt.notify_waiters();
                 mesh.sources_changed.send_replace(());
             }
             Err(error) => {
@@ -443,5 +464,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How often journals are looked at without a word of their keepers.
 const LEARN_EVERY: Duration = Duration::from_secs(5 * 60);
 const LEARN_PAUSE: Duration = Duration::from_millis(300);
+/// How long somebody who misses something waits for a look at the bucket.
+const MISS_PATIENCE: Duration = Duration::from_secs(2);
 /// How often all packs are listed.
 const LIST_EVERY: Duration = Duration::from_secs(60 * 60);

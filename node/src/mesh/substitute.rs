@@ -103,16 +103,21 @@ impl Finder {
         let known = joined(
             spawn_blocking(move || {
                 let record = view.path(cache, &hash)?;
-                let bucket = bucket.filter(|bucket| bucket.is_reachable());
                 let in_bucket = bucket.is_some_and(|bucket| bucket.has(&record.manifest));
                 Some((record, in_bucket))
             })
             .await,
         );
-        if let Some((record, in_bucket)) = known
-            && (in_bucket || !self.sources(&record.info.nar_hash).is_empty())
-        {
-            return Some(Arc::new(record));
+        if let Some((record, in_bucket)) = known {
+            if !self.sources(&record.info.nar_hash).is_empty() {
+                return Some(Arc::new(record));
+            }
+            // Nobody who is connected has it.
+            if let Some(bucket) = self.bucket.as_ref().filter(|bucket| bucket.is_reachable())
+                && (in_bucket || bucket.has_by_now(record.manifest).await)
+            {
+                return Some(Arc::new(record));
+            }
         }
         if let Some(record) =
             self.heard(|record| record.cache == cache && *record.info.path.hash() == hash)
