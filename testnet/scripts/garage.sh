@@ -36,15 +36,15 @@ garage() {
 }
 
 moto() {
-  local root=$cache/attic-node-moto made
+  local root=$cache/attic-node-moto
   if [ -x "$root/bin/moto_server" ]; then
     echo "moto: kept"
     return
   fi
-  # Complete or not there: the programs in a virtual environment name its folder.
+  # Complete or not there. Not made elsewhere and moved: a virtual environment names its own folder.
   made=$root
   rm -rf "$made"
-  trap 'rm -rf "$made"' EXIT
+  trap 'rm -rf "${made:?}"' EXIT
   python3 -m venv "$made"
   # What its server needs for S3 alone; its own extra "server" brings everything of AWS.
   "$made/bin/pip" install --quiet --disable-pip-version-check \

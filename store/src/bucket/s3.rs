@@ -234,16 +234,16 @@ impl S3Bucket {
     ) -> Result<T, Failure> {
         self.refuse_while_open()?;
         let Ok(place) = timeout_at(deadline.into(), self.limiter.place()).await else {
-            return Err(Failure::NotSent("too many requests wait".to_owned()));
+            // All places are taken by requests that take long.
+            let (pause, is_certain) = (None, true);
+            return Err(Failure::Busy { pause, is_certain });
         };
         let began = self.begin(operation)?;
         let left = deadline.saturating_duration_since(began);
         let time = self.policy.attempt_time(bytes).min(left);
         let outcome = timeout(time, request).await.unwrap_or_else(|_| {
-            Err(Failure::Silent(format!(
-                "no answer in {} s",
-                time.as_secs()
-            )))
+            let reason = format!("no answer in {} ms", time.as_millis());
+            Err(Failure::TooLate(reason))
         });
         self.note(operation, began, &place, outcome.as_ref().err());
         outcome
@@ -283,10 +283,9 @@ impl S3Bucket {
         match failure.and_then(|failure| Some((failure, failure.outage()?))) {
             Some((failure, reason)) => {
                 let now = Instant::now();
-                let is_silence = matches!(failure, Failure::Silent(_));
-                state
-                    .breaker
-                    .failed(now, if is_silence { now } else { began });
+                // Each that waited for nothing counts; those that fail at once, together.
+                let is_late = matches!(failure, Failure::TooLate(_));
+                state.breaker.failed(now, if is_late { now } else { began });
                 state.outage = reason.to_owned();
             }
             None => state.breaker.answered(),

@@ -1,7 +1,8 @@
 //! Whether a server is worth asking. Pure: time is an argument.
 //!
 //! Requests that were under way together when a connection broke, or when a server stopped, fail
-//! together, and count as one failure; five rounds of them are an outage.
+//! together, and count as one failure; five rounds of them are an outage. Who waited for an answer until
+//! its time was over counts alone.
 
 use std::time::{Duration, Instant};
 

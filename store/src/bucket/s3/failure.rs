@@ -27,8 +27,10 @@ pub(super) enum Failure {
     BreakerOpen(String),
     /// Nothing was sent: there was no connection.
     NotSent(String),
-    /// All or a part was sent, and no answer came.
+    /// All or a part was sent, and the connection ended without an answer.
     Silent(String),
+    /// All or a part was sent, and no answer came in time.
+    TooLate(String),
     /// The server says that something is wrong with itself.
     Broken(String),
     /// The server asks for patience.
@@ -50,6 +52,7 @@ impl Failure {
         match self {
             Failure::NotSent(_)
             | Failure::Silent(_)
+            | Failure::TooLate(_)
             | Failure::Broken(_)
             | Failure::Busy { .. }
             | Failure::Cut(_) => true,
@@ -60,7 +63,7 @@ impl Failure {
     /// Whether what was asked for may have been done, or may yet be.
     pub(super) fn may_be_done(&self) -> bool {
         match self {
-            Failure::Silent(_) | Failure::Broken(_) => true,
+            Failure::Silent(_) | Failure::TooLate(_) | Failure::Broken(_) => true,
             Failure::Busy { is_certain, .. } => !is_certain,
             Failure::BreakerOpen(_) | Failure::NotSent(_) | Failure::Cut(_) | Failure::Said(_) => {
                 false
@@ -73,6 +76,7 @@ impl Failure {
         match self {
             Failure::NotSent(reason)
             | Failure::Silent(reason)
+            | Failure::TooLate(reason)
             | Failure::Broken(reason)
             | Failure::Cut(reason) => Some(reason),
             Failure::BreakerOpen(_) | Failure::Busy { .. } | Failure::Said(_) => None,
@@ -101,6 +105,7 @@ impl Failure {
             Failure::BreakerOpen(reason)
             | Failure::NotSent(reason)
             | Failure::Silent(reason)
+            | Failure::TooLate(reason)
             | Failure::Broken(reason) => reason,
         };
         if writes && may_be_done {
@@ -125,7 +130,11 @@ where
 {
     match &error {
         SdkError::ConstructionFailure(_) => Failure::Said(other(asked, innermost(&error))),
-        SdkError::TimeoutError(_) => Failure::Silent("it took too long".to_owned()),
+        SdkError::TimeoutError(_) => Failure::TooLate("it took too long".to_owned()),
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+            // Of the SDK's time-outs only the one of connecting is on.
+            Failure::NotSent("it took too long to connect".to_owned())
+        }
         SdkError::DispatchFailure(_) if was_refused(&error) => Failure::NotSent(innermost(&error)),
         SdkError::DispatchFailure(_) => Failure::Silent(innermost(&error)),
         SdkError::ResponseError(response) if response.raw().status().is_success() => {
