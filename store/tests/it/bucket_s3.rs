@@ -425,7 +425,7 @@ async fn a_listing_is_held_against_its_own_order() {
     assert_eq!(page.objects[0].len, 7);
     assert_eq!(
         script.seen(),
-        ["GET /attic?list-type=2&prefix=cluster%2F HTTP/1.1"],
+        ["GET /attic/?list-type=2&prefix=cluster%2F HTTP/1.1"],
     );
     let lies = [
         of(&["cluster/b", "cluster/a"]),
