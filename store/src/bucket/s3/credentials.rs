@@ -100,11 +100,8 @@ impl Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = f
-            .debug_struct("Credentials")
-            .field("key_id", &self.key_id)
-            .finish_non_exhaustive();
-        shown
+        let mut shown = f.debug_struct("Credentials");
+        shown.field("key_id", &self.key_id).finish_non_exhaustive()
     }
 }
 

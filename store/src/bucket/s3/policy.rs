@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(policy.attempt_time(16 << 20), Duration::from_secs(20 + 128));
         assert_eq!(
             policy.operation_time(u64::MAX / 2).as_secs(),
-            60 + (u64::MAX / 2 >> 17)
+            60 + ((u64::MAX / 2) >> 17)
         );
     }
 }
