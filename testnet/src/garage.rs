@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
@@ -198,9 +199,12 @@ impl Drop for Garage {
 /// A loopback address on whose ports for S3 and for administration nobody listens now.
 #[track_caller]
 fn free_loopback() -> IpAddr {
+    // Never the same twice in a process: one that was found free is not taken until a Garage is up.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id();
-    let mut addresses = (0..1000).map(|step: u32| {
-        let [.., high, low] = start.wrapping_add(step * 263).to_be_bytes();
+    let mut addresses = (0..1000).map(|_| {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let [.., high, low] = start.wrapping_add(step.wrapping_mul(263)).to_be_bytes();
         Ipv4Addr::new(127, high | 0x80, low, 200)
     });
     let is_free = |address: &Ipv4Addr| {

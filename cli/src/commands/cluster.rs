@@ -138,6 +138,7 @@ pub(super) fn bucket_line(bucket: &BucketView) -> String {
         false => "reads".to_owned(),
     };
     let state = match (bucket.reachable, &bucket.trouble, &bucket.last_error) {
+        (true, None, Some(why)) if bucket.failing_since.is_some() => format!("failing: {why}"),
         (true, None, _) => "reachable".to_owned(),
         (_, Some(why), _) => format!("in trouble: {why}"),
         (false, None, Some(why)) => format!("not reachable: {why}"),
