@@ -24,6 +24,7 @@ pub mod locators;
 mod memory;
 mod mesh;
 mod push;
+mod s3;
 mod serve;
 
 /// What can be measured.
@@ -51,6 +52,8 @@ pub enum Subject {
     Locators,
     /// What nodes of a cluster do for each other, in network namespaces
     Mesh,
+    /// L1 to a bucket and back; needs Garage (`testnet/scripts/garage.sh`); not among `all`
+    S3,
     /// Chunk lengths and compression levels: prints a table of its own; not among `all`
     Chunking,
 }
@@ -141,7 +144,7 @@ pub fn run(subjects: &[Subject], repeat: u32) -> Vec<Row> {
             rows.extend(measured);
         }
     }
-    for subject in [Subject::Huge, Subject::Dead] {
+    for subject in [Subject::Huge, Subject::Dead, Subject::S3] {
         if subjects.contains(&subject) {
             rows.extend(subject.measure(repeat));
         }
@@ -175,6 +178,7 @@ impl Subject {
             Subject::Huge => huge::huge(),
             Subject::Dead => dead::dead(),
             Subject::Mesh => mesh::mesh(repeat),
+            Subject::S3 => s3::s3(),
             Subject::All | Subject::Chunking => Vec::new(),
         }
     }

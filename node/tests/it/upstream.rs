@@ -71,7 +71,8 @@ async fn s7_a_path_of_an_upstream_is_served_and_kept_in_every_compression() {
             "unchanged, and signed by nobody else"
         );
         assert_eq!(narinfo.compression, Compression::None);
-        assert_eq!(format!("/main/{}", narinfo.url), nar_of(&sample));
+        let url = format!("{}?hash={}", nar_of(&sample), sample.path.hash());
+        assert_eq!(format!("/main/{}", narinfo.url), url);
         assert_eq!(narinfo.file_size, Some(sample.nar.len() as u64));
         let head = node.head(&nar_of(&sample)).await;
         assert_eq!(head.header("content-length"), sample.nar.len().to_string());

@@ -98,7 +98,7 @@ pub(super) fn push(repeat: u32) -> Vec<Row> {
     ]
 }
 
-fn nar_bytes(closure: &Closure) -> u64 {
+pub(super) fn nar_bytes(closure: &Closure) -> u64 {
     let args: Vec<&str> = ["--query", "--size"]
         .into_iter()
         .chain(closure.all())
