@@ -135,7 +135,7 @@ pub struct CacheView {
     pub store_dir: String,
     /// Public key that new paths are signed with, `name:base64`.
     pub public_key: String,
-    /// Keys used before the last rotation or import: still good for verifying.
+    /// Keys used before the last rotation or import, the newest first: still good for verifying.
     pub old_public_keys: Vec<String>,
     /// Clients leave out paths that carry a valid signature of one of these keys.
     pub skip_signed_by: Vec<String>,

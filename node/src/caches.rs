@@ -130,15 +130,19 @@ impl Cache {
     }
 
     /// The key its paths are signed with now.
+    ///
+    /// Where another node chooses it that is not always the one that this node was given: the next one
+    /// may be on its way, and the one before be given up.
     pub(crate) fn public_key(&self) -> Option<PublicKey> {
-        let own = self.secret.as_ref().map(SecretKey::public);
-        own.or_else(|| self.settings.public_key.clone())
+        let named = self.settings.public_key.clone();
+        named.or_else(|| self.secret.as_ref().map(SecretKey::public))
     }
 
     /// What the API says about it.
     pub(crate) fn view(&self) -> CacheView {
         let texts = |keys: &[PublicKey]| keys.iter().map(PublicKey::to_string).collect();
         let settings = &self.settings;
+        let old_keys = settings.old_public_keys.iter().rev();
         CacheView {
             name: self.name.clone(),
             public: settings.public,
@@ -147,7 +151,7 @@ impl Cache {
             public_key: self
                 .public_key()
                 .map_or_else(String::new, |key| key.to_string()),
-            old_public_keys: texts(&settings.old_public_keys),
+            old_public_keys: old_keys.map(PublicKey::to_string).collect(),
             skip_signed_by: texts(&settings.skip_signed_by),
             cache_everything: settings.cache_everything,
             require_signed_by: texts(&settings.require_signed_by),

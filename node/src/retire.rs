@@ -58,7 +58,7 @@ fn retire(app: &App, cache: &Cache, due: &[PublicKey], now: u64) -> Result<(), R
     dropped.map_err(CacheError::Store)?;
     let (cache, gone) = app.caches.retire_keys(&cache.name, now)?;
     if let Some(mesh) = app.mesh.get() {
-        mesh.announcer.reconfigure(&cache, false)?;
+        mesh.announcer.reconfigure(app, &cache, false)?;
         mesh.announcer.announce_again(app, &cache)?;
     }
     for key in gone {

@@ -108,6 +108,12 @@ async fn show(ui: &Ui, client: &Client, reply: &JoinReply, args: JsonArgs) -> Re
         }
     }
     watch_peers(ui, client).await?;
+    if reply.incomplete {
+        ui.warn(
+            "not all that the cluster knows is here yet; `attic-node cache list` shows its caches later, \
+             and `attic-node use CACHE --print` the keys of one",
+        );
+    }
     if reply.caches.is_empty() {
         ui.say("The cluster has no cache that this node may read");
         return Ok(());
@@ -121,12 +127,16 @@ async fn show(ui: &Ui, client: &Client, reply: &JoinReply, args: JsonArgs) -> Re
     ui.text(&substituter(reply).nix_conf_lines())
 }
 
-/// All caches of the cluster as one substituter setting.
+/// All caches of the cluster as one substituter setting, with every key that is good for them.
 fn substituter(reply: &JoinReply) -> Substituter {
     let urls: Vec<_> = reply.caches.iter().map(|c| &*c.substituter).collect();
+    let keys = reply.caches.iter().flat_map(|cache| {
+        let current = std::iter::once(&cache.public_key);
+        current.chain(&cache.old_public_keys)
+    });
     Substituter {
         url: urls.join(" "),
-        public_keys: reply.caches.iter().map(|c| c.public_key.clone()).collect(),
+        public_keys: keys.cloned().collect(),
     }
 }
 

@@ -196,12 +196,21 @@ async fn join_shows_the_mesh_forming() {
     assert_eq!(
         lines,
         "extra-substituters = http://127.0.0.1:7745/main http://127.0.0.1:7745/tools\n\
-         extra-trusted-public-keys = main:AAAA tools:AAAA\n"
+         extra-trusted-public-keys = main:AAAA main-1:BBBB tools:AAAA tools-1:BBBB\n"
     );
     world.node.state().cluster = Cluster::default();
     let joined = world.json("join attic1good").await;
     assert_eq!(joined["admitted_by"], NODES[1]);
     assert_eq!(joined["caches"][1]["public_key"], "tools:AAAA");
+    assert_eq!(joined["caches"][1]["old_public_keys"][0], "tools-1:BBBB");
+    assert_eq!(joined.get("incomplete"), None);
+}
+
+#[tokio::test]
+async fn join_warns_that_keys_may_be_missing() {
+    let world = World::new(Cluster::default()).await;
+    let said = ["warning: not all that the cluster knows is here yet"];
+    world.check("join attic1slow", 0, &said).await;
 }
 
 /// Each way a ticket fails has its own message, from the node, and its own way on.

@@ -96,7 +96,7 @@ impl Cluster {
 
     fn join(&mut self, request: &JoinRequest) -> Answer {
         match &*request.ticket {
-            "attic1good" => {}
+            "attic1good" | "attic1slow" => {}
             "attic1expired" => return Err((410, "TicketExpired")),
             "attic1usedup" => return Err((410, "TicketUsedUp")),
             "attic1foreign" => return Err((403, "NotAdmitted")),
@@ -111,6 +111,7 @@ impl Cluster {
             name: name.parse().unwrap(),
             founded_as: None,
             public_key: format!("{name}:AAAA"),
+            old_public_keys: vec![format!("{name}-1:BBBB")],
             substituter: format!("http://127.0.0.1:7745/{name}"),
         };
         json(&JoinReply {
@@ -124,6 +125,7 @@ impl Cluster {
             }],
             dropped: vec!["main".parse().unwrap()],
             new_identity: false,
+            incomplete: request.ticket == "attic1slow",
         })
     }
 

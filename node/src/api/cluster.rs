@@ -136,6 +136,9 @@ pub struct JoinReply {
     /// Whether the node's id is another now: the one before was revoked, which is for ever.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub new_identity: bool,
+    /// Whether not all came in time that a member has: there may be more caches, and other keys.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
 }
 
 /// A cache of the cluster, and what Nix needs to use it from here.
@@ -148,6 +151,9 @@ pub struct JoinedCache {
     pub founded_as: Option<CacheName>,
     /// Key that its paths are signed with, `name:base64`.
     pub public_key: String,
+    /// Keys used before that are still good, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub old_public_keys: Vec<String>,
     /// URL of it on this node.
     pub substituter: String,
 }

@@ -17,6 +17,7 @@ pub(crate) struct Settings {
     pub(crate) skip_signed_by: Vec<PublicKey>,
     pub(crate) cache_everything: bool,
     pub(crate) require_signed_by: Vec<PublicKey>,
+    /// The newest last.
     pub(crate) old_public_keys: Vec<PublicKey>,
     /// The key others sign with, where this node has no secret key of its own.
     #[serde(skip_serializing_if = "Option::is_none")]

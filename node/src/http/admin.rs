@@ -172,7 +172,7 @@ async fn patch(
         };
         let cache = app.caches.patch(&name, &patch, &app.store)?;
         if let Some(mesh) = mesh {
-            mesh.announcer.reconfigure(&cache, false)?;
+            mesh.announcer.reconfigure(&app, &cache, false)?;
         }
         // Narinfos depend on the store directory.
         app.narinfos.clear();
@@ -230,7 +230,7 @@ async fn destroy(
     let cache = blocking(move || {
         let cache = find_cache(&app, &name)?;
         if let Some(mesh) = own_or_alone(&app, &cache)? {
-            mesh.announcer.reconfigure(&cache, true)?;
+            mesh.announcer.reconfigure(&app, &cache, true)?;
         }
         let cache = app.caches.destroy(&name, &app.store)?;
         app.narinfos.clear();
@@ -277,7 +277,7 @@ async fn replace_key(
         let cache = app.caches.replace_key(&name, secret, old_until)?;
         let signed = app.publisher.sign_all(&cache)?;
         if let Some(mesh) = mesh {
-            mesh.announcer.reconfigure(&cache, false)?;
+            mesh.announcer.reconfigure(&app, &cache, false)?;
             mesh.announcer.announce_again(&app, &cache)?;
         }
         tracing::info!(cache = %cache.name, key = cache.public_key().as_ref().map(PublicKey::name), signed, "key replaced");

@@ -218,7 +218,7 @@ async fn rebuild(
     let before = local_caches(&app);
     let mesh = start(&app, &identity, files, charter, Some(Vec::new())).await?;
     // Caches of this node give way, as they do when it joins. All that is to be known is known.
-    settle(&app, &mesh, &before, Duration::ZERO).await?;
+    settle(&app, &mesh, &before).await?;
     if let Some(shared) = &mesh.bucket {
         shared
             .learn_all()

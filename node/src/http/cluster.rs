@@ -286,9 +286,13 @@ async fn join(State(app): State<Arc<App>>, request: Request) -> Result<Json<Join
     // To its end, also if nobody waits for the answer any more.
     let settling = {
         let (app, mesh) = (Arc::clone(&app), Arc::clone(&mesh));
-        tokio::spawn(async move { settle(&app, &mesh, &before, CACHES_PATIENCE).await })
+        tokio::spawn(async move {
+            let caught_up = catch_up(&mesh).await;
+            let settled = settle(&app, &mesh, &before).await;
+            settled.map(|(renamed, dropped)| (caught_up, renamed, dropped))
+        })
     };
-    let (renamed, dropped) = joined(settling.await)?;
+    let (caught_up, renamed, dropped) = joined(settling.await)?;
     let caches = joined_caches(&app, &mesh);
     Ok(Json(JoinReply {
         cluster: mesh.cluster,
@@ -298,6 +302,7 @@ async fn join(State(app): State<Arc<App>>, request: Request) -> Result<Json<Join
         renamed,
         dropped,
         new_identity: is_revoked,
+        incomplete: !caught_up,
     }))
 }
 
@@ -309,17 +314,39 @@ pub(crate) fn local_caches(app: &App) -> Vec<CacheName> {
     local.map(|cache| cache.name.clone()).collect()
 }
 
-/// Waits until the cluster's caches are known, and makes room for those whose name is taken here.
+/// Waits until this node has all that a member has, the newest settings of each cache among it, and the
+/// keys of private caches that may be for it ([`lacks_no_key`]). False if not all has come that a member
+/// has; if only keys are missing, whoever has them may be away.
+async fn catch_up(mesh: &Mesh) -> bool {
+    let started = Instant::now();
+    loop {
+        let has_all = has_all_of_a_member(mesh);
+        let patience = match has_all {
+            true => CACHES_PATIENCE,
+            false => CATCH_UP_PATIENCE,
+        };
+        if (has_all && lacks_no_key(mesh)) || started.elapsed() >= patience {
+            return has_all;
+        }
+        let _ = timeout(CATCH_UP_PAUSE, mesh.caches_changed.notified()).await;
+    }
+}
+
+/// Whether this node has what one of the members connected now has.
+fn has_all_of_a_member(mesh: &Mesh) -> bool {
+    // A cluster that was made just now has a log without a word for a moment. The first is of caches,
+    // and that its author is a member follows.
+    let mut members = mesh.view.members().into_iter();
+    let is_told = members.any(|member| member.node != mesh.me);
+    is_told && mesh.view.has_caught_up() && mesh.view.has_all_of_a_peer()
+}
+
+/// Takes on the cluster's caches that are known, and makes room for those whose name is taken here.
 pub(crate) async fn settle(
     app: &Arc<App>,
     mesh: &Arc<Mesh>,
     local: &[CacheName],
-    patience: Duration,
 ) -> Result<(Vec<RenamedCache>, Vec<CacheName>), Failure> {
-    let started = Instant::now();
-    while !knows_its_caches(mesh) && started.elapsed() < patience {
-        let _ = timeout(CACHES_PAUSE, mesh.caches_changed.notified()).await;
-    }
     let (app, mesh, local) = (Arc::clone(app), Arc::clone(mesh), local.to_vec());
     let settled = blocking(move || {
         let made = make_room(&app, &mesh, &local);
@@ -337,17 +364,9 @@ pub(crate) async fn settle(
     settled.await
 }
 
-/// Whether all caches are here that this node may read, as far as that can be known: it has what a
-/// member has, and no private cache waits for its key that its certificate may be good for. Which
-/// those are called is not known before.
-fn knows_its_caches(mesh: &Mesh) -> bool {
-    // A cluster that was made just now has a log without a word for a moment. The first is of caches,
-    // and that its author is a member follows.
-    let mut members = mesh.view.members().into_iter();
-    let is_told = members.any(|member| member.node != mesh.me);
-    if !is_told || !mesh.view.has_caught_up() {
-        return false;
-    }
+/// Whether no private cache waits for its key that this node's certificate may be good for. Which those
+/// are called is not known before.
+fn lacks_no_key(mesh: &Mesh) -> bool {
     let Some(certificate) = mesh.members.certificate() else {
         return true;
     };
@@ -399,16 +418,21 @@ fn joined_caches(app: &App, mesh: &Mesh) -> Vec<JoinedCache> {
     let address = address.map_or("127.0.0.1:7745", String::as_str);
     let known = mesh.view.caches();
     let snapshot = app.caches.snapshot();
-    let shared = snapshot.values().filter(|cache| {
-        let id = cache.settings.shared_as;
-        known.iter().any(|(known, _, _)| Some(*known) == id)
+    let shared = snapshot.values().filter_map(|cache| {
+        let id = cache.settings.shared_as?;
+        let (_, _, config) = known.iter().find(|(known, _, _)| *known == id)?;
+        Some((cache, config))
     });
     shared
-        .map(|cache| JoinedCache {
-            name: cache.name.clone(),
-            founded_as: cache.settings.founded_as.clone(),
-            public_key: cache.view().public_key,
-            substituter: format!("http://{address}/{}", cache.name),
+        .map(|(cache, config)| {
+            let mut keys = config.public_keys.iter().map(ToString::to_string);
+            JoinedCache {
+                name: cache.name.clone(),
+                founded_as: cache.settings.founded_as.clone(),
+                public_key: keys.next().unwrap_or_default(),
+                old_public_keys: keys.rev().collect(),
+                substituter: format!("http://{address}/{}", cache.name),
+            }
         })
         .collect()
 }
@@ -618,7 +642,9 @@ async fn revoke(
 const TICKET_AGE_MAX: u64 = 10 * 365 * 24 * 3600;
 const ADDRESS_TRIES: u32 = 50;
 const ADDRESS_PAUSE: Duration = Duration::from_millis(20);
-/// How long joining waits for the cluster's caches to become known.
+/// How long joining waits for what a member has.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(15);
+/// How long it waits for the keys of private caches: they may be for others.
 const CACHES_PATIENCE: Duration = Duration::from_secs(10);
-const CACHES_PAUSE: Duration = Duration::from_millis(10);
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(20);
 const REVOKED_BAN: Duration = Duration::from_secs(3600);

@@ -68,7 +68,18 @@ pub(crate) struct Announcer {
     is_settled: AtomicBool,
     /// Told when something was crossed out.
     crossed_out: Condvar,
+    /// Held while local caches are made what the cluster says: of two that did so at a time, the one
+    /// that has looked first would undo what the other one has done.
+    adopting: Mutex<()>,
+    /// The highest version said of each cache that this node owns, since the start: the directory shows
+    /// them a moment later, and of two of one version not the newer counts.
+    versions: Mutex<BTreeMap<CacheId, u64>>,
+    /// Told when the directory shows another version of a cache.
+    version_shown: Condvar,
 }
+
+/// A cache of the cluster whose local side was there, before and after it was looked at.
+type Adopted = (CacheId, Arc<Cache>, Arc<Cache>);
 
 /// What an [`Announcer`] is made of.
 pub(crate) struct Parts {
@@ -101,6 +112,9 @@ impl Announcer {
             is_leaving: AtomicBool::new(false),
             is_settled: AtomicBool::new(parts.is_settled),
             crossed_out: Condvar::new(),
+            adopting: Mutex::new(()),
+            versions: Mutex::default(),
+            version_shown: Condvar::new(),
         }
     }
 
@@ -383,22 +397,62 @@ impl Announcer {
     }
 
     /// Says anew how a cache that this node owns is set up, and gives its key to those who write it.
+    /// Waits until that is in the log, if it is soon: who joins after this hears of it.
     ///
     /// **Errors**: [`ShareError::NotOwner`] if another node owns it.
-    pub(crate) fn reconfigure(&self, cache: &Cache, destroyed: bool) -> Result<(), ShareError> {
+    pub(crate) fn reconfigure(
+        &self,
+        app: &App,
+        cache: &Cache,
+        destroyed: bool,
+    ) -> Result<(), ShareError> {
         let Some(id) = cache.settings.shared_as else {
             return Ok(());
         };
+        let version = self.say_settings(app, id, cache, destroyed)?;
+        let is_awaited = |_: &mut _| {
+            let shown = self.view.cache(id);
+            shown.is_some_and(|config| config.version < version)
+        };
+        let versions = self.versions();
+        let waited =
+            { &self.version_shown }.wait_timeout_while(versions, WRITE_PATIENCE, is_awaited);
+        drop(waited.expect("no panic under this lock"));
+        Ok(())
+    }
+
+    /// Says how a cache that this node owns is set up. Returns the version said.
+    fn say_settings(
+        &self,
+        app: &App,
+        id: CacheId,
+        cache: &Cache,
+        destroyed: bool,
+    ) -> Result<u64, ShareError> {
         let seed = self.files.owner_seed(&id)?.ok_or(ShareError::NotOwner)?;
         let current = self.view.cache(id).ok_or(ShareError::NotOwner)?;
+        let (version, newest) = {
+            let mut versions = self.versions();
+            let said = versions.get(&id).copied().unwrap_or(0);
+            let version = said.max(current.version).saturating_add(1);
+            versions.insert(id, version);
+            // Who gets the higher version says the newer settings.
+            (version, app.caches.find_shared(&id))
+        };
+        let cache = newest.as_deref().unwrap_or(cache);
         let next = CacheConfig {
             destroyed,
-            ..config_of(cache, current.genesis.clone(), current.version + 1)
+            ..config_of(cache, current.genesis, version)
         };
         let owner = Identity::from_seed(seed);
         let signed = Record::Cache(Signed::new(next.clone(), &owner));
         self.say_of(cache, id, vec![signed]);
-        self.give_keys(cache, &next, &seed)
+        self.give_keys(cache, &next, &seed)?;
+        Ok(version)
+    }
+
+    fn versions(&self) -> MutexGuard<'_, BTreeMap<CacheId, u64>> {
+        self.versions.lock().expect("no panic under this lock")
     }
 
     /// Announces all paths of a cache once more, because their signatures changed.
@@ -582,20 +636,16 @@ impl Announcer {
     ///
     /// **Errors**: [`ShareError`]; what was done until then stays.
     pub(crate) fn adopt_caches(&self, app: &App) -> Result<(), ShareError> {
-        for (id, name, config) in self.readable_caches() {
-            let known = app.caches.find_shared(&id);
-            let is_left_alone = match &known {
-                Some(_) => self.owns(&id)?,
-                None => !self.knows_names(),
-            };
-            if is_left_alone {
-                continue;
-            }
-            match (known, self.left_behind(app, id, &config)?) {
-                (None, Some(left)) => self.bring_back(app, &left, &config)?,
-                (known, _) => self.adopt(app, known.as_deref(), (id, &name), &config)?,
-            }
+        // Whoever waits for it holds this while looking, or waits already.
+        drop(self.versions());
+        self.version_shown.notify_all();
+        let mut changed = Vec::new();
+        let adopted = self.adopt_all(app, &mut changed);
+        // Not under the lock: this waits for the log.
+        for (id, before, now) in changed {
+            self.give_up_keys(app, id, &before, &now)?;
         }
+        adopted?;
         for cache in app.caches.snapshot().values() {
             let Some(id) = cache.settings.shared_as else {
                 continue;
@@ -605,6 +655,34 @@ impl Announcer {
                 app.caches.destroy(&cache.name, &app.store)?;
                 app.narinfos.clear();
             }
+        }
+        Ok(())
+    }
+
+    /// Gives the local caches the settings that the cluster says. Adds those that were there, before and
+    /// after.
+    fn adopt_all(&self, app: &App, changed: &mut Vec<Adopted>) -> Result<(), ShareError> {
+        let _adopting = self.adopting.lock().expect("no panic under this lock");
+        for (id, name, config) in self.readable_caches() {
+            let known = app.caches.find_shared(&id);
+            let is_left_alone = match &known {
+                Some(_) => self.owns(&id)?,
+                None => !self.knows_names(),
+            };
+            if is_left_alone {
+                continue;
+            }
+            let (before, now) = match (known, self.left_behind(app, id, &config)?) {
+                (None, Some(left)) => {
+                    let now = self.bring_back(app, &left, &config)?;
+                    (Some(left), Some(now))
+                }
+                (known, _) => {
+                    let now = self.adopt(app, (id, &name), &config)?;
+                    (known, now)
+                }
+            };
+            changed.extend(before.zip(now).map(|(before, now)| (id, before, now)));
         }
         Ok(())
     }
@@ -631,13 +709,14 @@ impl Announcer {
         self.is_settled.store(true, Ordering::Relaxed);
     }
 
+    /// `None` if all its names are taken here.
     fn adopt(
         &self,
         app: &App,
-        known: Option<&Cache>,
         (id, name): (CacheId, &CacheName),
         config: &CacheConfig,
-    ) -> Result<(), ShareError> {
+    ) -> Result<Option<Arc<Cache>>, ShareError> {
+        let is_new = app.caches.find_shared(&id).is_none();
         let founded = &config.genesis.name;
         let others = self.is_settled.load(Ordering::Relaxed);
         let others = others
@@ -648,20 +727,19 @@ impl Announcer {
             follow_config(settings, config);
             settings.founded_as = (here != founded).then(|| founded.clone());
         });
-        match (adopted, known) {
-            (Ok(cache), Some(before)) => self.give_up_keys(app, id, before, &cache),
-            (Ok(cache), None) => {
-                if let Some(founded) = &cache.settings.founded_as {
+        match adopted {
+            Ok(cache) => {
+                if let Some(founded) = cache.settings.founded_as.as_ref().filter(|_| is_new) {
                     let here = &cache.name;
                     tracing::warn!(cache = %founded, %here, "a cache of the cluster has another name here: its own is taken");
                 }
-                Ok(())
+                Ok(Some(cache))
             }
-            (Err(CacheError::Exists(name)), _) => {
+            Err(CacheError::Exists(name)) => {
                 tracing::debug!(%name, "the name of a cache of the cluster is taken here");
-                Ok(())
+                Ok(None)
             }
-            (Err(error), _) => Err(error.into()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -700,7 +778,12 @@ impl Announcer {
 
     /// Makes a cache that this node left one of the cluster's again. What is in it is looked at later:
     /// see [`Announcer::finish_coming_back`].
-    fn bring_back(&self, app: &App, left: &Cache, config: &CacheConfig) -> Result<(), ShareError> {
+    fn bring_back(
+        &self,
+        app: &App,
+        left: &Cache,
+        config: &CacheConfig,
+    ) -> Result<Arc<Cache>, ShareError> {
         let owns = self.owns(&config.genesis.cache_id())?;
         let founded = &config.genesis.name;
         let cache = app.caches.come_back(&left.name, |here, settings| {
@@ -711,7 +794,7 @@ impl Announcer {
         })?;
         tracing::info!(cache = %cache.name, "a cache that this node left is the cluster's again");
         app.narinfos.clear();
-        self.give_up_keys(app, config.genesis.cache_id(), left, &cache)
+        Ok(cache)
     }
 
     /// Compares what is in caches that came back with what the cluster says since, once this node has
@@ -735,7 +818,7 @@ impl Announcer {
             let mine = config_of(cache, config.genesis.clone(), config.version);
             let is_changed = self.owns(&id)? && mine != config;
             if is_changed {
-                self.reconfigure(cache, false)?;
+                self.reconfigure(app, cache, false)?;
             }
             self.compare(app, id, cache)?;
             if is_changed {

@@ -314,6 +314,11 @@ impl DirectoryView {
         lock(&self.replica).lag(peer)
     }
 
+    /// Whether this node has all that one of the peers connected now had when they compared.
+    pub(crate) fn has_all_of_a_peer(&self) -> bool {
+        lock(&self.replica).has_all_of_a_peer()
+    }
+
     /// Whether a node wrote two logs.
     pub(crate) fn is_quarantined(&self, node: NodeId) -> bool {
         lock(&self.replica).directory().is_quarantined(node)

@@ -36,7 +36,8 @@ pub struct CacheConfig {
     pub genesis: CacheGenesis,
     /// Grows with every change.
     pub version: u64,
-    /// A path is in the cache if one of these signed it.
+    /// A path is in the cache if one of these signed it. First the one that is signed with, then those
+    /// before it, the newest last.
     pub public_keys: Vec<PublicKey>,
     /// Clients ask the lowest first.
     pub priority: u32,

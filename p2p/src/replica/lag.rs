@@ -85,6 +85,15 @@ impl<L: Log> Replica<L> {
         self.lags.of(peer, &self.directory)
     }
 
+    /// Whether this node has all that one of the peers connected now had when they compared.
+    pub fn has_all_of_a_peer(&self) -> bool {
+        let mut peers = self.lags.peers.keys();
+        peers.any(|peer| {
+            let behind = self.lags.of(*peer, &self.directory).map(|lag| lag.behind);
+            behind == Some(0) && !self.sync.is_asking(peer)
+        })
+    }
+
     /// Notes the ends of a peer's logs, all of those in these buckets.
     pub(super) fn note_tips(&mut self, peer: NodeId, theirs: &[TipHint], buckets: u64) {
         let theirs: BTreeMap<NodeId, u64> = theirs.iter().map(|tip| (tip.node, tip.seq)).collect();

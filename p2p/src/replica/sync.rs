@@ -180,6 +180,11 @@ impl Sync {
         self.sessions.len()
     }
 
+    /// Whether what a peer has is being asked for.
+    pub(super) fn is_asking(&self, peer: &NodeId) -> bool {
+        self.sessions.contains_key(peer)
+    }
+
     /// A peer that no session is held with.
     pub(super) fn free_peer(&mut self) -> Option<NodeId> {
         let free = self.peers.iter();

@@ -660,9 +660,14 @@ fn a_lag_is_seen_and_goes_away() {
         world.run(300);
     }
     world.connect(1, 2);
+    assert!(!world.nodes[&2].has_all_of_a_peer());
     let (mut behind, mut lacks) = (0, 0);
     for _ in 0..5_000 {
         world.run(1);
+        if world.nodes[&2].has_all_of_a_peer() {
+            let seq = |node: u8| world.nodes[&node].directory().seq(one);
+            assert_eq!(seq(2), seq(1), "it has all that was said before");
+        }
         let lag = world.nodes[&2].lag(one).unwrap_or_default();
         behind = lag.behind.max(behind);
         let lag = world.nodes[&1].lag(two).unwrap_or_default();
@@ -676,6 +681,7 @@ fn a_lag_is_seen_and_goes_away() {
     world.assert_converged();
     assert_eq!(world.nodes[&1].lag(two), Some(Lag::default()));
     assert_eq!(world.nodes[&2].lag(one), Some(Lag::default()));
+    assert!(world.nodes[&2].has_all_of_a_peer());
 }
 
 #[test]

@@ -197,3 +197,59 @@ fn c11_a_rotation_keeps_old_signatures_as_long_as_it_was_told() {
         });
     }
 }
+
+/// What `join` and `use` print is what Nix must trust: all keys in force and no other, the newest
+/// first, however shortly before they changed.
+#[test]
+fn c11_join_prints_the_keys_in_force() {
+    if !is_root("c11 join") {
+        return;
+    }
+    let mut cluster = Cluster::new(1);
+    let ticket = cluster.invite(0, &["--write", "*", "--uses", "9"]);
+    // Who has just made a cluster says nothing for a moment.
+    eventually("the cluster to know of the cache", HEALED_MAX, || {
+        (cluster.view(0).caches.len() == 1).then_some(())
+    });
+    let rotate = ["key", "rotate", "main", "--no-confirm"];
+    let mut in_force = vec![cluster[0].public_key("main")];
+    for _ in 0..3 {
+        for _ in 0..3 {
+            cluster[0].cli().run(&rotate).succeeds();
+            in_force.insert(0, cluster[0].public_key("main"));
+        }
+        let late = cluster.add();
+        let joined = cluster.join(late, &ticket).succeeds();
+        assert_eq!(trusted(&joined.stdout), in_force, "{joined}");
+        let used = ["use", "main", "--print"];
+        let used = cluster[late].cli().run(&used).succeeds();
+        assert_eq!(trusted(&used.stdout), in_force, "{used}");
+    }
+    // One that is given up soon after is not printed once the node that made the cache said so.
+    let briefly = [&rotate[..], &["--keep-old", "1s"]].concat();
+    cluster[0].cli().run(&briefly).succeeds();
+    in_force[0] = cluster[0].public_key("main");
+    eventually("the key to be given up", HEALED_MAX, || {
+        let caches = cluster.view(0).caches;
+        (caches[0].public_keys.len() == in_force.len()).then_some(())
+    });
+    let late = cluster.add();
+    let joined = cluster.join(late, &ticket).succeeds();
+    assert_eq!(trusted(&joined.stdout), in_force, "{joined}");
+    for node in 0..cluster.len() {
+        let what = format!("node {node} to know the keys in force");
+        eventually(&what, HEALED_MAX, || {
+            let used = cluster[node].cli().run(&["use", "main", "--print"]);
+            (trusted(&used.succeeds().stdout) == in_force).then_some(())
+        });
+    }
+}
+
+/// The keys in lines for a `nix.conf`.
+fn trusted(lines: &str) -> Vec<String> {
+    let keys = |line: &str| {
+        let keys = line.strip_prefix("extra-trusted-public-keys = ")?;
+        Some(keys.split(' ').map(str::to_owned).collect())
+    };
+    lines.lines().find_map(keys).expect("a line of keys")
+}
