@@ -539,9 +539,10 @@ impl Caches {
         Ok(self.insert(successor(&old, settings, None)))
     }
 
-    /// Signs with `secret` from now on, in a cache whose settings name its public half.
+    /// Signs with `secret` from now on, in a cache whose settings name its public half. Notes that what
+    /// is there may have to be signed with it, too.
     ///
-    /// **Errors**: file errors; nothing is changed then.
+    /// **Errors**: file errors; the old key stays in use then.
     pub(crate) fn give_key(
         &self,
         name: &CacheName,
@@ -549,8 +550,35 @@ impl Caches {
     ) -> Result<Arc<Cache>, CacheError> {
         let _writer = self.writer.lock().expect("no panic under this lock");
         let old = self.existing(name)?;
+        let mut settings = old.settings.clone();
+        let held = &mut settings.signing.get_or_insert_default().held_keys;
+        if let Some(before) = old.secret.as_ref().map(SecretKey::public) {
+            held.retain(|key| *key != before);
+            held.push(before);
+            let most = held.len().saturating_sub(KEYS_MAX);
+            held.drain(..most);
+        }
+        // First: a crash in between leaves a note that is made again.
+        self.write_settings(name, &settings)?;
         self.write_key(name, &secret)?;
-        Ok(self.insert(successor(&old, old.settings.clone(), Some(secret))))
+        Ok(self.insert(successor(&old, settings, Some(secret))))
+    }
+
+    /// Notes that all paths of a cache were looked through for those that `key` has to sign. Nothing is
+    /// changed if the cache has another key by now.
+    ///
+    /// **Errors**: file errors; they are looked through again then.
+    pub(crate) fn signed_with(&self, name: &CacheName, key: &PublicKey) -> Result<(), CacheError> {
+        let _writer = self.writer.lock().expect("no panic under this lock");
+        let old = self.existing(name)?;
+        if old.secret.as_ref().map(SecretKey::public).as_ref() != Some(key) {
+            return Ok(());
+        }
+        let mut settings = old.settings.clone();
+        settings.signing = None;
+        self.write_settings(name, &settings)?;
+        self.insert(successor(&old, settings, old.secret.clone()));
+        Ok(())
     }
 
     fn existing(&self, name: &CacheName) -> Result<Arc<Cache>, CacheError> {
@@ -835,6 +863,30 @@ mod tests {
             back.settings.old_public_keys,
             [second.public_key().unwrap()]
         );
+    }
+
+    /// So a node that stops in between goes on.
+    #[test]
+    fn c11_that_paths_are_to_be_signed_is_known_until_they_are() {
+        let fixture = Fixture::new();
+        let caches = fixture.caches();
+        let first = caches
+            .create(&main(), &CachePatch::default(), None)
+            .unwrap();
+        let keys = [1, 2].map(|seed| SecretKey::generate("next", [seed; 32]).unwrap());
+        for key in &keys {
+            caches.give_key(&main(), key.clone()).unwrap();
+        }
+        let held = |caches: &Caches| {
+            let signing = caches.find("main").unwrap().settings.signing.clone();
+            signing.map(|signing| signing.held_keys)
+        };
+        let wanted = [first.public_key().unwrap(), keys[0].public()];
+        assert_eq!(held(&fixture.caches()).unwrap(), wanted);
+        caches.signed_with(&main(), &keys[0].public()).unwrap();
+        assert_eq!(held(&caches).unwrap(), wanted, "another key came meanwhile");
+        caches.signed_with(&main(), &keys[1].public()).unwrap();
+        assert_eq!(held(&fixture.caches()), None);
     }
 
     #[test]

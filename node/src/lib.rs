@@ -50,6 +50,7 @@ mod publish;
 mod push;
 mod recent;
 mod report;
+mod resign;
 mod retire;
 mod s3;
 mod upstream;

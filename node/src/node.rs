@@ -34,6 +34,7 @@ use crate::http::ingest::joined;
 use crate::http::serve::{ServeOptions, serve};
 use crate::http::{Door, Wall, cluster};
 use crate::mesh::MeshError;
+use crate::resign::Resigner;
 use crate::retire::KeyRetirer;
 use crate::s3::S3Error;
 use crate::worker::Workers;
@@ -224,6 +225,7 @@ impl Node {
         self.workers.spawn(Collector::new(Arc::clone(&self.app)));
         self.workers.spawn(Maintainer::new(Arc::clone(&self.app)));
         self.workers.spawn(KeyRetirer::new(Arc::clone(&self.app)));
+        self.workers.spawn(Resigner::new(Arc::clone(&self.app)));
         self.workers
             .spawn(SessionReaper::new(Arc::clone(&self.app)));
     }

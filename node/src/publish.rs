@@ -7,14 +7,14 @@
 //!
 //! Everything here blocks; call it on a blocking thread.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use attic_store::narinfo::Compression;
 use attic_store::record::PathRow;
 use attic_store::{
     CacheName, NarHash, NarInfo, PathInfo, PublicKey, SecretKey, Signature, Store, StoreError,
-    StorePathHash,
+    StorePathHash, TrustedKeys,
 };
 use thiserror::Error;
 
@@ -110,6 +110,89 @@ impl Publisher {
             Ok(())
         });
         outcome.unwrap_or(Err(PublishError::CacheGone))
+    }
+
+    /// Signs with the cache's key, of up to 512 paths after `after`, those that it is to sign, and tells
+    /// the cluster of those that were pushed here.
+    ///
+    /// Signed is what another key in force vouches for, and what was pushed here while this node had one
+    /// of the `held` keys, with that alone, whose signature goes: the cluster does not believe it any more.
+    /// What others pushed with a key that is given up stays as it is. The key may have been given up
+    /// because of just that.
+    ///
+    /// **Errors**: the store's, or it could not be written down; a repeat is safe.
+    pub(crate) fn sign_page(
+        &self,
+        cache: &Cache,
+        held: &TrustedKeys,
+        after: Option<StorePathHash>,
+    ) -> Result<SignedPage, PublishError> {
+        let mut signed = SignedPage::default();
+        let mesh = cache.settings.shared_as.zip(self.mesh.get());
+        let (Some((id, mesh)), Some(secret)) = (mesh, &cache.secret) else {
+            return Ok(signed);
+        };
+        let rows = self.store.paths(&cache.name, after, SIGN_PAGE)?;
+        signed.last = rows.last().map(|row| *row.info.path.hash());
+        let store_dir = &cache.settings.store_dir;
+        let current = TrustedKeys::new([secret.public()]);
+        let in_force = cache.own_keys.keys();
+        let given_up = held.keys().iter().filter(|key| !in_force.contains(key));
+        let given_up: Vec<PublicKey> = given_up.cloned().collect();
+        let is_by = |keys: &TrustedKeys, info: &PathInfo| {
+            let fingerprint = info.fingerprint(store_dir);
+            keys.verify(&fingerprint, &info.signatures).is_some()
+        };
+        let (mut others, mut own) = (Vec::new(), BTreeMap::new());
+        for row in rows.into_iter().filter(|row| !is_by(&current, &row.info)) {
+            let hash = *row.info.path.hash();
+            let is_believed = is_signed(cache, &row.info);
+            if !is_believed && !is_by(held, &row.info) {
+                continue;
+            }
+            let Some(said) = mesh.view.said_here(id, &hash) else {
+                match is_believed {
+                    true => others.push(hash),
+                    false => signed.undecided |= mesh.announcer.is_noted_by_itself(id, &hash),
+                }
+                continue;
+            };
+            // It may be of something else than what was pushed here.
+            let said = said.info.fingerprint(store_dir);
+            if is_believed || row.info.fingerprint(store_dir) == said {
+                own.insert(hash, said);
+            }
+        }
+        let sign_other = |info: &mut PathInfo| {
+            if is_signed(cache, info) {
+                sign(secret, cache, info);
+            }
+        };
+        let sign_own = |info: &mut PathInfo| {
+            let fingerprint = info.fingerprint(store_dir);
+            let is_said = own.get(info.path.hash()) == Some(&fingerprint);
+            if is_signed(cache, info) || (is_said && is_by(held, info)) {
+                *info = without_signatures(cache, info, &given_up);
+                sign(secret, cache, info);
+            }
+        };
+        let work = || -> Result<(), PublishError> {
+            self.change_page(cache, &others, sign_other)?;
+            let own: Vec<StorePathHash> = own.keys().copied().collect();
+            if !mesh.announcer.is_heeded(id) {
+                return Ok(());
+            }
+            let noted = mesh.announcer.note(id, &own);
+            noted.map_err(|error| PublishError::Outbox(Arc::new(error)))?;
+            for group in own.chunks(GROUP) {
+                self.change_page(cache, group, sign_own)?;
+                let _locks = cache.life.paths.lock(group);
+                mesh.announcer.announce(&self.store, cache, id, group);
+            }
+            Ok(())
+        };
+        cache.life.while_alive(work).unwrap_or(Ok(()))?;
+        Ok(signed)
     }
 
     /// Keeps a path that another node of the cluster published, with the signatures it came with.
@@ -229,13 +312,7 @@ impl Publisher {
     ) -> Result<u64, StoreError> {
         self.for_each_page(cache, |hashes| {
             self.change_page(cache, hashes, |info| {
-                let fingerprint = info.fingerprint(&cache.settings.store_dir);
-                let mut rest = info.clone();
-                let is_old = |signature: &Signature| {
-                    let mut named = old.iter().filter(|key| key.name() == signature.key_name());
-                    named.any(|key| key.verify(fingerprint.as_ref(), signature))
-                };
-                rest.signatures.retain(|signature| !is_old(signature));
+                let rest = without_signatures(cache, info, old);
                 if is_signed(cache, &rest) {
                     *info = rest;
                 }
@@ -442,6 +519,15 @@ impl Publisher {
     }
 }
 
+/// What [`Publisher::sign_page`] came across.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SignedPage {
+    /// The last path; `None` if there was none.
+    pub(crate) last: Option<StorePathHash>,
+    /// Whether it is not certain of some path yet that it was pushed here: the log is about to say so.
+    pub(crate) undecided: bool,
+}
+
 /// The row of a path that passed.
 enum Checked {
     /// To be written.
@@ -543,6 +629,18 @@ fn sorted(mut info: PathInfo) -> PathInfo {
         .into_iter()
         .for_each(|signature| info.add_signature(signature));
     info
+}
+
+/// The same without the signatures of these keys.
+fn without_signatures(cache: &Cache, info: &PathInfo, keys: &[PublicKey]) -> PathInfo {
+    let fingerprint = info.fingerprint(&cache.settings.store_dir);
+    let is_theirs = |signature: &Signature| {
+        let mut named = keys.iter().filter(|key| key.name() == signature.key_name());
+        named.any(|key| key.verify(fingerprint.as_ref(), signature))
+    };
+    let mut rest = info.clone();
+    rest.signatures.retain(|signature| !is_theirs(signature));
+    rest
 }
 
 fn sign(secret: &SecretKey, cache: &Cache, info: &mut PathInfo) {

@@ -35,6 +35,18 @@ pub(crate) struct Settings {
     /// Those of the old keys that are not kept for ever.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) retiring: Vec<Retiring>,
+    /// Present until all paths were looked through for those that the key given last has to sign.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signing: Option<Signing>,
+}
+
+/// What is to be signed with a key that this node was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Signing {
+    /// The keys that this node had before, the newest last, as far as what it published with them may
+    /// not be signed with a newer one.
+    pub(crate) held_keys: Vec<PublicKey>,
 }
 
 /// A cache of a cluster that this node left.
@@ -123,6 +135,7 @@ impl Default for Settings {
             founded_as: None,
             left: None,
             retiring: Vec::new(),
+            signing: None,
         }
     }
 }
@@ -139,6 +152,7 @@ impl Settings {
         let cache = self.shared_as.take();
         self.left = cache.map(|cache| Left { cluster, cache }).or(self.left);
         self.founded_as = None;
+        self.signing = None;
     }
 
     /// These settings with what `patch` says changed.

@@ -356,7 +356,10 @@ impl Announcer {
         let caches = self.outbox().caches();
         for id in caches {
             if let Some(cache) = app.caches.find_shared(&id) {
-                self.announce_all(app, id, &cache)?;
+                match self.owns(&id)? {
+                    true => self.announce_all(app, id, &cache)?,
+                    false => self.announce_own(app, id, &cache)?,
+                }
             }
         }
         let noted = self.outbox().paths();
@@ -375,6 +378,11 @@ impl Announcer {
     fn is_unsaid(&self, cache: CacheId, hash: &StorePathHash) -> bool {
         let noted_at = self.outbox().noted_at(cache, hash);
         noted_at.is_some_and(|end| self.view.said_at(cache, hash) <= Some(end))
+    }
+
+    /// Whether a path is noted by itself: it was pushed here, and the log may not say so yet.
+    pub(crate) fn is_noted_by_itself(&self, cache: CacheId, hash: &StorePathHash) -> bool {
+        self.outbox().noted_at(cache, hash).is_some()
     }
 
     fn is_said_by_me(&self, cache: CacheId, hash: &StorePathHash) -> bool {
@@ -468,7 +476,7 @@ impl Announcer {
 
     /// Changes signatures of a cache's paths, and announces once more those that this node announced.
     ///
-    /// **Errors**: [`ShareError`]; a restart announces all that are here.
+    /// **Errors**: [`ShareError`]; a restart goes on with it.
     fn sign_anew(
         &self,
         app: &App,
@@ -476,14 +484,24 @@ impl Announcer {
         change: impl FnOnce(&Publisher) -> Result<u64, StoreError>,
     ) -> Result<(), ShareError> {
         self.outbox().note_all(id).map_err(ShareError::Outbox)?;
-        if change(&app.publisher)? > 0 {
-            let mut mine = Vec::new();
-            each_row(app, cache, |row| {
-                let hash = *row.info.path.hash();
-                mine.extend(self.is_said_by_me(id, &hash).then_some(hash));
-                Ok(())
-            })?;
-            self.announce(&app.store, cache, id, &mine);
+        match change(&app.publisher)? {
+            0 => self.outbox().cross_out_all(id).map_err(ShareError::Outbox),
+            _ => self.announce_own(app, id, cache),
+        }
+    }
+
+    /// Announces all paths of a cache that this node announced before, and crosses it out. What others
+    /// pushed is not this node's to say: who says a path is taken to have had it pushed there.
+    fn announce_own(&self, app: &App, id: CacheId, cache: &Cache) -> Result<(), ShareError> {
+        let mut own = Vec::new();
+        each_row(app, cache, |row| {
+            let hash = *row.info.path.hash();
+            own.extend(self.is_said_by_me(id, &hash).then_some(hash));
+            Ok(())
+        })?;
+        for page in own.chunks(PAGE) {
+            self.note(id, page).map_err(ShareError::Outbox)?;
+            self.announce(&app.store, cache, id, page);
         }
         self.outbox().cross_out_all(id).map_err(ShareError::Outbox)
     }
@@ -587,7 +605,8 @@ impl Announcer {
         Ok(!self.keys.take_granted()?.is_empty())
     }
 
-    /// Takes on the keys to sign with that this node was given.
+    /// Takes on the keys to sign with that this node was given. What is there is signed with them soon
+    /// after: see [`resign`](crate::resign).
     pub(crate) fn take_keys(&self, app: &App) -> Result<(), ShareError> {
         for cache in app.caches.snapshot().values() {
             let Some(id) = cache.settings.shared_as else {
@@ -617,11 +636,8 @@ impl Announcer {
                         .as_ref()
                         .is_none_or(|old| old.public() != secret.public()) =>
                 {
-                    let cache = app.caches.give_key(&cache.name, secret)?;
+                    app.caches.give_key(&cache.name, secret)?;
                     tracing::info!(cache = %cache.name, "was given the key of a cache");
-                    if !cache.settings.old_public_keys.is_empty() {
-                        self.sign_anew(app, (id, &cache), |publisher| publisher.sign_all(&cache))?;
-                    }
                 }
                 Some(_) | None => {}
             }

@@ -84,6 +84,18 @@ impl DirectoryView {
         lock(&self.replica).directory().dots(cache, *hash)
     }
 
+    /// What this node says of a path, unless it was removed. A log that cannot be read has nothing.
+    pub(crate) fn said_here(&self, cache: CacheId, hash: &StorePathHash) -> Option<PathRecord> {
+        let replica = lock(&self.replica);
+        let directory = replica.directory();
+        let mut dots = directory.dots(cache, *hash).into_iter();
+        let dot = dots.find(|dot| dot.node == self.me)?;
+        match logged(directory.record(replica.log(), dot))? {
+            Record::Path(record) => Some(record),
+            _ => None,
+        }
+    }
+
     /// Number of the last segment of this node's log.
     pub(crate) fn log_end(&self) -> u64 {
         lock(&self.replica).directory().seq(self.me)
@@ -312,6 +324,11 @@ impl DirectoryView {
     /// How far apart this node and a connected peer are; `None` until they have compared.
     pub(crate) fn lag(&self, peer: NodeId) -> Option<Lag> {
         lock(&self.replica).lag(peer)
+    }
+
+    /// Whether it is known what this node's log says.
+    pub(crate) fn is_writable(&self) -> bool {
+        !lock(&self.replica).is_starting()
     }
 
     /// Whether this node has all that one of the peers connected now had when they compared.

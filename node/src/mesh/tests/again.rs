@@ -295,3 +295,73 @@ async fn a_path_with_a_thousand_references_is_known_to_the_cluster() {
     })
     .await;
 }
+
+/// A node that is given a key signs with it what it pushed with one that is given up, and nothing of
+/// others: the key may have been given up because of what they signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_was_pushed_here_is_signed_with_the_next_key() {
+    let pair = Pair::holding("main").await;
+    let app = pair.two.app.clone();
+    let secret = || app.caches.find("main").unwrap().secret.clone().unwrap();
+    let old = secret();
+    let (own, _) = pair.two.publish("main", 2, noise("own", 1000)).await;
+    let (changed, _) = pair.two.publish("main", 3, noise("changed", 1000)).await;
+    // Here, and not said by this node.
+    let theirs = StorePathHash::from_bytes([9; 20]);
+    let rotate = json!({ "keep_old_seconds": 0 });
+    pair.one.post("/caches/main/key/rotate", rotate).await;
+    let keys_known = |member: &Member| member.mesh().view.cache(pair.id).unwrap().public_keys.len();
+    until("the old key is given up", || {
+        let signing = &app.caches.find("main").unwrap().settings.signing;
+        secret().public() != old.public() && keys_known(&pair.two) == 1 && signing.is_none()
+    })
+    .await;
+    let new = secret();
+
+    let signed_by = |hash: &StorePathHash| {
+        let row = app.store.path(&"main".parse().unwrap(), hash);
+        let signatures = row.unwrap().unwrap().info.signatures;
+        let names = signatures.iter().map(|signature| signature.key_name());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for hash in [own, changed] {
+        until("the old signature is gone", || {
+            signed_by(&hash) == [new.name()]
+        })
+        .await;
+    }
+    let said_at = || pair.two.mesh().view.said_at(pair.id, &own);
+    let said_before = said_at();
+    // As if the old key had been there when these came, and the new one came now.
+    let (giving, before, after) = (app.clone(), old.clone(), new.clone());
+    let give = move || {
+        let name = "main".parse().unwrap();
+        let row = |hash| giving.store.path(&name, &hash).unwrap().unwrap();
+        let contents = row(own).info;
+        for hash in [own, changed, theirs] {
+            let mut row = row(if hash == theirs { own } else { hash });
+            if hash == theirs {
+                row.info.path = StorePath::new(theirs, "file").unwrap();
+            }
+            if hash == changed {
+                row.info.nar_hash = contents.nar_hash;
+                row.info.nar_size = contents.nar_size;
+            }
+            let fingerprint = row.info.fingerprint(&Default::default());
+            row.info.signatures.clear();
+            row.info.add_signature(before.sign(fingerprint.as_ref()));
+            giving.store.publish(vec![row]).unwrap();
+        }
+        giving.caches.give_key(&name, before).unwrap();
+        giving.caches.give_key(&name, after).unwrap();
+    };
+    spawn_blocking(give).await.unwrap();
+    until("all was looked through", || {
+        app.caches.find("main").unwrap().settings.signing.is_none()
+    })
+    .await;
+    assert_eq!(signed_by(&own), [new.name()]);
+    assert_eq!(signed_by(&changed), [old.name()]);
+    assert_eq!(signed_by(&theirs), [old.name()]);
+    until("it is said anew", || said_at() > said_before).await;
+}

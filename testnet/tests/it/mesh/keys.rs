@@ -253,3 +253,42 @@ fn trusted(lines: &str) -> Vec<String> {
     };
     lines.lines().find_map(keys).expect("a line of keys")
 }
+
+/// What a member pushed while it heard of nobody, with a key that was given up meanwhile, it signs anew
+/// by itself.
+#[test]
+fn c11_what_was_pushed_behind_a_partition_outlasts_the_key() {
+    if !is_root("c11 partition") {
+        return;
+    }
+    let mut cluster = Cluster::joined(3);
+    let first = cluster[0].public_key("main");
+    let before = path("c11-before-partition", 1000);
+    cluster[1].push(&[&before]).succeeds();
+    all_answer(
+        &cluster,
+        &[0, 1, 2],
+        &before,
+        200,
+        (Instant::now(), VISIBLE_MAX),
+    );
+    cluster.network().cut(1);
+    let behind = path("c11-behind-partition", 1000);
+    cluster[1].push(&[&behind]).succeeds();
+    let briefly = ["key", "rotate", "main", "--no-confirm", "--keep-old", "1s"];
+    cluster[0].cli().run(&briefly).succeeds();
+    let second = cluster[0].public_key("main");
+    eventually("the first key to be given up", HEALED_MAX, || {
+        let caches = cluster.view(0).caches;
+        (caches[0].public_keys == [second.as_str()]).then_some(())
+    });
+    assert_eq!(signers(&cluster[1], &behind), [key_name(&first)]);
+    cluster[1].kill();
+    cluster[1].start_again();
+    cluster.network().heal_all();
+    cluster.wait_connected(&[0, 1, 2]);
+    for path in [&before, &behind] {
+        wait_signers(&cluster, path, &[&second]);
+    }
+    realise(&cluster, 2, &[&before, &behind]);
+}
