@@ -252,7 +252,9 @@ pub enum CacheVerb {
     Configure(CacheConfigureArgs),
     /// Destroy a cache
     ///
-    /// Its paths and keys are gone at once; disk space comes back with the next garbage collection.
+    /// Its paths and keys are gone at once; disk space comes back with the next garbage collection. A
+    /// cache of the cluster is destroyed by the node that made it, or, once that is revoked, by the node
+    /// that holds the cluster's key; all members lose it.
     Destroy {
         /// Which cache
         cache: CacheName,

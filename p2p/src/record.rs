@@ -35,7 +35,7 @@ pub const RECORD_LEN_MAX: usize = 60 * 1024;
 pub enum Record {
     /// A node is a member. Every log begins with its author's own.
     Member(Signed<Certificate>),
-    /// A member or an invitation is none any more.
+    /// A member, an invitation or a cache is none any more.
     Revoke(Signed<Revocation>),
     /// A cache is like this.
     Cache(Signed<CacheConfig>),

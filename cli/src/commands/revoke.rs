@@ -19,7 +19,9 @@ pub(super) async fn run(context: &Context, args: &RevokeArgs) -> Result<(), CliE
     let reply = client.revoke(&node).await?;
     if args.json.json {
         let withdrawn = reply.tickets_withdrawn;
-        let said = json!({ "node": node.to_string(), "tickets_withdrawn": withdrawn });
+        let said = json!({
+            "node": node.to_string(), "tickets_withdrawn": withdrawn, "caches": reply.caches,
+        });
         return context.ui.json(&said);
     }
     context.ui.say(format_args!(
@@ -31,8 +33,19 @@ pub(super) async fn run(context: &Context, args: &RevokeArgs) -> Result<(), CliE
             count(reply.tickets_withdrawn, "ticket")
         ));
     }
+    for cache in &reply.caches {
+        context.ui.warn(format_args!(
+            "it made the cache \"{cache}\", and can sign for it still; nobody else can give that a new key"
+        ));
+    }
+    if let Some(cache) = reply.caches.first() {
+        context.ui.hint(format_args!(
+            "replace such a cache by one of the same name, and push again: \
+             attic-node cache destroy {cache}, then attic-node cache create {cache}"
+        ));
+    }
     context.ui.hint(
-        "it may have the keys of caches it could write; make new ones with: \
+        "it may have the keys of other caches it could write; make new ones with: \
          attic-node key rotate CACHE",
     );
     Ok(())

@@ -302,18 +302,25 @@ async fn revoke_takes_an_id_a_name_or_the_beginning_of_an_id() {
         (NODES[0], NODES[0]),
     ] {
         let said = format!("Revoked {node}");
-        let rotate = "hint: it may have the keys of caches it could write; make new ones with";
+        let rotate =
+            "hint: it may have the keys of other caches it could write; make new ones with";
         let line = format!("revoke {named}");
         let hint = "hint: pass --no-confirm";
         world.check(&line, 1, &["not confirmed", hint]).await;
         assert!(world.node.state().cluster.revoked.is_empty());
         let line = format!("{line} --no-confirm");
         let tickets = "1 ticket by which it came";
-        world.check(&line, 0, &[&said, tickets, rotate]).await;
+        let made = "warning: it made the cache \"tools\", and can sign for it still";
+        let replace = "attic-node cache destroy tools, then attic-node cache create tools";
+        let said = [&said, tickets, made, replace, rotate];
+        world.check(&line, 0, &said).await;
         let revoked = world.node.state().cluster.revoked.pop();
         assert_eq!(revoked.map(|node| node.to_string()).as_deref(), Some(node));
         let told = world.json(&line).await;
-        assert_eq!(told, json!({ "node": node, "tickets_withdrawn": 1 }));
+        assert_eq!(
+            told,
+            json!({ "node": node, "tickets_withdrawn": 1, "caches": ["tools"] })
+        );
         world.node.state().cluster.revoked.clear();
     }
     let mut cluster = Cluster::of_three();

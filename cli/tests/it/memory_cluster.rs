@@ -76,6 +76,7 @@ impl Cluster {
                     .push(node.parse().map_err(|_| (404, "NoSuchPeer"))?);
                 json(&RevokeReply {
                     tickets_withdrawn: 1,
+                    caches: vec!["tools".parse().unwrap()],
                 })
             }
             _ => Err((404, "NotFound")),

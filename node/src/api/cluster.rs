@@ -296,10 +296,13 @@ pub struct Teller {
 }
 
 /// What revoking a node did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokeReply {
     /// Tickets by which it came and that were good for more nodes: they are good for none any more.
     pub tickets_withdrawn: u64,
+    /// Caches that it made: nobody else can replace their keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<CacheName>,
 }
 
 /// Another member, or a node that was let in as one and has not said so to everybody yet, or one

@@ -34,7 +34,6 @@ use crate::http::error::{Failure, Kind};
 use crate::http::ingest::{Limits, check_announced, has_body, joined, read_small};
 use crate::http::{admitted, bucket, caller, cluster, push};
 use crate::mesh::Mesh;
-use crate::mesh::announce::ShareError;
 use crate::metrics::rss_bytes;
 use crate::report::{gc_reply, verify_reply};
 
@@ -229,10 +228,18 @@ async fn destroy(
     let name = parse_name(&name)?;
     let cache = blocking(move || {
         let cache = find_cache(&app, &name)?;
-        if let Some(mesh) = own_or_alone(&app, &cache)? {
-            mesh.announcer.reconfigure(&app, &cache, true)?;
+        match (cache.settings.shared_as, app.mesh.get()) {
+            (Some(id), Some(mesh)) if !mesh.announcer.owns(&id).map_err(Failure::internal)? => {
+                mesh.announcer.end_cache(id)?;
+            }
+            (Some(_), Some(mesh)) => mesh.announcer.reconfigure(&app, &cache, true)?,
+            (_, _) => {}
         }
-        let cache = app.caches.destroy(&name, &app.store)?;
+        match app.caches.destroy(&name, &app.store) {
+            // What the cluster says of it was done here meanwhile.
+            Err(CacheError::Absent(_)) if cache.settings.shared_as.is_some() => {}
+            destroyed => drop(destroyed?),
+        }
         app.narinfos.clear();
         Ok(cache)
     });
@@ -295,7 +302,7 @@ fn own_or_alone(app: &App, cache: &Cache) -> Result<Option<Arc<Mesh>>, Failure> 
     };
     match mesh.announcer.owns(&id).map_err(Failure::internal)? {
         true => Ok(Some(mesh)),
-        false => Err(ShareError::NotOwner.into()),
+        false => Err(mesh.announcer.why_not(id).into()),
     }
 }
 

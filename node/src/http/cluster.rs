@@ -626,16 +626,23 @@ async fn revoke(
     });
     // Whoever is revoked is out though its tickets cannot be taken back.
     let withdrawn = withdrawn.await;
-    let announcer = Arc::clone(&mesh.announcer);
+    let (announcer, granting) = (Arc::clone(&mesh.announcer), Arc::clone(&app));
     blocking(move || {
         announcer.say_all(vec![Record::Revoke(revocation)]);
         // What is pushed from now on is sealed under keys that the node does not get.
-        announcer.grant_to_all(&app).map_err(Failure::from)
+        announcer.grant_to_all(&granting).map_err(Failure::from)
     })
     .await?;
     mesh.network.ban(node, REVOKED_BAN, "revoked").await;
-    let tickets_withdrawn = withdrawn?;
-    Ok(Json(RevokeReply { tickets_withdrawn }))
+    let caches = mesh.view.made_by(node).into_iter();
+    let caches = caches.map(|(id, name)| {
+        let local = app.caches.find_shared(&id);
+        local.map_or(name, |cache| cache.name.clone())
+    });
+    Ok(Json(RevokeReply {
+        tickets_withdrawn: withdrawn?,
+        caches: caches.collect(),
+    }))
 }
 
 /// Ten years: a later end is a mistake.

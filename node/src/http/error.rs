@@ -354,7 +354,7 @@ impl From<CacheError> for Failure {
 impl From<ShareError> for Failure {
     fn from(error: ShareError) -> Failure {
         match error {
-            ShareError::NotOwner => Failure::new(Kind::Forbidden, error),
+            ShareError::NotOwner | ShareError::Orphaned => Failure::new(Kind::Forbidden, error),
             ShareError::Cache(error) => error.into(),
             ShareError::Store(error) => error.into(),
             ShareError::Outbox(_) | ShareError::File(_) | ShareError::Keys(_) => {

@@ -27,6 +27,7 @@ use std::time::Duration;
 use attic_p2p::directory::told_apart;
 use attic_p2p::identity::Identity;
 use attic_p2p::ids::{CacheId, ManifestId, NodeId};
+use attic_p2p::membership::revocation::Subject;
 use attic_p2p::membership::sealing::{OpeningKey, SecretContext};
 use attic_p2p::record::{
     CacheConfig, CacheGenesis, Del, DelReason, Grant, Left, NarTag, PathRecord, Record, Right,
@@ -429,6 +430,45 @@ impl Announcer {
         Ok(())
     }
 
+    /// Ends a cache for all with the cluster's key. For one whose makers are all revoked: nobody else
+    /// can change it, and they may sign for it still. Waits until that is in the log, if it is soon.
+    ///
+    /// **Errors**: [`ShareError::NotOwner`] if it is not orphaned, [`ShareError::Orphaned`] if the
+    /// cluster's key is not here.
+    pub(crate) fn end_cache(&self, id: CacheId) -> Result<(), ShareError> {
+        if !self.is_orphaned(id) {
+            return Err(ShareError::NotOwner);
+        }
+        let revocation = self.members.sign_revocation(Subject::Cache(id));
+        let revocation = revocation.map_err(|_| ShareError::Orphaned)?;
+        self.say(vec![Record::Revoke(revocation)]);
+        let versions = self.versions();
+        let is_awaited = |_: &mut _| !self.view.is_gone(id);
+        let waited =
+            { &self.version_shown }.wait_timeout_while(versions, WRITE_PATIENCE, is_awaited);
+        drop(waited.expect("no panic under this lock"));
+        Ok(())
+    }
+
+    /// Whether all who made a cache are revoked, so that nobody can change it.
+    fn is_orphaned(&self, id: CacheId) -> bool {
+        let makers = self.view.makers(id);
+        // The log may not say yet what was revoked here.
+        let revocations = &self.members.view().revocations;
+        let is_out = |node: &NodeId| {
+            revocations.of(Subject::Node(*node)).is_some() || self.view.is_revoked(*node)
+        };
+        !makers.is_empty() && makers.iter().all(is_out)
+    }
+
+    /// Why this node, which does not own a cache, cannot change it.
+    pub(crate) fn why_not(&self, id: CacheId) -> ShareError {
+        match self.is_orphaned(id) {
+            true => ShareError::Orphaned,
+            false => ShareError::NotOwner,
+        }
+    }
+
     /// Says how a cache that this node owns is set up. Returns the version said.
     fn say_settings(
         &self,
@@ -655,20 +695,30 @@ impl Announcer {
         // Whoever waits for it holds this while looking, or waits already.
         drop(self.versions());
         self.version_shown.notify_all();
+        self.destroy_gone(app)?;
         let mut changed = Vec::new();
         let adopted = self.adopt_all(app, &mut changed);
         // Not under the lock: this waits for the log.
         for (id, before, now) in changed {
             self.give_up_keys(app, id, &before, &now)?;
         }
-        adopted?;
+        adopted
+    }
+
+    /// Destroys the local side of caches that are gone: others may have their names then.
+    fn destroy_gone(&self, app: &App) -> Result<(), CacheError> {
+        let _adopting = self.adopting.lock().expect("no panic under this lock");
         for cache in app.caches.snapshot().values() {
-            let Some(id) = cache.settings.shared_as else {
-                continue;
-            };
-            let destroyed = self.view.cache(id).is_some_and(|config| config.destroyed);
-            if destroyed {
-                app.caches.destroy(&cache.name, &app.store)?;
+            if cache
+                .settings
+                .shared_as
+                .is_some_and(|id| self.view.is_gone(id))
+            {
+                match app.caches.destroy(&cache.name, &app.store) {
+                    // By whoever had it destroyed.
+                    Err(CacheError::Absent(_)) => {}
+                    destroyed => drop(destroyed?),
+                }
                 app.narinfos.clear();
             }
         }
@@ -1111,6 +1161,12 @@ pub(crate) enum ShareError {
     /// Another node made the cache.
     #[error("another node of the cluster owns this cache: change it there")]
     NotOwner,
+    /// Nobody can change the cache any more.
+    #[error(
+        "the node that made this cache is revoked, and nobody else can change it: destroy it on the node \
+         that holds the cluster's key, and create another"
+    )]
+    Orphaned,
     /// The outbox cannot be written.
     #[error("write the outbox")]
     Outbox(#[source] std::io::Error),

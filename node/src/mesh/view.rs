@@ -2,7 +2,7 @@
 //!
 //! Every call may wait for the disk: bodies of records are read back from the logs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use attic_p2p::directory::{Change, Directory};
@@ -243,6 +243,30 @@ impl DirectoryView {
     /// How a cache is set up.
     pub(crate) fn cache(&self, cache: CacheId) -> Option<CacheConfig> {
         lock(&self.replica).directory().cache(cache).cloned()
+    }
+
+    /// Whether a cache is gone for good: its owner destroyed it, or the cluster key ended it.
+    pub(crate) fn is_gone(&self, cache: CacheId) -> bool {
+        let replica = lock(&self.replica);
+        let directory = replica.directory();
+        let destroyed = directory
+            .cache(cache)
+            .is_some_and(|config| config.destroyed);
+        destroyed || directory.is_ended(cache)
+    }
+
+    /// The nodes that say how a cache is set up.
+    pub(crate) fn makers(&self, cache: CacheId) -> BTreeSet<NodeId> {
+        lock(&self.replica).directory().makers(cache)
+    }
+
+    /// The living caches that a node made.
+    pub(crate) fn made_by(&self, node: NodeId) -> Vec<(CacheId, CacheName)> {
+        let replica = lock(&self.replica);
+        let directory = replica.directory();
+        let caches = directory.caches().into_iter();
+        let made = caches.filter(|view| directory.makers(view.id).contains(&node));
+        made.map(|view| (view.id, view.name)).collect()
     }
 
     /// What a node may do.

@@ -484,6 +484,7 @@ impl Directory {
                 Subject::Node(node) => changes.add(Change::Member(node)),
                 // Whoever came with this ticket may have lost its rights.
                 Subject::Invite(_) => changes.everything(),
+                Subject::Cache(cache) => changes.add(Change::Cache(cache)),
             }
         }
     }

@@ -35,12 +35,12 @@ pub struct PinView<'a> {
 }
 
 impl Directory {
-    /// All living caches, by name.
+    /// All living caches, by name: neither destroyed by their owner nor ended by the cluster key.
     pub fn caches(&self) -> Vec<CacheView<'_>> {
         let mut views = BTreeMap::new();
         // Ids ascend, so the first of a name has it.
         for id in self.caches.subjects() {
-            let Some(config) = self.cache(*id).filter(|config| !config.destroyed) else {
+            let Some((_, config)) = self.living(*id) else {
                 continue;
             };
             let founded = &config.genesis.name;
@@ -318,7 +318,8 @@ impl Directory {
     }
 
     fn living(&self, cache: CacheId) -> Option<(u16, &CacheConfig)> {
-        self.known(cache).filter(|(_, config)| !config.destroyed)
+        let known = self.known(cache).filter(|(_, config)| !config.destroyed);
+        known.filter(|_| !self.is_ended(cache))
     }
 
     fn known(&self, cache: CacheId) -> Option<(u16, &CacheConfig)> {

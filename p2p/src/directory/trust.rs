@@ -110,6 +110,18 @@ impl Directory {
         trusted.map(|carried| carried.value.value())
     }
 
+    /// Whether the cluster key ended a cache. It has no paths any more, for good.
+    pub fn is_ended(&self, cache: CacheId) -> bool {
+        self.is_subject_revoked(Subject::Cache(cache))
+    }
+
+    /// The nodes that say how a cache is set up: who has the key that owns it, or had it.
+    pub fn makers(&self, cache: CacheId) -> BTreeSet<NodeId> {
+        let versions = self.caches.of(&cache);
+        let carriers = versions.flat_map(|(_, carried)| &carried.carriers);
+        carriers.map(|number| self.nodes.name(*number)).collect()
+    }
+
     /// Whether `path` is signed with a key of its cache.
     ///
     /// That it is not is no misbehaviour, neither of who sent it nor of its author, though that one

@@ -1,4 +1,4 @@
-//! Taking nodes and tickets out again.
+//! Taking nodes, tickets and caches out again.
 //!
 //! A revocation is signed by the cluster key and is for ever: the set of them only grows, so any
 //! two nodes that exchange theirs agree, in whatever order they heard of them. Nobody is ever
@@ -8,6 +8,13 @@
 //! ticket or by a revoked issuer are refused, because who held the key can have dated them at will.
 //! Members that came in by an open ticket outlive its revocation once an issuer renewed them: then
 //! the cluster itself stands behind them.
+//!
+//! A cache is changed and ended by the key that owns it, which only the node that made it has. When that
+//! node is out nobody is left who could, while it still has the keys that sign for the cache. So the
+//! cluster key can end a cache too. It gains no more by that than it has: it could take out all who
+//! write the cache. And nobody is made to believe a path by it. A cache that takes its place has another
+//! id and other keys. Whether its owner is out is for who holds the cluster key to look at; were it a
+//! condition here, what is ended could come back when another log turns up.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,7 +26,7 @@ use super::VERSION;
 use super::certificate::{Certificate, DelegationUse, Issuer};
 use super::genesis::Genesis;
 use super::time::UnixTime;
-use crate::ids::{ClusterId, NodeId};
+use crate::ids::{CacheId, ClusterId, NodeId};
 use crate::signed::{Signed, Statement};
 
 /// Takes `subject` out of `cluster`. Signed by the cluster key alone.
@@ -57,6 +64,8 @@ pub enum Subject {
     Node(NodeId),
     /// A ticket, by the public half of its key.
     Invite(NodeId),
+    /// A cache, for all.
+    Cache(CacheId),
 }
 
 impl Statement for Revocation {
@@ -85,7 +94,8 @@ impl Signed<Revocation> {
     }
 }
 
-/// Every revocation a node knows of its cluster: verified, grow-only, one per subject.
+/// Every revocation that decides who is let in, as far as a node knows: verified, grow-only, one per
+/// subject. Those of caches are none of them; the logs alone carry these.
 ///
 /// Of several for one subject the strictest stays: the one that leaves the least of the log, then
 /// the one of lowest encoding. At [`Revocations::COUNT_MAX`] the lowest subjects stay; only who
@@ -109,6 +119,9 @@ impl Revocations {
         genesis: &Genesis,
     ) -> Result<bool, RevocationError> {
         let subject = revocation.check(genesis)?.subject;
+        if matches!(subject, Subject::Cache(_)) {
+            return Ok(false);
+        }
         match self.by_subject.entry(subject) {
             Entry::Occupied(known) if strictness(known.get()) <= strictness(&revocation) => {
                 return Ok(false);

@@ -21,7 +21,7 @@ use attic_store::{FileHash, NarHash, PathInfo, SecretKey, StoreDir, StorePath, S
 
 /// The keys of a cluster and of its one cache.
 pub(crate) struct Cluster {
-    key: ClusterKey,
+    pub(crate) key: ClusterKey,
     pub(crate) genesis: Genesis,
     owner: Identity,
     cache_key: SecretKey,
@@ -72,6 +72,12 @@ impl Cluster {
         let mut revocation = Revocation::new(cluster, Subject::Node(node), at);
         revocation.upto_seq = Some(upto_seq);
         Record::Revoke(Signed::new(revocation, &self.key))
+    }
+
+    pub(crate) fn end_of_cache(&self, key: &ClusterKey) -> Record {
+        let (cluster, subject) = (self.genesis.cluster_id(), Subject::Cache(self.cache()));
+        let revocation = Revocation::new(cluster, subject, UnixTime(1_800_000_000));
+        Record::Revoke(Signed::new(revocation, key))
     }
 
     fn cache_genesis(&self) -> CacheGenesis {

@@ -7,6 +7,7 @@ use attic_p2p::directory::{Change, Directory, Refused, told_apart};
 use attic_p2p::ids::Dot;
 use attic_p2p::log::{Log, MemoryLog};
 use attic_p2p::membership::Role;
+use attic_p2p::membership::genesis::ClusterKey;
 use attic_p2p::membership::scopes::Scopes;
 use attic_p2p::membership::time::UnixTime;
 use attic_p2p::record::{Left, Record, Touch};
@@ -431,6 +432,35 @@ fn a_revocation_cuts_the_log_on_every_node_alike() {
     assert!(!late.has(&cluster, 8));
     assert!(late.directory.is_revoked(bad.node()));
     assert!(late.directory.holders(tag(8)).is_empty());
+}
+
+/// The cluster key ends a cache, whoever made it, on every node alike and for good: not who made it
+/// brings it back, nor who repeats the record and has another key.
+#[test]
+fn the_cluster_key_ends_a_cache_for_good() {
+    let cluster = Cluster::new();
+    let mut owner = cluster.writer(2);
+    owner.append(&[cluster.config(1), Record::Path(cluster.path(7))]);
+    let foreign = ClusterKey::from_seed([99; 32]);
+    let mut admin = cluster.writer(1);
+    admin.append(&[cluster.end_of_cache(&foreign)]);
+    let before = fold(&cluster, &[&owner, &admin]);
+    assert!(before.has(&cluster, 7));
+    assert!(!before.directory.is_ended(cluster.cache()));
+    let makers = before.directory.makers(cluster.cache());
+    assert!(makers.into_iter().eq([owner.node()]));
+
+    admin.append(&[cluster.end_of_cache(&cluster.key)]);
+    owner.append(&[cluster.config(9), Record::Path(cluster.path(8))]);
+    let late = fold(&cluster, &[&owner, &admin]);
+    let early = fold(&cluster, &[&admin, &owner]);
+    assert_eq!(late.directory.digest(), early.directory.digest());
+    for folded in [&late, &early] {
+        assert!(folded.directory.is_ended(cluster.cache()));
+        assert!(!folded.has(&cluster, 7) && !folded.has(&cluster, 8));
+        assert!(folded.directory.caches().is_empty());
+        assert!(folded.directory.paths(cluster.cache(), None, 9).is_empty());
+    }
 }
 
 /// A log in which much is obsolete, and its checkpoint.

@@ -226,6 +226,10 @@ fn golden_membership() {
             "revocation-invite",
             revocation(Subject::Invite(invite_key().id())),
         ),
+        (
+            "revocation-cache",
+            revocation(Subject::Cache(CacheId::from_bytes([6; 16]))),
+        ),
         ("revocation-node-cut", Signed::new(cut, &cluster_key())),
     ] {
         assert!(revocation.check(&genesis()).is_ok());

@@ -140,6 +140,14 @@ fn the_longest_revocation_can_be_read() {
     assert_eq!(Signed::decode(&longest.encode()), Ok(longest));
 }
 
+/// Whoever is dialled may be of a version that cannot read them.
+#[test]
+fn the_end_of_a_cache_is_no_matter_of_the_handshake() {
+    let ended = cutting(Subject::Cache(CacheId::from_bytes([7; 16])), None, 1);
+    assert_eq!(Signed::decode(&ended.encode()), Ok(ended.clone()));
+    assert!(all(&[ended]).is_empty());
+}
+
 /// A few subjects and a few ways to revoke them, so that they collide.
 fn some_revocation() -> impl Strategy<Value = Signed<Revocation>> {
     let upto = prop::option::of(0u64..300);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::Value;
 use testnet::cluster::Cluster;
 use testnet::program::{eventually, is_root};
+use testnet::served::hash_part;
 
 use super::{HEALED_MAX, VISIBLE_MAX, all_answer, all_keep_answering, path, realise, status};
 
@@ -189,4 +190,73 @@ fn a_member_cannot_revoke() {
         .exits_with(1)
         .says("hint: only the node that made the cluster can");
     cluster.wait_connected(&[0, 1, 2]);
+}
+
+/// A cache that a revoked node made has keys that only this node could replace. Who holds the cluster's
+/// key ends it, for all, and its name is free for another.
+#[test]
+fn a_cache_of_a_revoked_node_is_ended_by_who_holds_the_cluster_key() {
+    if !is_root("orphaned") {
+        return;
+    }
+    let mut cluster = Cluster::joined(4);
+    cluster[3]
+        .cli()
+        .run(&["cache", "create", "tools"])
+        .succeeds();
+    let made = path("orphaned", 1000);
+    cluster[3].cli().run(&["push", "tools", &made]).succeeds();
+    let target = format!("/tools/{}.narinfo", hash_part(&made));
+    let answer = |cluster: &Cluster, node: usize| {
+        let answer = cluster[node].get(&target).expect("the node answers");
+        answer.status
+    };
+    for node in [0, 1, 2] {
+        eventually("the path to be there", HEALED_MAX, || {
+            (answer(&cluster, node) == 200).then_some(())
+        });
+    }
+    let destroy = ["cache", "destroy", "tools", "--no-confirm"];
+    let refused = cluster[0].cli().run(&destroy).exits_with(1);
+    refused.says("another node of the cluster owns this cache");
+    // One member does not hear of what comes now until all of it is over.
+    cluster.network().cut(2);
+    let revoked = cluster[0]
+        .cli()
+        .run(&["revoke", &cluster[3].id(), "--no-confirm"]);
+    let revoked = revoked.succeeds().says("it made the cache \"tools\"");
+    revoked.says("attic-node cache destroy tools");
+    let old = cluster[0].public_key("tools");
+    let rotate = ["key", "rotate", "tools", "--no-confirm"];
+    let refused = cluster[0].cli().run(&rotate).exits_with(1);
+    refused.says("the node that made this cache is revoked");
+    eventually("a member to hear of it", HEALED_MAX, || {
+        let refused = cluster[1].cli().run(&destroy).exits_with(1);
+        let said = "the node that made this cache is revoked";
+        refused.stderr.contains(said).then_some(())
+    });
+    cluster[0].cli().run(&destroy).succeeds();
+    cluster[0]
+        .cli()
+        .run(&["cache", "create", "tools"])
+        .succeeds();
+    let new = cluster[0].public_key("tools");
+    assert_ne!(old, new);
+    cluster.network().heal_all();
+    cluster.wait_connected(&[0, 1, 2]);
+    for node in [0, 1, 2] {
+        let what = format!("node {node} to have the other cache");
+        eventually(&what, HEALED_MAX, || {
+            let shown = cluster[node].cli().run(&["key", "show", "tools"]);
+            (shown.stdout.trim() == new).then_some(())
+        });
+        assert_eq!(answer(&cluster, node), 404, "node {node}");
+    }
+    cluster.wait_writable(1, "tools");
+    cluster[1].cli().run(&["push", "tools", &made]).succeeds();
+    for node in [0, 1, 2] {
+        eventually("what was pushed again to be there", HEALED_MAX, || {
+            (answer(&cluster, node) == 200).then_some(())
+        });
+    }
 }
