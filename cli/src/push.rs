@@ -135,6 +135,12 @@ pub enum Event<'a> {
         /// Name of the key.
         key: &'a str,
     },
+    /// It is in the cache, and the node cannot tell its cluster of it. Comes once, after the path has
+    /// ended, or where nothing had to be done for it.
+    Untold {
+        /// Which.
+        path: &'a StorePath,
+    },
     /// It could not be pushed.
     Failed {
         /// Which.
@@ -277,6 +283,10 @@ impl Plan {
                 Verdict::TooLarge { .. } | Verdict::NoRoom { .. } => {
                     lacking.insert(path.info.path);
                 }
+                Verdict::Cached if self.terms.untold.contains(path.info.path.hash()) => {
+                    let path = &path.info.path;
+                    observer.event(&Event::Untold { path });
+                }
                 Verdict::Cached | Verdict::Upstream { .. } => {}
             }
         }
@@ -355,6 +365,7 @@ async fn ask(client: &Client, plan: &PushPlan) -> Result<PushSession, ClientErro
         let more = client.plan(&next).await?;
         terms.session = more.session.or(terms.session);
         terms.missing.extend(more.missing);
+        terms.untold.extend(more.untold);
         terms.room = terms.room.into_iter().chain(more.room).min();
     }
     Ok(terms)

@@ -496,6 +496,10 @@ pub struct PushSession {
     pub session: Option<SessionGrant>,
     /// Paths the cache lacks or holds with another NAR, in the order of the plan.
     pub missing: Vec<StorePathHash>,
+    /// Those of the others that the node cannot tell its cluster of, for they have too many references:
+    /// this node alone serves them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untold: Vec<StorePathHash>,
     /// Leave out a missing path that has a valid signature of one of these keys (text form),
     /// unless `cache_everything`.
     pub skip_signed_by: Vec<String>,
@@ -588,6 +592,10 @@ pub enum CommitOutcome {
         file_size: u64,
         /// Frame bytes this session uploaded for it; 0 when everything was there before.
         new_bytes: u64,
+        /// Whether the node cannot tell its cluster of it, for it has too many references: then this
+        /// node alone serves it.
+        #[serde(default, skip_serializing_if = "is_false")]
+        untold: bool,
     },
     /// The store lacks chunks: send these and commit again.
     MissingChunks {

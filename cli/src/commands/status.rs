@@ -7,7 +7,7 @@ use crate::commands::cluster::bucket_line;
 use crate::commands::du;
 use crate::context::Context;
 use crate::exit::CliError;
-use crate::ui::{Ui, bytes, standing, unix_now};
+use crate::ui::{Ui, bytes, count, standing, unix_now};
 
 /// Shows how the node is doing.
 pub(super) async fn run(context: &Context, args: JsonArgs) -> Result<(), CliError> {
@@ -73,7 +73,14 @@ fn print_cluster(ui: &Ui, cluster: &ClusterStatus) -> Result<(), CliError> {
     cluster.renamed.iter().try_for_each(|cache| {
         let (from, to) = (&cache.from, &cache.to);
         ui.data(format_args!("Renamed: {to} is the cluster's \"{from}\""))
-    })
+    })?;
+    match cluster.untold_paths {
+        0 => Ok(()),
+        paths => ui.data(format_args!(
+            "Only here: {} with too many references to tell the cluster of",
+            count(paths, "path")
+        )),
+    }
 }
 
 /// How an upstream is doing, in one line.

@@ -143,8 +143,12 @@ impl Upload {
         let sent = mem::take(todo);
         for ((at, draft), outcome) in sent.into_iter().zip(&drafts).zip(outcomes) {
             match outcome {
-                CommitOutcome::Ok { .. } => {
+                CommitOutcome::Ok { untold, .. } => {
                     self.succeed(at, draft.sent_bytes, draft.took);
+                    if untold {
+                        let path = &self.paths[at].info.path;
+                        self.observer.event(&Event::Untold { path });
+                    }
                 }
                 CommitOutcome::MissingChunks { missing } => {
                     let lost = missing

@@ -81,6 +81,9 @@ impl Observer for Bars {
             }
             // The last line counts them.
             Event::Cached { .. } | Event::Upstream { .. } => {}
+            Event::Untold { path } => self.ui.warn(format_args!(
+                "{path} has too many references to tell the cluster of it: only this node serves it"
+            )),
             Event::Failed { path, reason } => self.end(path, &format!("❌ {path}: {reason}")),
             Event::Unusable { argument, reason } => {
                 self.ui.say(format_args!("❌ {argument}: {reason}"));
@@ -121,6 +124,7 @@ impl Observer for JsonLines {
                 "event": "path", "path": path, "status": "upstream", "nar_size": nar_size,
                 "key": key,
             }),
+            Event::Untold { path } => json!({ "event": "untold", "path": path }),
             Event::Failed { path, reason } => json!({
                 "event": "path", "path": path, "status": "failed", "reason": reason,
             }),

@@ -83,6 +83,8 @@ pub(crate) struct Faults {
     pub(crate) room: Option<u64>,
     /// No object beside paths is taken.
     pub(crate) refuse_objects: bool,
+    /// Paths that the cluster cannot be told of.
+    pub(crate) untold: HashSet<StorePathHash>,
 }
 
 impl Faults {
@@ -312,6 +314,10 @@ impl State {
             .filter(|path| has(&path.hash) != Some(&path.nar_hash))
             .map(|path| path.hash)
             .collect();
+        let untold = plan.paths.iter().map(|path| path.hash);
+        let untold = untold
+            .filter(|hash| self.faults.untold.contains(hash) && self.paths.contains_key(hash));
+        let untold: Vec<_> = untold.collect();
         let known = |id: &String| self.sessions.contains_key(id);
         let opened = plan.session.filter(known);
         let session = (!missing.is_empty()).then(|| {
@@ -329,6 +335,7 @@ impl State {
         json(&PushSession {
             session,
             missing,
+            untold,
             skip_signed_by: Vec::new(),
             cache_everything: false,
             store_dir: "/nix/store".into(),
@@ -480,6 +487,7 @@ impl State {
         CommitOutcome::Ok {
             file_size: 1,
             new_bytes: 0,
+            untold: self.faults.untold.contains(path.info.path.hash()),
         }
     }
 }

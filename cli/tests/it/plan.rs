@@ -40,6 +40,7 @@ fn session(missing: &[u8], skip_signed_by: &[&SecretKey]) -> PushSession {
             .iter()
             .map(|n| StorePathHash::from_bytes([*n; 20]))
             .collect(),
+        untold: Vec::new(),
         skip_signed_by: skip_signed_by
             .iter()
             .map(|key| key.public().to_string())

@@ -1,6 +1,6 @@
 //! The push engine against a node in memory, whole and faulty.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -99,11 +99,12 @@ fn path(number: usize) -> StorePath {
     StorePath::new(StorePathHash::from_bytes(hash), "path").unwrap()
 }
 
-/// Remembers how each path ended, and which objects failed.
+/// Remembers how each path ended, which objects failed, and which paths stay on the node.
 #[derive(Default)]
 struct Ends(
     Mutex<Vec<(StorePath, Result<u64, String>)>>,
     Mutex<Vec<String>>,
+    Mutex<Vec<StorePath>>,
 );
 
 impl Observer for Ends {
@@ -118,6 +119,7 @@ impl Observer for Ends {
             | Event::Cached { .. }
             | Event::Upstream { .. }
             | Event::Unusable { .. } => return,
+            Event::Untold { path } => return self.2.lock().unwrap().push(path.clone()),
             Event::ObjectFailed { object, reason } => {
                 self.1.lock().unwrap().push(format!("{object}: {reason}"));
                 return;
@@ -582,6 +584,34 @@ async fn push_with(node: &MemoryNode, paths: &Paths, logs: Option<BuildLogs>) ->
     assert_complete(node, paths);
     let objects = ends.1.lock().unwrap();
     objects.clone()
+}
+
+/// A path that stays on its node is pushed, and that it stays there is said each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_cluster_cannot_be_told_of_is_said_and_fails_nothing() {
+    let mut paths = Paths::new();
+    paths.add_file(&[], b"told");
+    let long = paths.add_file(&[], b"long");
+    let long = paths.paths[long].info.path.clone();
+    let node = MemoryNode::start(Faults {
+        untold: HashSet::from([*long.hash()]),
+        ..Faults::default()
+    })
+    .await;
+    let options = Options {
+        jobs: NonZeroUsize::MIN,
+        compress_threads: None,
+        logs: None,
+    };
+    for _ in 0..2 {
+        let ends = Arc::new(Ends::default());
+        let pushed = plan(&node, &paths)
+            .await
+            .push(&options, Arc::<Ends>::clone(&ends));
+        assert_eq!(pushed.await.unwrap(), []);
+        assert_eq!(*ends.2.lock().unwrap(), std::slice::from_ref(&long));
+        assert_complete(&node, &paths);
+    }
 }
 
 /// S12: one log per derivation goes along, compressed, and an index of debug information.

@@ -271,6 +271,10 @@ pub struct ClusterStatus {
     /// That this node is out of the cluster, as far as it was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revoked>,
+    /// Paths that were pushed here and that the cluster cannot be told of, for they have too many
+    /// references, as far as that was tried: this node alone serves them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub untold_paths: u64,
 }
 
 /// How a node knows that it was revoked.
@@ -451,6 +455,10 @@ pub(crate) mod text {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(D::Error::custom)
     }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]

@@ -562,6 +562,7 @@ pub(crate) fn brief(app: &App) -> Option<ClusterStatus> {
         renamed: renamed(app),
         certificate_expires: mesh.certificate_expires(),
         revoked: revoked(&mesh),
+        untold_paths: mesh.announcer.untold_paths(),
     })
 }
 

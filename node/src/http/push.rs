@@ -63,6 +63,7 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
         false => None,
     };
     let (for_lookup, of) = (Arc::clone(&app), Arc::clone(&cache));
+    let planned: Vec<_> = plan.paths.iter().map(|path| path.hash).collect();
     let look_up = move || {
         let app = for_lookup;
         let mut absent = absent_paths(&app, &plan, plan.recheck)?;
@@ -82,10 +83,16 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
         Ok((absent, room, Some(grant)))
     };
     let (missing, room, session) = blocking(look_up).await?;
+    let absent: BTreeSet<_> = missing.iter().collect();
+    let present = planned.into_iter().filter(|hash| !absent.contains(hash));
+    let untold = present
+        .filter(|hash| is_untold(&app, &cache, hash))
+        .collect();
     let view = cache.view();
     Ok(Json(PushSession {
         session,
         missing,
+        untold,
         skip_signed_by: view.skip_signed_by,
         cache_everything: view.cache_everything,
         store_dir: view.store_dir,
@@ -96,6 +103,12 @@ async fn plan(State(app): State<Arc<App>>, request: Request) -> Result<Json<Push
         nar_size_max: app.config.store.nar_size_max,
         room,
     }))
+}
+
+/// Whether the cluster that has a cache cannot be told of a path.
+fn is_untold(app: &App, cache: &Cache, hash: &StorePathHash) -> bool {
+    let shared = cache.settings.shared_as.zip(app.mesh.get());
+    shared.is_some_and(|(id, mesh)| mesh.announcer.is_untold(id, hash))
 }
 
 /// The paths of a plan that the cache lacks, or holds with another NAR.
@@ -409,8 +422,14 @@ fn commit_all(
     let published = app.publisher.publish(cache, infos, Arrival::Pushed);
     for ((place, nar_size), published) in places.into_iter().zip(nar_sizes).zip(published) {
         let result: &mut CommitResult = &mut results[place];
-        match (published, &result.outcome) {
-            (Ok(()), CommitOutcome::Ok { new_bytes, .. }) => {
+        match (published, &mut result.outcome) {
+            (
+                Ok(()),
+                CommitOutcome::Ok {
+                    new_bytes, untold, ..
+                },
+            ) => {
+                *untold = is_untold(app, cache, &result.path);
                 session.unlist(&result.path);
                 app.metrics.push.paths.inc();
                 app.metrics.push.nar_bytes.inc_by(nar_size);
@@ -517,6 +536,8 @@ fn assemble(
     Ok(CommitOutcome::Ok {
         file_size: imported.file_size,
         new_bytes,
+        // That is known once it is published.
+        untold: false,
     })
 }
 

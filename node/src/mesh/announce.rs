@@ -30,7 +30,8 @@ use attic_p2p::ids::{CacheId, ManifestId, NodeId};
 use attic_p2p::membership::revocation::Subject;
 use attic_p2p::membership::sealing::{OpeningKey, SecretContext};
 use attic_p2p::record::{
-    CacheConfig, CacheGenesis, Del, DelReason, Grant, Left, NarTag, PathRecord, Record, Right,
+    CacheConfig, CacheGenesis, Del, DelReason, Grant, Left, NarTag, PathRecord, RECORD_LEN_MAX,
+    Record, Right,
 };
 use attic_p2p::signed::Signed;
 use attic_store::record::PathRow;
@@ -62,6 +63,9 @@ pub(crate) struct Announcer {
     replicas: Arc<Replicas>,
     records: mpsc::Sender<Vec<Record>>,
     outbox: Mutex<Outbox>,
+    /// Those of the noted paths that the cluster cannot be told of, since the start: their records are
+    /// too long. They stay noted, so that they are not taken for removed ones.
+    untold: Mutex<BTreeSet<(CacheId, StorePathHash)>>,
     /// Whether this node has said that it leaves.
     is_leaving: AtomicBool,
     /// Whether caches of the cluster whose name is taken here get another one. Until then those of this
@@ -110,6 +114,7 @@ impl Announcer {
             replicas: parts.replicas,
             records: parts.records,
             outbox: Mutex::new(parts.outbox),
+            untold: Mutex::default(),
             is_leaving: AtomicBool::new(false),
             is_settled: AtomicBool::new(parts.is_settled),
             crossed_out: Condvar::new(),
@@ -143,9 +148,24 @@ impl Announcer {
         config.is_none_or(|config| self.may_found(&config.genesis.name))
     }
 
-    /// How many noted paths were not announced yet.
+    /// How many noted paths were not announced yet, and are still to be.
     pub(crate) fn noted(&self) -> usize {
-        self.outbox().len()
+        let noted = self.outbox().len();
+        noted.saturating_sub(self.untold().len())
+    }
+
+    /// How many paths the cluster cannot be told of, as far as that was tried.
+    pub(crate) fn untold_paths(&self) -> u64 {
+        self.untold().len() as u64
+    }
+
+    /// Whether the cluster cannot be told of a path.
+    pub(crate) fn is_untold(&self, cache: CacheId, hash: &StorePathHash) -> bool {
+        self.untold().contains(&(cache, *hash))
+    }
+
+    fn untold(&self) -> MutexGuard<'_, BTreeSet<(CacheId, StorePathHash)>> {
+        self.untold.lock().expect("no panic under this lock")
     }
 
     /// Whether a path is noted and may not be said yet.
@@ -166,17 +186,21 @@ impl Announcer {
             return;
         }
         for group in hashes.chunks(GROUP) {
-            let mut records = Vec::new();
+            let (mut records, mut told) = (Vec::new(), Vec::new());
             for hash in group {
                 match self.path_record(store, local, cache, hash) {
                     Ok(Some(record)) => {
                         let tag = NarTag::of(&record.info.nar_hash);
                         let path = Record::Path(record);
-                        if path.encode().is_err() {
-                            let cache = &local.name;
-                            tracing::error!(%hash, %cache, "a path has too many references to be told of");
+                        if !self.can_be_told(local, cache, &path) {
+                            if self.untold().insert((cache, *hash)) {
+                                let cache = &local.name;
+                                tracing::warn!(%hash, %cache, "a path has too many references to be told of");
+                            }
                             continue;
                         }
+                        self.untold().remove(&(cache, *hash));
+                        told.push(*hash);
                         records.extend([Record::Hold(vec![tag]), path]);
                     }
                     // Gone again: nothing to announce.
@@ -187,7 +211,20 @@ impl Announcer {
                 }
             }
             self.say_of(local, cache, records);
-            self.replicas.add(cache, group);
+            self.replicas.add(cache, &told);
+        }
+    }
+
+    /// Whether a record of a cache is short enough to be said, under its seal if it has one.
+    fn can_be_told(&self, local: &Cache, cache: CacheId, record: &Record) -> bool {
+        match record.encode() {
+            Err(_) => false,
+            // Others fit with any seal.
+            Ok(encoded) if local.settings.public || encoded.len() < RECORD_LEN_MAX / 2 => true,
+            Ok(_) => {
+                let sealed = self.keys.seal(cache, std::slice::from_ref(record));
+                sealed.is_ok_and(|sealed| sealed.iter().all(|record| record.encode().is_ok()))
+            }
         }
     }
 
@@ -226,8 +263,8 @@ impl Announcer {
     /// their removal.
     pub(crate) fn removed(&self, cache: CacheId, hashes: &[StorePathHash]) {
         let is_noted = |outbox: &mut Outbox| {
-            let mut noted = hashes.iter().map(|hash| outbox.noted_at(cache, hash));
-            noted.any(|noted_at| noted_at.is_some())
+            let mut told = hashes.iter().filter(|hash| !self.is_untold(cache, hash));
+            told.any(|hash| outbox.noted_at(cache, hash).is_some())
         };
         let outbox = self.outbox();
         let waited = self
@@ -365,12 +402,33 @@ impl Announcer {
         }
         let noted = self.outbox().paths();
         for (id, hash) in noted {
+            if self.is_untold(id, &hash) {
+                self.forget_untold(app, id, &hash)?;
+                continue;
+            }
             match app.caches.find_shared(&id) {
                 Some(cache) if self.is_unsaid(id, &hash) => {
                     self.announce(&app.store, &cache, id, &[hash]);
                 }
                 Some(_) | None => self.cross_out(id, &[hash]),
             }
+        }
+        Ok(())
+    }
+
+    /// Crosses out a path that the cluster was not told of, if it is not here any more.
+    fn forget_untold(
+        &self,
+        app: &App,
+        id: CacheId,
+        hash: &StorePathHash,
+    ) -> Result<(), StoreError> {
+        let is_here = match app.caches.find_shared(&id) {
+            Some(cache) => app.store.path(&cache.name, hash)?.is_some(),
+            None => false,
+        };
+        if !is_here {
+            self.cross_out(id, &[*hash]);
         }
         Ok(())
     }
@@ -383,7 +441,7 @@ impl Announcer {
 
     /// Whether a path is noted by itself: it was pushed here, and the log may not say so yet.
     pub(crate) fn is_noted_by_itself(&self, cache: CacheId, hash: &StorePathHash) -> bool {
-        self.outbox().noted_at(cache, hash).is_some()
+        self.outbox().noted_at(cache, hash).is_some() && !self.is_untold(cache, hash)
     }
 
     fn is_said_by_me(&self, cache: CacheId, hash: &StorePathHash) -> bool {
@@ -392,6 +450,11 @@ impl Announcer {
     }
 
     fn cross_out(&self, cache: CacheId, hashes: &[StorePathHash]) {
+        let mut untold = self.untold();
+        for hash in hashes {
+            untold.remove(&(cache, *hash));
+        }
+        drop(untold);
         if let Err(error) = self.outbox().cross_out(cache, hashes) {
             tracing::error!(%error, "the outbox cannot be written");
         }

@@ -174,6 +174,7 @@ async fn p2_only_missing_chunks_are_sent_and_p11_paths_are_readable_at_once() {
     let CommitOutcome::Ok {
         file_size,
         new_bytes,
+        untold: false,
     } = outcome
     else {
         panic!("{outcome:?}")

@@ -270,25 +270,78 @@ async fn what_no_key_vouches_for_any_more_is_signed_when_it_is_pushed_again() {
     .await;
 }
 
+impl Member {
+    /// Publishes a path that refers to so many others.
+    async fn publish_referring(
+        &self,
+        cache: &str,
+        count: u32,
+    ) -> (StorePathHash, BTreeSet<StorePath>) {
+        let name = "a-package-of-a-usual-name-1.2.3";
+        let reference = |number: u32| {
+            let mut hash = [0; 20];
+            hash[..4].copy_from_slice(&number.to_le_bytes());
+            StorePath::new(StorePathHash::from_bytes(hash), name).unwrap()
+        };
+        let references: BTreeSet<StorePath> = (0..count).map(reference).collect();
+        let wanted = references.clone();
+        let publish = move |app: &App, cache: &Cache, info: PathInfo| {
+            let info = PathInfo { references, ..info };
+            let outcomes = app.publisher.publish(cache, vec![info], Arrival::Pushed);
+            assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        };
+        let (hash, _) = self
+            .publish_by(cache, 2, noise("many", 1000), publish)
+            .await;
+        (hash, wanted)
+    }
+}
+
+/// It stays on its node, which says so, does not try again and again, and does not take it for one that
+/// was removed elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_the_cluster_cannot_be_told_of_stays_here_and_is_counted() {
+    for name in ["main", "vault"] {
+        let pair = Pair::holding(name).await;
+        let (hash, _) = pair.one.publish_referring(name, 3000).await;
+        let (app, announcer) = (pair.one.app.clone(), pair.one.mesh().announcer.clone());
+        assert!(announcer.is_untold(pair.id, &hash));
+        let looking = app.clone();
+        let look = move || {
+            announcer.announce_noted(&looking).unwrap();
+            announcer.prune_all(&looking).unwrap();
+            (announcer.untold_paths(), announcer.noted())
+        };
+        until("the other path is said", || {
+            pair.one.mesh().announcer.noted() == 0
+        })
+        .await;
+        assert_eq!(spawn_blocking(look).await.unwrap(), (1, 0), "{name}");
+        let row = app.store.path(&name.parse().unwrap(), &hash).unwrap();
+        let nar_hash = row.expect("it is here").info.nar_hash;
+        let path = PlanPath {
+            hash,
+            nar_hash,
+            nar_size: None,
+        };
+        let plan = PushPlan::new(name.parse().unwrap(), vec![path]);
+        let answer = pair.one.post("/push", serde_json::to_value(&plan).unwrap());
+        let answer: PushSession = serde_json::from_value(answer.await).unwrap();
+        assert_eq!((answer.missing, answer.untold), (vec![], vec![hash]));
+        assert!(pair.two.mesh().view.path(pair.id, &hash).is_none());
+
+        let remove = json!({ "paths": [hash], "force": false, "dry_run": false });
+        let route = format!("/caches/{name}/remove");
+        pair.one.post(&route, remove).await;
+        assert_eq!(pair.one.mesh().announcer.untold_paths(), 0);
+    }
+}
+
 /// A directory of links to all of a system's packages refers to as many paths as that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_with_a_thousand_references_is_known_to_the_cluster() {
     let pair = Pair::holding("main").await;
-    let name = "a-package-of-a-usual-name-1.2.3";
-    let reference = |number: u32| {
-        let mut hash = [0; 20];
-        hash[..4].copy_from_slice(&number.to_le_bytes());
-        StorePath::new(StorePathHash::from_bytes(hash), name).unwrap()
-    };
-    let references: BTreeSet<StorePath> = (0..1000).map(reference).collect();
-    let wanted = references.clone();
-    let publish = move |app: &App, cache: &Cache, info: PathInfo| {
-        let info = PathInfo { references, ..info };
-        let outcomes = app.publisher.publish(cache, vec![info], Arrival::Put);
-        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-    };
-    let published = pair.one.publish_by("main", 2, noise("many", 1000), publish);
-    let (hash, _) = published.await;
+    let (hash, wanted) = pair.one.publish_referring("main", 1000).await;
     let record = || pair.two.mesh().view.path(pair.id, &hash);
     until("the other member knows it", || {
         record().is_some_and(|record| record.info.references == wanted)
