@@ -418,19 +418,19 @@ fn joined_caches(app: &App, mesh: &Mesh) -> Vec<JoinedCache> {
     let address = address.map_or("127.0.0.1:7745", String::as_str);
     let known = mesh.view.caches();
     let snapshot = app.caches.snapshot();
-    let shared = snapshot.values().filter_map(|cache| {
-        let id = cache.settings.shared_as?;
-        let (_, _, config) = known.iter().find(|(known, _, _)| *known == id)?;
-        Some((cache, config))
+    let shared = snapshot.values().filter(|cache| {
+        let id = cache.settings.shared_as;
+        known.iter().any(|(known, _, _)| Some(*known) == id)
     });
     shared
-        .map(|(cache, config)| {
-            let mut keys = config.public_keys.iter().map(ToString::to_string);
+        .map(|cache| {
+            // Of a cache that this node owns the cluster may not have heard the newest yet.
+            let view = cache.view();
             JoinedCache {
                 name: cache.name.clone(),
                 founded_as: cache.settings.founded_as.clone(),
-                public_key: keys.next().unwrap_or_default(),
-                old_public_keys: keys.rev().collect(),
+                public_key: view.public_key,
+                old_public_keys: view.old_public_keys,
                 substituter: format!("http://{address}/{}", cache.name),
             }
         })

@@ -947,7 +947,8 @@ impl Announcer {
             let mine = config_of(cache, config.genesis.clone(), config.version);
             let is_changed = self.owns(&id)? && mine != config;
             if is_changed {
-                self.reconfigure(app, cache, false)?;
+                // Not waited for: who does this also passes on what the log shows.
+                self.say_settings(app, id, cache, false)?;
             }
             self.compare(app, id, cache)?;
             if is_changed {
