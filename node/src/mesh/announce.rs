@@ -892,13 +892,16 @@ impl Announcer {
         let current = config.public_keys.first();
         let fits = |cache: &Arc<Cache>| {
             let settings = &cache.settings;
-            let own = cache.secret.as_ref().map(SecretKey::public);
-            let same_key = own.as_ref() == current;
             let key_fits = match owns {
-                true => {
-                    same_key || current.is_some_and(|key| settings.old_public_keys.contains(key))
+                // Its secret key may be in another cache: one that could not be this one again.
+                true => current.is_some_and(|key| {
+                    cache.public_key().as_ref() == Some(key)
+                        || settings.old_public_keys.contains(key)
+                }),
+                false => {
+                    let own = cache.secret.as_ref().map(SecretKey::public);
+                    own.is_none() || own.as_ref() == current
                 }
-                false => same_key || own.is_none(),
             };
             key_fits && settings.public == config.public && settings.store_dir == config.store_dir
         };
