@@ -15,7 +15,7 @@
 //! a reference without that may name a pack that is gone.
 //!
 //! Journals carry the logs themselves, so that the cluster's directory can be folded from the bucket
-//! alone ([`restore`]).
+//! alone ([`Restore`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -168,7 +168,7 @@ impl Signed<Entry> {
     }
 }
 
-/// What came of [`restore`].
+/// What came of [`Restore`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// Logs of which something was kept.

@@ -35,8 +35,11 @@ pub(crate) struct BucketSource {
     memory: Arc<Semaphore>,
     /// Requests for chunks at a time.
     reads: Arc<Semaphore>,
-    located: Arc<Mutex<VecDeque<(Object, Arc<Located>)>>>,
+    located: Arc<Mutex<Recent>>,
 }
+
+/// NARs that were asked for lately, the latest last.
+type Recent = VecDeque<(Object, Arc<Located>)>;
 
 /// A NAR of which it is known where its chunks lie.
 struct Located {

@@ -102,8 +102,8 @@ fn c9_caches_of_one_name_from_both_sides_of_a_partition_are_both_served() {
         cluster.wait_writable(writer, name);
         let pushed = path(&format!("c9-bar-{writer}-{name}"), 1000);
         push(&cluster, writer, name, &pushed);
-        for node in 0..3 {
-            for (other, name) in &names[node] {
+        for (node, names) in names.iter().enumerate() {
+            for (other, name) in names {
                 let wanted = if other == key { 200 } else { 404 };
                 eventually("the path in its cache alone", VISIBLE_MAX, || {
                     (answer(&cluster, node, name, &pushed) == wanted).then_some(())
