@@ -115,6 +115,8 @@ fn c9_caches_of_one_name_from_both_sides_of_a_partition_are_both_served() {
         cluster[node].kill();
         cluster[node].start_again();
     }
+    // A node answers before it is in its cluster again.
+    cluster.wait_connected(&[0, 1, 2]);
     assert_eq!(both(&cluster), names, "for good");
 }
 
