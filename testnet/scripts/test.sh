@@ -11,6 +11,8 @@ cd "$(dirname "$0")/../.."
 testnet/scripts/prepare.sh
 # Clients that the machine does not have; the tests that want them say so where there are none.
 testnet/scripts/newer-nix.sh
+# An S3 server for the tests of the bucket, unless Garage is there; where neither is, they say so.
+testnet/scripts/garage.sh moto || echo "no moto: the tests of the bucket want Garage, or are left out"
 # The end-to-end tests start the real binary, which all tests together build; built by itself it
 # would have other features, and every dependency would be compiled twice.
 cargo test --workspace --no-run

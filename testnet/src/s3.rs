@@ -2,7 +2,9 @@
 //! [`Moto`](crate::moto::Moto), put into cache folders by `testnet/scripts/garage.sh`.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use attic_store::bucket::s3::{Credentials, Policy, S3Bucket, S3Options};
 
@@ -34,6 +36,28 @@ impl S3Access {
             page_len: Some(4),
             policy: Policy::default(),
         }
+    }
+
+    /// The configuration of a node that keeps to itself and is told of the bucket, at an endpoint that
+    /// may stand in front of the server. The key lies in files of `dir`.
+    #[track_caller]
+    pub fn config(&self, endpoint: &str, dir: &Path) -> String {
+        let secret = |name: &str, text: &str| {
+            let path = dir.join(name);
+            fs::write(&path, text).expect("write a key");
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("make it private");
+            path.display().to_string()
+        };
+        let (id, key) = (
+            secret("key-id", &self.key_id),
+            secret("secret", &self.secret),
+        );
+        format!(
+            "[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = false\n[s3]\nbucket = \"{}\"\n\
+             endpoint = \"{endpoint}\"\nregion = \"{}\"\naccess-key-id-file = \"{id}\"\n\
+             secret-access-key-file = \"{key}\"\n",
+            self.bucket, self.region
+        )
     }
 
     /// A client of its own, with its own connections.

@@ -31,7 +31,7 @@ pub(super) fn s3() -> Vec<Row> {
     let closure = Closure::load("L1");
     let nar_bytes = nar_bytes(&closure) as f64;
     let dir = TempDir::new().expect("make a directory");
-    let config = configuration(access, &dir);
+    let config = access.config(&access.endpoint, dir.path());
 
     say("push L1 until it is durable");
     let node = TestNode::with_config(&config);
@@ -116,22 +116,6 @@ pub(super) fn s3() -> Vec<Row> {
             None,
         ),
     ]
-}
-
-fn configuration(access: &S3Access, dir: &TempDir) -> String {
-    let secret = |name: &str, text: &str| {
-        let path = dir.path().join(name);
-        fs::write(&path, text).expect("write a key");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("make it private");
-        path.display().to_string()
-    };
-    let id = secret("key-id", &access.key_id);
-    let key = secret("secret", &access.secret);
-    format!(
-        "[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = false\n[s3]\nbucket = \"{}\"\nendpoint = \"{}\"\n\
-         region = \"{}\"\naccess-key-id-file = \"{id}\"\nsecret-access-key-file = \"{key}\"\n",
-        access.bucket, access.endpoint, access.region
-    )
 }
 
 /// Seconds it takes to upload so many bytes in objects of 16 MiB.

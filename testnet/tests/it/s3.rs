@@ -25,23 +25,6 @@ use testnet::proxy::{Fault, FaultProxy};
 use testnet::s3::S3Access;
 use testnet::served::hash_part;
 
-/// The section of a configuration that names a bucket, with its key in files of `dir`.
-fn config(access: &S3Access, endpoint: &str, dir: &TempDir) -> String {
-    let secret = |name: &str, text: &str| {
-        let path = dir.path().join(name);
-        fs::write(&path, text).expect("write a key");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("make it private");
-        path.display().to_string()
-    };
-    let id = secret("key-id", &access.key_id);
-    let key = secret("secret", &access.secret);
-    let S3Access { bucket, region, .. } = access;
-    format!(
-        "[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = false\n[s3]\nbucket = \"{bucket}\"\nendpoint = \"{endpoint}\"\nregion = \"{region}\"\n\
-         access-key-id-file = \"{id}\"\nsecret-access-key-file = \"{key}\"\n"
-    )
-}
-
 /// Garage or, where it is not installed, moto.
 enum Server {
     Garage(Garage),
@@ -79,7 +62,7 @@ impl Keeper {
     #[track_caller]
     fn founding(access: &S3Access, endpoint: &str) -> Keeper {
         let dir = TempDir::new().expect("make a directory");
-        let node = TestNode::with_config(&config(access, endpoint, &dir));
+        let node = TestNode::with_config(&access.config(endpoint, dir.path()));
         node.cli().run(&["cluster", "init"]).succeeds();
         Keeper { node, dir }
     }
@@ -159,7 +142,7 @@ fn c7_a_closure_outlives_every_node() {
     drop(keeper);
 
     let dir = TempDir::new().expect("make a directory");
-    let node = TestNode::with_config(&config(access, &access.endpoint, &dir));
+    let node = TestNode::with_config(&access.config(&access.endpoint, dir.path()));
     let key_file = dir.path().join("cluster.key");
     fs::write(&key_file, key).expect("write the key");
     fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("make it private");
@@ -294,7 +277,7 @@ fn c7_a_member_reads_from_the_bucket_when_no_node_has_a_path() {
     let access = server.access();
     let mut keeper = Keeper::founding(access, &access.endpoint);
     let dir = TempDir::new().expect("make a directory");
-    let member = TestNode::with_config(&config(access, &access.endpoint, &dir));
+    let member = TestNode::with_config(&access.config(&access.endpoint, dir.path()));
     let ticket = keeper.node.cli().run(&["invite"]).succeeds().stdout;
     member.cli().run(&["join", ticket.trim()]).succeeds();
     let path = NixClient::host()
