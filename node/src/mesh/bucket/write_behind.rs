@@ -166,7 +166,14 @@ impl Backlog {
     fn went_well(&self, written: usize) {
         let mut state = self.state();
         state.written += written as u64;
-        state.trouble = None;
+        if state.trouble.take().is_some() {
+            // What failed with it goes together now, in few requests.
+            let now = Instant::now();
+            let failed = state.waiting.values_mut();
+            failed
+                .filter(|waiting| waiting.failures > 0)
+                .for_each(|waiting| waiting.due = now);
+        }
     }
 
     fn went_wrong(&self, why: String) {
