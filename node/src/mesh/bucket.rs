@@ -21,7 +21,7 @@ use attic_store::manifest::Manifest;
 use attic_store::{ChunkId, LocatorError, PackId};
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
@@ -49,6 +49,8 @@ pub(crate) struct SharedBucket {
     pub(crate) news: Notify,
     /// Told when more is known.
     learnt: Notify,
+    /// Whether it was listed since the start.
+    is_known: watch::Sender<bool>,
 }
 
 /// Why something cannot be had of a bucket.
@@ -88,6 +90,7 @@ impl SharedBucket {
             damaged: Mutex::default(),
             news: Notify::new(),
             learnt: Notify::new(),
+            is_known: watch::Sender::new(false),
         })
     }
 
@@ -195,6 +198,13 @@ impl SharedBucket {
         self.damaged().len()
     }
 
+    /// Waits until the bucket was listed since the start: what it has is not written again.
+    pub(crate) async fn known(&self) {
+        let mut is_known = self.is_known.subscribe();
+        // The sender lives as long as `self`.
+        let _ = is_known.wait_for(|is_known| *is_known).await;
+    }
+
     /// Learns which packs there are from a listing.
     ///
     /// **Errors**: the bucket's; what was learnt stays.
@@ -226,6 +236,7 @@ impl SharedBucket {
             self.index.forget(*pack);
         }
         self.flush().await;
+        self.is_known.send_replace(true);
         Ok(())
     }
 

@@ -215,6 +215,7 @@ impl From<ReadError> for WriteError {
 /// Makes durable what is not, until the mesh is stopped.
 pub(crate) async fn write_behind(app: Arc<App>, mesh: Arc<Mesh>, shared: Arc<SharedBucket>) {
     let mut journal = Journal::begin(&app, &mesh, &shared).await;
+    shared.known().await;
     let mut scan_at = Instant::now();
     let mut carry_at = Instant::now() + CARRY_EVERY;
     loop {

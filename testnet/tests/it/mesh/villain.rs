@@ -188,7 +188,8 @@ fn c6_forged_records_change_nothing_and_are_seen() {
         }
         if mode == Mode::Rollback {
             for node in 0..2 {
-                eventually("a second log to be noticed", HEALED_MAX, || {
+                // All of them at once keep the two busy.
+                eventually("a second log to be noticed", HEALED_MAX * 2, || {
                     villain
                         .seen_by(&cluster, node)
                         .filter(|peer| peer.quarantined)
