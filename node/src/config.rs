@@ -31,6 +31,9 @@ mod read;
 mod show;
 pub(crate) mod value;
 
+const KEY_ID_FILE: &str = "s3.access-key-id-file";
+const SECRET_FILE: &str = "s3.secret-access-key-file";
+
 /// Everything the node can be told, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -448,6 +451,7 @@ impl Layers {
     pub fn config(&self) -> Result<Config, ConfigError> {
         let config = self.each_value()?;
         self.check_relaying(&config.mesh)?;
+        self.check_key_files()?;
         Ok(config)
     }
 
@@ -460,6 +464,19 @@ impl Layers {
             return Err(self.bad_value("mesh.relay-client", "false".to_owned(), wanted));
         }
         Ok(())
+    }
+
+    /// A key id is of no use without its secret.
+    fn check_key_files(&self) -> Result<(), ConfigError> {
+        let is_set = |name| self.set.contains_key(name);
+        let lacking = match (is_set(KEY_ID_FILE), is_set(SECRET_FILE)) {
+            (true, false) => (SECRET_FILE, KEY_ID_FILE),
+            (false, true) => (KEY_ID_FILE, SECRET_FILE),
+            (true, true) | (false, false) => return Ok(()),
+        };
+        let (lacking, other) = lacking;
+        let wanted = format!("a file where {other} names one");
+        Err(self.bad_value(lacking, "unset".to_owned(), wanted))
     }
 
     fn each_value(&self) -> Result<Config, ConfigError> {
@@ -598,19 +615,8 @@ impl Layers {
     fn s3(&self) -> Result<Option<S3Config>, ConfigError> {
         let text = |name| self.optional(name, |text| Ok(text.trim().to_owned()));
         let path = |name| self.optional(name, |text| Ok(PathBuf::from(text)));
-        let (id, secret) = ("s3.access-key-id-file", "s3.secret-access-key-file");
-        let key_files = match (path(id)?, path(secret)?) {
-            (Some(id), Some(secret)) => Some((id, secret)),
-            (None, None) => None,
-            (Some(_), None) => {
-                let wanted = format!("a file where {id} names one");
-                return Err(self.bad_value(secret, "unset".to_owned(), wanted));
-            }
-            (None, Some(_)) => {
-                let wanted = format!("a file where {secret} names one");
-                return Err(self.bad_value(id, "unset".to_owned(), wanted));
-            }
-        };
+        let (id, secret) = (path(KEY_ID_FILE)?, path(SECRET_FILE)?);
+        let key_files = id.zip(secret);
         let endpoint = self.optional("s3.endpoint", value::server_url)?;
         let path_style = self.optional("s3.path-style", value::switch)?;
         let (region, prefix) = (text("s3.region")?, text("s3.prefix")?);

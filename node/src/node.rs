@@ -175,6 +175,9 @@ impl Node {
             }
         }
         if let Some(mesh) = self.app.mesh.set(None) {
+            if mesh.is_writing_behind() {
+                mesh.backlog.finish().await;
+            }
             mesh.stop().await;
         }
         self.app.upstreams.shutdown().await;

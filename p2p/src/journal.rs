@@ -177,6 +177,8 @@ pub struct Restored {
     pub segments: usize,
     /// Segments that are damaged, of strangers, or contradict others.
     pub refused: usize,
+    /// Segments that come after others that are missing.
+    pub left_out: usize,
 }
 
 /// Collects segments of a cluster from wherever they come, in any order and any number of times.
@@ -228,6 +230,8 @@ impl Restore {
         for (node, segments) in self.logs {
             let run = newest_run(&segments);
             restored.logs += usize::from(!run.is_empty());
+            let end = run.last().map_or(0, |last| last.head().seq);
+            restored.left_out += segments.keys().filter(|seq| **seq > end).count();
             for segment in run {
                 log.append(node, segment.head().seq, segment.bytes().clone())?;
                 restored.segments += 1;
@@ -330,12 +334,14 @@ mod tests {
             Restored {
                 logs: 1,
                 segments: 5,
-                refused: 0
+                refused: 0,
+                left_out: 0
             }
         );
         assert_eq!(restored(&all[1..]).0, None, "what began it is missing");
         let gap = [&all[..2], &all[3..]].concat();
-        assert_eq!(restored(&gap).0, Some((1, 2)));
+        let (range, cut) = restored(&gap);
+        assert_eq!((range, cut.left_out), (Some((1, 2)), 2));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 
 use attic_node_core::api::bucket::{BucketView, RebuildRequest};
-use attic_node_core::api::{ClusterCache, ClusterInit, ClusterView};
+use attic_node_core::api::{ClusterCache, ClusterInit, ClusterView, RenamedCache};
 use attic_node_core::data_dir::read_secret;
 
 use crate::args::{ClusterVerb, JsonArgs, RebuildArgs};
@@ -71,7 +71,9 @@ async fn rebuild(context: &Context, args: RebuildArgs) -> Result<(), CliError> {
     for cache in &rebuilt.caches {
         let lost = match cache.lost {
             0 => String::new(),
-            lost => format!(", {lost} more were never durable and are lost"),
+            lost => {
+                format!(", {lost} more have no NAR in the bucket: never durable, or lost there")
+            }
         };
         let paths = count(cache.paths, "path");
         ui.say(format_args!("{}: {paths}{lost}", cache.name));
@@ -87,8 +89,25 @@ async fn rebuild(context: &Context, args: RebuildArgs) -> Result<(), CliError> {
             "warning: {refused} in the bucket could not be read"
         ));
     }
+    for RenamedCache { from, to } in &rebuilt.renamed {
+        ui.say(format_args!(
+            "this node's own cache {from} is called {to} now"
+        ));
+    }
+    for name in &rebuilt.dropped {
+        ui.say(format_args!(
+            "this node's own cache {name}, which had no paths, is gone"
+        ));
+    }
     ui.say("Let others in with the ticket that `attic-node invite` prints");
-    ui.data(rebuilt.cluster)
+    ui.data(rebuilt.cluster)?;
+    match rebuilt.refused + rebuilt.left_out {
+        0 => Ok(()),
+        _ => Err(CliError::Incomplete(format!(
+            "the journals in the bucket are not whole: {} damaged, {} after a gap; what they said is lost",
+            rebuilt.refused, rebuilt.left_out
+        ))),
+    }
 }
 
 fn print(ui: &Ui, cluster: &ClusterView) -> Result<(), CliError> {

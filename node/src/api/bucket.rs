@@ -105,6 +105,15 @@ pub struct RebuildReply {
     pub logs: u64,
     /// Segments and entries that were damaged.
     pub refused: u64,
+    /// Segments of logs that come after others that are missing: what they say is lost.
+    #[serde(default)]
+    pub left_out: u64,
+    /// Caches of this node that go by another name now.
+    #[serde(default)]
+    pub renamed: Vec<super::RenamedCache>,
+    /// Caches of this node, without paths, that made way.
+    #[serde(default)]
+    pub dropped: Vec<CacheName>,
     /// Its caches, ordered by name.
     pub caches: Vec<RebuiltCache>,
 }
@@ -120,7 +129,7 @@ pub struct RebuiltCache {
     pub substituter: String,
     /// Paths whose NARs are in the bucket.
     pub paths: u64,
-    /// Paths that were never durable: of these nothing but the name is left.
+    /// Paths whose NARs are not in the bucket: they were never durable, or the bucket has lost packs.
     pub lost: u64,
 }
 

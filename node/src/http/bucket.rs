@@ -142,7 +142,7 @@ async fn durable(
     let local = local.ok_or_else(|| Failure::new(Kind::NoSuchCache, "no such cache"))?;
     let id = local.settings.shared_as.ok_or_else(|| {
         Failure::new(
-            Kind::NoBucket,
+            Kind::Conflict,
             format!("cache {cache} is not the cluster's: the bucket is for caches that are"),
         )
     })?;
@@ -203,7 +203,7 @@ async fn rebuild(
         let (files, charter, me) = (files.clone(), charter.clone(), identity.node_id());
         // The certificate comes last: until then the node is in no cluster, and this can be run again.
         let written = spawn_blocking(move || -> Result<Restored, Failure> {
-            files.leave().map_err(Failure::internal)?;
+            files.forget_logs().map_err(Failure::internal)?;
             let mut log = LogFiles::open(&files.log(), me).map_err(Failure::internal)?;
             let restored = restore.write(&mut log).map_err(Failure::internal)?;
             drop(log);
@@ -218,7 +218,7 @@ async fn rebuild(
     let before = local_caches(&app);
     let mesh = start(&app, &identity, files, charter, Some(Vec::new())).await?;
     // Caches of this node give way, as they do when it joins. All that is to be known is known.
-    settle(&app, &mesh, &before).await?;
+    let (renamed, dropped) = settle(&app, &mesh, &before).await?;
     if let Some(shared) = &mesh.bucket {
         shared
             .learn_all()
@@ -231,6 +231,9 @@ async fn rebuild(
         name: mesh.name.clone(),
         logs: restored.logs as u64,
         refused: restored.refused as u64 + damaged,
+        left_out: restored.left_out as u64,
+        renamed,
+        dropped,
         caches,
     }))
 }

@@ -49,6 +49,8 @@ pub(crate) struct SharedBucket {
     pub(crate) news: Notify,
     /// Told when more is known.
     learnt: Notify,
+    /// What was looked for in vain lately.
+    missed: Mutex<BTreeMap<ManifestId, tokio::time::Instant>>,
     /// Whether it was listed since the start.
     is_known: watch::Sender<bool>,
 }
@@ -90,6 +92,7 @@ impl SharedBucket {
             damaged: Mutex::default(),
             news: Notify::new(),
             learnt: Notify::new(),
+            missed: Mutex::default(),
             is_known: watch::Sender::new(false),
         })
     }
@@ -101,8 +104,9 @@ impl SharedBucket {
 
     /// Whether the bucket was reached lately, as far as is known.
     pub(crate) fn is_reachable(&self) -> bool {
-        let open_until = self.remote.health().breaker_open_until;
-        open_until.is_none_or(|until| until <= SystemTime::now())
+        let health = self.remote.health();
+        let open_until = health.breaker_open_until;
+        health.failing_since.is_none() && open_until.is_none_or(|until| until <= SystemTime::now())
     }
 
     /// Where a sound copy of something is; `None` if none is known. Blocks on the disk.
@@ -119,7 +123,15 @@ impl SharedBucket {
     /// Whether the bucket has a manifest, after a look at what is new there if it is not known to. Takes
     /// [`MISS_PATIENCE`] at most.
     pub(crate) async fn has_by_now(self: &Arc<Self>, manifest: ManifestId) -> bool {
-        let deadline = tokio::time::Instant::now() + MISS_PATIENCE;
+        let now = tokio::time::Instant::now();
+        let deadline = now + MISS_PATIENCE;
+        {
+            let mut missed = self.missed.lock().expect("no panic under this lock");
+            missed.retain(|_, at| now - *at < MISSED_FOR);
+            if missed.contains_key(&manifest) {
+                return false;
+            }
+        }
         loop {
             let learnt = self.learnt.notified();
             let looking = Arc::clone(self);
@@ -128,6 +140,10 @@ impl SharedBucket {
             }
             self.news.notify_one();
             if tokio::time::timeout_at(deadline, learnt).await.is_err() {
+                let mut missed = self.missed.lock().expect("no panic under this lock");
+                if missed.len() < MISSED_MAX {
+                    missed.insert(manifest, now);
+                }
                 return false;
             }
         }
@@ -418,7 +434,12 @@ pub(crate) async fn tend(mesh: Arc<Mesh>, shared: Arc<SharedBucket>) {
     mesh.sources_changed.send_replace(());
     let mut listed = tokio::time::Instant::now();
     loop {
-        let _ = timeout(LEARN_EVERY, shared.news.notified()).await;
+        // While nothing can be had of it nobody asks, so it is for this to see that it is back.
+        let every = match shared.is_reachable() {
+            true => LEARN_EVERY,
+            false => LOOK_AFTER_FAILURE,
+        };
+        let _ = timeout(every, shared.news.notified()).await;
         // One word is often followed by others.
         sleep(LEARN_PAUSE).await;
         let keepers = mesh
@@ -471,11 +492,16 @@ const ENDS_AT_ONCE: usize = 16;
 const DAMAGED_MAX: usize = 65_536;
 /// After a bucket could not be read.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often a bucket that fails is looked at.
+const LOOK_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How often journals are looked at without a word of their keepers.
 const LEARN_EVERY: Duration = Duration::from_secs(5 * 60);
 const LEARN_PAUSE: Duration = Duration::from_millis(300);
 /// How long somebody who misses something waits for a look at the bucket.
 const MISS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long what was looked for in vain is not looked for again, and how much of that is remembered.
+const MISSED_FOR: Duration = Duration::from_secs(30);
+const MISSED_MAX: usize = 4096;
 /// How often all packs are listed.
 const LIST_EVERY: Duration = Duration::from_secs(60 * 60);

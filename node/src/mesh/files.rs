@@ -261,6 +261,16 @@ impl ClusterFiles {
         Ok(replace_file(&self.names_file(), text, Secrecy::Public)?)
     }
 
+    /// Removes all logs of a cluster that this node is not in.
+    pub(crate) fn forget_logs(&self) -> Result<(), ClusterFileError> {
+        match fs::remove_dir_all(self.log()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::new("remove", &self.log(), error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Directory of the logs.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("log")

@@ -21,6 +21,7 @@
 //! are known from then on.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,10 @@ type Key = (CacheId, StorePathHash);
 pub(crate) struct Backlog {
     state: Mutex<State>,
     news: Notify,
+    /// Whether the node stops.
+    ends: AtomicBool,
+    /// Told when what logs said last is in the journal.
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -114,6 +119,15 @@ impl Backlog {
     pub(crate) fn rescan(&self) {
         self.state().overflowed = true;
         self.news.notify_one();
+    }
+
+    /// Has the journal carry what logs said last, as far as that takes no longer than [`LAST_MAX`].
+    pub(crate) async fn finish(&self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.news.notify_one();
+        if timeout(LAST_MAX, self.ended.notified()).await.is_err() {
+            tracing::warn!("what was said last is not in the bucket's journal");
+        }
     }
 
     /// How far it is.
@@ -214,6 +228,9 @@ impl From<ReadError> for WriteError {
 
 /// Makes durable what is not, until the mesh is stopped.
 pub(crate) async fn write_behind(app: Arc<App>, mesh: Arc<Mesh>, shared: Arc<SharedBucket>) {
+    while !mesh.is_writing_behind() {
+        sleep(LOOK_EVERY).await;
+    }
     let mut journal = Journal::begin(&app, &mesh, &shared).await;
     shared.known().await;
     let mut scan_at = Instant::now();
@@ -230,11 +247,16 @@ pub(crate) async fn write_behind(app: Arc<App>, mesh: Arc<Mesh>, shared: Arc<Sha
         }
         let due = mesh.backlog.take_due(BATCH_PATHS_MAX);
         if due.is_empty() {
-            if carry_at <= Instant::now() {
+            let is_last = mesh.backlog.ends.load(Ordering::Relaxed);
+            if is_last || carry_at <= Instant::now() {
                 carry_at = Instant::now() + CARRY_EVERY;
                 if let Err(error) = journal.carry(&mesh, &shared).await {
                     mesh.backlog.went_wrong(chain(&error).to_string());
                 }
+            }
+            if is_last {
+                mesh.backlog.ended.notify_one();
+                return;
             }
             let next = mesh.backlog.next_due();
             let next = next.map_or(LOOK_EVERY, |at| {
@@ -305,7 +327,7 @@ impl Mesh {
     /// Sees to it that records of a path are made durable, by this keeper or, first, by another.
     pub(crate) fn want_durable(&self, key: Key, dots: &[Dot]) {
         let own = dots.iter().any(|dot| dot.node == self.me);
-        let due = match own || self.is_first_keeper(&key) {
+        let due = match own || self.is_first_keeper(&key, dots) {
             true => Instant::now(),
             false => Instant::now() + OTHERS_FIRST,
         };
@@ -313,13 +335,18 @@ impl Mesh {
         self.backlog.news.notify_one();
     }
 
-    /// Whether of the keepers that are connected this one is first in rank for a path.
-    fn is_first_keeper(&self, key: &Key) -> bool {
+    /// Whether of the keepers that are connected this one is first in rank for a path that others said.
+    /// A keeper sees to its own.
+    fn is_first_keeper(&self, key: &Key, dots: &[Dot]) -> bool {
         let peers = self.network.peers();
         let connected = |node: &NodeId| peers.iter().any(|peer| peer.node == *node);
         let keepers = self.view.keepers().into_iter();
-        let keepers = keepers.filter(connected).chain([self.me]);
-        rank(key.1.as_bytes(), keepers).first() == Some(&self.me)
+        let keepers: Vec<NodeId> = keepers.filter(connected).collect();
+        if dots.iter().any(|dot| keepers.contains(&dot.node)) {
+            return false;
+        }
+        let ranked = rank(key.1.as_bytes(), keepers.into_iter().chain([self.me]));
+        ranked.first() == Some(&self.me)
     }
 }
 
@@ -933,5 +960,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the whole directory is looked through.
 const SCAN_EVERY: Duration = Duration::from_secs(10 * 60);
+/// How long a stop waits for the journal.
+const LAST_MAX: Duration = Duration::from_secs(3);
 /// How often what no path waits for is carried: removals, keys, pins.
 const CARRY_EVERY: Duration = Duration::from_secs(30);
