@@ -192,7 +192,8 @@ pub(super) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
             sleep(Duration::from_millis(2)).await;
         }
     };
-    let waited = timeout(Duration::from_secs(30), waiting).await;
+    // What gossip did not bring is fetched once in up to 90 s.
+    let waited = timeout(Duration::from_secs(120), waiting).await;
     assert!(waited.is_ok(), "{what}");
 }
 
