@@ -19,7 +19,7 @@ use attic_p2p::Multiaddr;
 use attic_p2p::directory::{Change, Unseal};
 use attic_p2p::fetch::Tier;
 use attic_p2p::identity::Identity;
-use attic_p2p::ids::{CacheId, ClusterId, NodeId};
+use attic_p2p::ids::{ClusterId, NodeId};
 use attic_p2p::membership::gate::MemberGate;
 use attic_p2p::membership::sealing::OpeningKey;
 use attic_p2p::network::{Direction, Network, NetworkOptions, PeerInfo, StartError, Topic};
@@ -114,10 +114,8 @@ pub(crate) struct Mesh {
     pub(crate) durable_changed: Notify,
     /// Marked when somebody may hold more than before.
     sources_changed: watch::Sender<()>,
-    /// Of which cache NARs are fetched.
-    wanted_in: Arc<Mutex<BTreeMap<NarHash, CacheId>>>,
     /// What to publish here once its NAR has landed.
-    landing: Mutex<BTreeMap<NarHash, Vec<Arc<PathRecord>>>>,
+    landing: Arc<Mutex<Landing>>,
     /// Told when caches appeared or changed.
     pub(crate) caches_changed: Notify,
     /// Told when a peer came.
@@ -129,6 +127,9 @@ pub(crate) struct Mesh {
     addresses: Mutex<BTreeMap<NodeId, Multiaddr>>,
     tasks: Mutex<JoinSet<()>>,
 }
+
+/// Paths whose NARs are on their way.
+type Landing = BTreeMap<NarHash, Vec<Arc<PathRecord>>>;
 
 /// Where the mesh is, when there is one.
 #[derive(Default)]
@@ -244,11 +245,11 @@ impl Mesh {
             exchange.add_bucket(Arc::clone(bucket));
         }
         let (gains, gained) = flight::gains();
-        let wanted_in = Arc::new(Mutex::new(BTreeMap::new()));
+        let landing = Arc::default();
         let sources = Arc::new(ClusterSources {
             finder: Arc::clone(&finder),
             view: view.clone(),
-            wanted_in: Arc::clone(&wanted_in),
+            landing: Arc::clone(&landing),
             bucket: bucket.clone(),
             changes,
         });
@@ -267,8 +268,7 @@ impl Mesh {
             backlog: Backlog::default(),
             durable_changed: Notify::new(),
             sources_changed,
-            wanted_in,
-            landing: Mutex::default(),
+            landing,
             network: network.clone(),
             view,
             announcer: Arc::new(announcer),
@@ -780,7 +780,6 @@ impl Mesh {
         record: Arc<PathRecord>,
         who: Priority,
     ) -> Result<Follower, FlightError> {
-        let cache = record.cache;
         let wanted = Wanted {
             nar: record.info.nar_hash,
             manifest: record.manifest,
@@ -797,14 +796,6 @@ impl Mesh {
             if !records.contains(&record) {
                 records.push(record);
             }
-        }
-        {
-            let mut wanted_in = self.wanted_in.lock().expect("no panic under this lock");
-            if wanted_in.len() >= LANDING_MAX {
-                // These fetch alone, if they do so still.
-                wanted_in.clear();
-            }
-            wanted_in.insert(wanted.nar, cache);
         }
         self.flights.follow(wanted, who)
     }
@@ -867,7 +858,7 @@ impl Mesh {
 struct ClusterSources {
     finder: Arc<Finder>,
     view: DirectoryView,
-    wanted_in: Arc<Mutex<BTreeMap<NarHash, CacheId>>>,
+    landing: Arc<Mutex<Landing>>,
     bucket: Option<Arc<SharedBucket>>,
     changes: watch::Receiver<()>,
 }
@@ -894,8 +885,9 @@ impl Sources for ClusterSources {
             return Vec::new();
         }
         let cache = {
-            let wanted_in = self.wanted_in.lock().expect("no panic under this lock");
-            wanted_in.get(nar).copied()
+            let landing = self.landing.lock().expect("no panic under this lock");
+            let records = landing.get(nar);
+            records.and_then(|records| Some(records.last()?.cache))
         };
         let Some(cache) = cache else {
             return Vec::new();

@@ -81,6 +81,27 @@ pub trait Bucket: Send + Sync {
     fn health(&self) -> Health;
 }
 
+/// Looks at all objects whose keys begin with `prefix` and are greater than `after`, in order.
+///
+/// **Errors**: the bucket's; some were looked at then.
+pub async fn each_object(
+    bucket: &dyn Bucket,
+    prefix: &str,
+    after: Option<String>,
+    mut look: impl FnMut(Object),
+) -> Result<(), BucketError> {
+    let mut after = after;
+    loop {
+        let page = bucket.list(prefix, after.as_deref()).await?;
+        let last = page.objects.last().map(|object| object.key.clone());
+        page.objects.into_iter().for_each(&mut look);
+        if page.is_last || last.is_none() {
+            return Ok(());
+        }
+        after = last;
+    }
+}
+
 /// Part of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use attic_p2p::ids::ClusterId;
-use attic_p2p::journal::{ENTRY_LEN_MAX, Entry, JOURNALS, Restore, Restored, read_entry_key};
+use attic_p2p::ids::{CacheId, ClusterId};
+use attic_p2p::journal::{JOURNALS, Restore, Restored, read_entry_key};
 use attic_p2p::membership::genesis::{ClusterKey, Genesis};
-use attic_p2p::signed::{Signed, Signer};
+use attic_p2p::signed::Signer;
 use attic_store::StorePathHash;
-use attic_store::bucket::Bucket;
 use attic_store::bucket::check::{Verdict, check};
+use attic_store::bucket::{Bucket, each_object};
 use axum::extract::{Request, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -30,7 +30,7 @@ use crate::mesh::bucket::write_behind::{GENESES, genesis_key};
 use crate::mesh::files::ClusterFiles;
 use crate::mesh::log::LogFiles;
 use crate::mesh::members::founder;
-use crate::mesh::{Mesh, bucket::SharedBucket};
+use crate::mesh::{Mesh, bucket::SharedBucket, bucket::read_entry};
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -169,7 +169,7 @@ async fn durable(
 
 impl Mesh {
     /// Whether the bucket has a path, and nothing was said of it since that it may not have.
-    fn is_path_durable(&self, cache: attic_p2p::ids::CacheId, hash: StorePathHash) -> bool {
+    fn is_path_durable(&self, cache: CacheId, hash: StorePathHash) -> bool {
         !self.announcer.is_noted(cache, &hash) && self.view.is_durable(cache, hash)
     }
 }
@@ -285,37 +285,23 @@ async fn read_journals(part: &Prefixed, cluster: ClusterId) -> Result<(Restore, 
         let Some((keeper, _)) = read_entry_key(&key) else {
             continue;
         };
-        let bytes = part.get(&key, ENTRY_LEN_MAX as u64 + 64).await;
-        let bytes = bytes.map_err(|error| unanswered(&error))?;
-        let read = Signed::<Entry>::decode(&bytes).ok();
-        let entry = read
-            .as_ref()
-            .and_then(|signed| signed.check(&cluster, &keeper).ok());
-        match entry {
+        let entry = read_entry(part, &cluster, &keeper, &key).await;
+        match entry.map_err(|error| unanswered(&error))? {
             Some(entry) => {
-                let segments = entry.segments.iter();
-                segments.for_each(|segment| restore.add(segment.clone().into()));
+                let segments = entry.segments.into_iter();
+                segments.for_each(|segment| restore.add(segment.into()));
             }
-            None => {
-                tracing::error!(key, "an entry of a journal in the bucket cannot be read");
-                damaged += 1;
-            }
+            None => damaged += 1,
         }
     }
     Ok((restore, damaged))
 }
 
 async fn list(remote: &dyn Bucket, prefix: &str) -> Result<Vec<String>, Failure> {
-    let mut keys: Vec<String> = Vec::new();
-    loop {
-        let page = remote.list(prefix, keys.last().map(String::as_str)).await;
-        let page = page.map_err(|error| unanswered(&error))?;
-        let is_last = page.is_last || page.objects.is_empty();
-        keys.extend(page.objects.into_iter().map(|object| object.key));
-        if is_last {
-            return Ok(keys);
-        }
-    }
+    let mut keys = Vec::new();
+    let listed = each_object(remote, prefix, None, |object| keys.push(object.key));
+    listed.await.map_err(|error| unanswered(&error))?;
+    Ok(keys)
 }
 
 fn unanswered(error: &(dyn std::error::Error + 'static)) -> Failure {

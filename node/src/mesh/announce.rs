@@ -374,17 +374,12 @@ impl Announcer {
 
     /// Announces all paths of a cache, and crosses it out.
     fn announce_all(&self, app: &App, id: CacheId, cache: &Cache) -> Result<(), ShareError> {
-        let mut after = None;
-        loop {
-            let page = app.store.paths(&cache.name, after, PAGE)?;
-            let Some(last) = page.last() else {
-                break;
-            };
-            after = Some(*last.info.path.hash());
+        each_page(app, cache, |page| {
             let hashes: Vec<_> = page.iter().map(|row| *row.info.path.hash()).collect();
             self.note(id, &hashes).map_err(ShareError::Outbox)?;
             self.announce(&app.store, cache, id, &hashes);
-        }
+            Ok::<_, ShareError>(())
+        })?;
         self.outbox().cross_out_all(id).map_err(ShareError::Outbox)
     }
 
@@ -966,15 +961,9 @@ impl Announcer {
     fn compare(&self, app: &App, id: CacheId, cache: &Cache) -> Result<(), ShareError> {
         let is_heeded = self.is_heeded(id);
         let (mut removed, mut announced) = (0, 0);
-        let mut after = None;
-        loop {
-            let page = app.store.paths(&cache.name, after, PAGE)?;
-            let Some(last) = page.last() else {
-                break;
-            };
-            after = Some(*last.info.path.hash());
+        each_page(app, cache, |page| {
             let mut unsaid = Vec::new();
-            for row in &page {
+            for row in page {
                 let hash = row.info.path.hash();
                 if self.view.is_said(id, hash) || self.view.is_removed_path(id, hash) {
                     removed += u64::from(self.prune_row(app, id, cache, hash)?);
@@ -987,7 +976,8 @@ impl Announcer {
                 self.note(id, &unsaid).map_err(ShareError::Outbox)?;
                 self.announce(&app.store, cache, id, &unsaid);
             }
-        }
+            Ok::<_, ShareError>(())
+        })?;
         tracing::info!(cache = %cache.name, removed, announced, "a cache came back to the cluster");
         Ok(())
     }
@@ -1163,6 +1153,15 @@ fn each_row(
     cache: &Cache,
     mut work: impl FnMut(&PathRow) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
+    each_page(app, cache, |page| page.iter().try_for_each(&mut work))
+}
+
+/// Runs `work` for the rows of a cache, some at a time.
+fn each_page<E: From<StoreError>>(
+    app: &App,
+    cache: &Cache,
+    mut work: impl FnMut(&[PathRow]) -> Result<(), E>,
+) -> Result<(), E> {
     let mut after = None;
     loop {
         let page = app.store.paths(&cache.name, after, PAGE)?;
@@ -1170,7 +1169,7 @@ fn each_row(
             return Ok(());
         };
         after = Some(*last.info.path.hash());
-        page.iter().try_for_each(&mut work)?;
+        work(&page)?;
     }
 }
 

@@ -8,15 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use attic_p2p::ids::{ClusterId, ManifestId, NodeId};
-use attic_p2p::journal::{Entry, journal_prefix};
+use attic_p2p::journal::{ENTRY_LEN_MAX, Entry, journal_prefix};
 use attic_p2p::signed::Signed;
 use attic_store::bucket::pack::{
     PACK_END_LEN, PACKS, PackContents, PackEnd, Place, is_manifest, read_pack_end,
 };
-use attic_store::bucket::{Bucket, BucketError, BucketIndex};
+use attic_store::bucket::{Bucket, BucketError, BucketIndex, Object, each_object};
 use attic_store::manifest::Manifest;
 use attic_store::{ChunkId, LocatorError, PackId};
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use crate::app::App;
 use crate::http::error::chain;
 use crate::http::ingest::joined;
 use crate::mesh::Mesh;
+use crate::recent::{Bounds, Recent};
 
 pub(crate) mod prefixed;
 pub(crate) mod source;
@@ -50,7 +51,7 @@ pub(crate) struct SharedBucket {
     /// Told when more is known.
     learnt: Notify,
     /// What was looked for in vain lately.
-    missed: Mutex<BTreeMap<ManifestId, tokio::time::Instant>>,
+    missed: Mutex<Recent<ManifestId, ()>>,
     /// Whether it was listed since the start.
     is_known: watch::Sender<bool>,
 }
@@ -92,7 +93,11 @@ impl SharedBucket {
             damaged: Mutex::default(),
             news: Notify::new(),
             learnt: Notify::new(),
-            missed: Mutex::default(),
+            missed: Mutex::new(Recent::new(Bounds {
+                ttl: MISSED_FOR,
+                len_max: MISSED_MAX,
+                weight_max: MISSED_MAX,
+            })),
             is_known: watch::Sender::new(false),
         })
     }
@@ -123,14 +128,10 @@ impl SharedBucket {
     /// Whether the bucket has a manifest, after a look at what is new there if it is not known to. Takes
     /// [`MISS_PATIENCE`] at most.
     pub(crate) async fn has_by_now(self: &Arc<Self>, manifest: ManifestId) -> bool {
-        let now = tokio::time::Instant::now();
-        let deadline = now + MISS_PATIENCE;
-        {
-            let mut missed = self.missed.lock().expect("no panic under this lock");
-            missed.retain(|_, at| now - *at < MISSED_FOR);
-            if missed.contains_key(&manifest) {
-                return false;
-            }
+        let now = Instant::now();
+        let missed = || self.missed.lock().expect("no panic under this lock");
+        if missed().find(&manifest, now).is_some() {
+            return false;
         }
         loop {
             let learnt = self.learnt.notified();
@@ -139,11 +140,9 @@ impl SharedBucket {
                 return true;
             }
             self.news.notify_one();
-            if tokio::time::timeout_at(deadline, learnt).await.is_err() {
-                let mut missed = self.missed.lock().expect("no panic under this lock");
-                if missed.len() < MISSED_MAX {
-                    missed.insert(manifest, now);
-                }
+            let left = MISS_PATIENCE.saturating_sub(now.elapsed());
+            if timeout(left, learnt).await.is_err() {
+                missed().keep(manifest, (), 1, now);
                 return false;
             }
         }
@@ -229,22 +228,15 @@ impl SharedBucket {
         let before = joined(spawn_blocking(move || looking.index.packs()).await);
         let mut listed = BTreeSet::new();
         let mut unknown = Vec::new();
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.remote.list(PACKS, after.as_deref()).await?;
-            for object in &page.objects {
-                if let Some(pack) = PackId::of_object_key(&object.key) {
-                    listed.insert(pack);
-                    if !before.contains(&pack) {
-                        unknown.push((pack, object.len));
-                    }
+        let look = |object: Object| {
+            if let Some(pack) = PackId::of_object_key(&object.key) {
+                listed.insert(pack);
+                if !before.contains(&pack) {
+                    unknown.push((pack, object.len));
                 }
             }
-            match page.objects.last() {
-                Some(last) if !page.is_last => after = Some(last.key.clone()),
-                Some(_) | None => break,
-            }
-        }
+        };
+        each_object(&*self.remote, PACKS, None, look).await?;
         self.learn(unknown).await?;
         // What came while it was listed is not among those that were known before.
         for pack in before.difference(&listed) {
@@ -291,30 +283,13 @@ impl SharedBucket {
 
     /// The packs that an entry of a journal names.
     async fn packs_of(&self, keeper: &NodeId, key: &str) -> Result<BTreeSet<PackId>, BucketError> {
-        let entry = self.entry(keeper, key).await?;
+        let entry = match read_entry(&*self.remote, &self.cluster, keeper, key).await {
+            Err(BucketError::NotFound { .. }) => None,
+            read => read?,
+        };
         let references = entry.map(|entry| entry.references).unwrap_or_default();
         let packs = references.iter().flat_map(|reference| &reference.packs);
         Ok(packs.map(|(pack, _)| *pack).collect())
-    }
-
-    /// An entry of a keeper's journal; `None` if it is not that.
-    pub(crate) async fn entry(
-        &self,
-        keeper: &NodeId,
-        key: &str,
-    ) -> Result<Option<Entry>, BucketError> {
-        let len_max = attic_p2p::journal::ENTRY_LEN_MAX as u64 + 64;
-        let bytes = match self.remote.get(key, len_max).await {
-            Ok(bytes) => bytes,
-            Err(BucketError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let read = Signed::<Entry>::decode(&bytes).ok();
-        let entry = read.and_then(|signed| signed.check(&self.cluster, keeper).cloned().ok());
-        if entry.is_none() {
-            tracing::error!(key, "an entry of a journal in the bucket cannot be read");
-        }
-        Ok(entry)
     }
 
     /// Reads the ends of packs.
@@ -409,6 +384,24 @@ impl SharedBucket {
     }
 }
 
+/// An entry of a keeper's journal; `None` if it is not that, which is logged.
+///
+/// **Errors**: the bucket's; that there is none is one.
+pub(crate) async fn read_entry(
+    remote: &dyn Bucket,
+    cluster: &ClusterId,
+    keeper: &NodeId,
+    key: &str,
+) -> Result<Option<Entry>, BucketError> {
+    let bytes = remote.get(key, ENTRY_OBJECT_LEN_MAX).await?;
+    let read = Signed::<Entry>::decode(&bytes).ok();
+    let entry = read.and_then(|signed| signed.check(cluster, keeper).cloned().ok());
+    if entry.is_none() {
+        tracing::error!(key, "an entry of a journal in the bucket cannot be read");
+    }
+    Ok(entry)
+}
+
 /// Keeps what is known of the bucket up to date, until the mesh is stopped.
 pub(crate) async fn tend(mesh: Arc<Mesh>, shared: Arc<SharedBucket>) {
     let mut pause = PAUSE_MIN;
@@ -432,7 +425,7 @@ pub(crate) async fn tend(mesh: Arc<Mesh>, shared: Arc<SharedBucket>) {
         "the bucket is known"
     );
     mesh.sources_changed.send_replace(());
-    let mut listed = tokio::time::Instant::now();
+    let mut listed = Instant::now();
     loop {
         // While nothing can be had of it nobody asks, so it is for this to see that it is back.
         let every = match shared.is_reachable() {
@@ -451,7 +444,7 @@ pub(crate) async fn tend(mesh: Arc<Mesh>, shared: Arc<SharedBucket>) {
         let outcome = match listed.elapsed() < LIST_EVERY {
             true => shared.learn_new(keepers).await,
             false => {
-                listed = tokio::time::Instant::now();
+                listed = Instant::now();
                 shared.learn_all().await
             }
         };
@@ -486,6 +479,8 @@ pub(crate) fn configured(
     )?)))
 }
 
+/// An entry with its signature.
+const ENTRY_OBJECT_LEN_MAX: u64 = ENTRY_LEN_MAX as u64 + 64;
 /// Ends of packs that are read at once.
 const ENDS_AT_ONCE: usize = 16;
 /// Damaged copies that are remembered.

@@ -160,20 +160,14 @@ impl Directory {
                 (!dots.is_empty()).then_some(kept).and_then(encoded)
             }
             Record::Durable(dots) => {
-                let mut dots = dots;
-                let mut failed = None;
                 // Of records that their authors say no more nobody asks.
-                dots.retain(|dot| {
-                    let said = self.is_said_by_its_author(log, *dot);
-                    said.unwrap_or_else(|error| {
-                        failed = Some(error);
-                        true
-                    })
-                });
-                if let Some(error) = failed {
-                    return Err(error);
+                let mut said = Vec::new();
+                for dot in dots {
+                    if self.is_said_by_its_author(log, dot)? {
+                        said.push(dot);
+                    }
                 }
-                let kept = (!dots.is_empty()).then_some(Record::Durable(dots));
+                let kept = (!said.is_empty()).then_some(Record::Durable(said));
                 kept.and_then(encoded)
             }
             Record::Hold(tags) => {

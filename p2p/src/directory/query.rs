@@ -114,11 +114,8 @@ impl Directory {
         let Some((number, config)) = self.living(cache) else {
             return Vec::new();
         };
-        let start = after.map_or([0; 20], |hash| super::reversed(hash.as_bytes()));
-        let from = self.paths.from(&PathRow::first_of(number, start));
-        let of_cache = from.take_while(|row| row.cache == number);
-        let beyond = of_cache.filter(|row| Some(row.store_path_hash()) != after);
-        let said = beyond.filter(|row| self.is_said(row, &config.genesis.name));
+        let said = self.rows_after(number, after);
+        let said = said.filter(|row| self.is_said(row, &config.genesis.name));
         let mut hashes = Vec::new();
         for row in said {
             let hash = row.store_path_hash();
@@ -156,6 +153,18 @@ impl Directory {
         let authors = self.authors.values();
         let sealed = authors.flat_map(|author| &author.sealed_caches).copied();
         sealed.filter(|id| self.cache(*id).is_none()).collect()
+    }
+
+    /// Rows of a cache in order, from the path after `after`.
+    fn rows_after(
+        &self,
+        cache: u16,
+        after: Option<StorePathHash>,
+    ) -> impl Iterator<Item = &PathRow> {
+        let start = after.map_or([0; 20], |hash| super::reversed(hash.as_bytes()));
+        let from = self.paths.from(&PathRow::first_of(cache, start));
+        let of_cache = from.take_while(move |row| row.cache == cache);
+        of_cache.filter(move |row| Some(row.store_path_hash()) != after)
     }
 
     /// Who says to hold this NAR completely, in no order that means something. Members only, and
@@ -212,12 +221,9 @@ impl Directory {
         let Some((number, config)) = self.living(cache) else {
             return Vec::new();
         };
-        let start = after.map_or([0; 20], |hash| super::reversed(hash.as_bytes()));
-        let from = self.paths.from(&PathRow::first_of(number, start));
-        let of_cache = from.take_while(|row| row.cache == number);
-        let beyond = of_cache.filter(|row| Some(row.store_path_hash()) != after);
         let name = &config.genesis.name;
-        let wanted = beyond
+        let wanted = self
+            .rows_after(number, after)
             .filter(|row| !self.is_spot_durable(row.author, row.spot) && self.is_said(row, name));
         let mut found: Vec<(StorePathHash, Vec<Dot>)> = Vec::new();
         for row in wanted {

@@ -35,8 +35,8 @@ use attic_p2p::placement::rank;
 use attic_p2p::record::{PathRecord, Record};
 use attic_p2p::signed::Signed;
 use attic_p2p::wire::Priority;
-use attic_store::bucket::BucketError;
 use attic_store::bucket::pack::{BuiltPack, PackBuilder, Place, holds_chunk};
+use attic_store::bucket::{BucketError, Object, each_object};
 use attic_store::manifest::Manifest;
 use attic_store::{LocatorError, PackId, StoreError, StorePathHash};
 use thiserror::Error;
@@ -74,8 +74,8 @@ struct State {
     overflowed: bool,
     /// Records called durable since the start.
     written: u64,
-    /// Why the last attempt failed, and since when they do.
-    trouble: Option<(String, Instant)>,
+    /// Why the last attempt failed.
+    trouble: Option<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -136,7 +136,7 @@ impl Backlog {
         Progress {
             waiting: state.waiting.len(),
             written: state.written,
-            trouble: state.trouble.as_ref().map(|(why, _)| why.clone()),
+            trouble: state.trouble.clone(),
         }
     }
 
@@ -191,12 +191,7 @@ impl Backlog {
     }
 
     fn went_wrong(&self, why: String) {
-        let mut state = self.state();
-        let since = state
-            .trouble
-            .as_ref()
-            .map_or_else(Instant::now, |(_, since)| *since);
-        state.trouble = Some((why, since));
+        self.state().trouble = Some(why);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -499,7 +494,7 @@ async fn write(
             .flat_map(|(_, needs)| needs.keys())
             .copied()
             .collect();
-        let mut lost = condemned(mesh, shared, &needed).await?;
+        let mut lost = condemned(shared, &needed).await?;
         lost.extend(absent(shared, &needed).await?);
         for pack in &lost {
             tracing::warn!(%pack, "a pack is not to be relied on; its chunks are written anew");
@@ -529,20 +524,12 @@ async fn write(
 
 /// Which of these packs somebody condemned.
 async fn condemned(
-    mesh: &Mesh,
     shared: &SharedBucket,
     packs: &BTreeSet<PackId>,
 ) -> Result<BTreeSet<PackId>, WriteError> {
     let mut keys = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = shared.remote.list(CONDEMNATIONS, after.as_deref()).await?;
-        after = page.objects.last().map(|object| object.key.clone());
-        keys.extend(page.objects.into_iter().map(|object| object.key));
-        if page.is_last || after.is_none() {
-            break;
-        }
-    }
+    let look = |object: Object| keys.push(object.key);
+    each_object(&*shared.remote, CONDEMNATIONS, None, look).await?;
     let mut found = BTreeSet::new();
     for (keeper, (_, key)) in newest_condemnations(keys.iter().map(String::as_str)) {
         let bytes = match shared.remote.get(key, CONDEMNATIONS_LEN_MAX).await {
@@ -558,10 +545,6 @@ async fn condemned(
         let Some(sets) = sets else {
             return Err(WriteError::Condemnations(key.to_owned()));
         };
-        // One who is no keeper may delete nothing, but may have done so before.
-        if !mesh.view.is_keeper(keeper) {
-            tracing::debug!(%keeper, "condemnations of somebody who is no keeper");
-        }
         found.extend(packs.iter().filter(|pack| sets.names(pack)));
     }
     Ok(found)
@@ -818,17 +801,9 @@ impl Journal {
         mesh: &Mesh,
         shared: &SharedBucket,
     ) -> Result<Option<(String, u64)>, BucketError> {
-        let prefix = journal_prefix(&mesh.me);
-        let mut last: Option<String> = None;
-        loop {
-            let page = shared.remote.list(&prefix, last.as_deref()).await?;
-            if let Some(object) = page.objects.last() {
-                last = Some(object.key.clone());
-            }
-            if page.is_last || page.objects.is_empty() {
-                break;
-            }
-        }
+        let mut last = None;
+        let look = |object: Object| last = Some(object.key);
+        each_object(&*shared.remote, &journal_prefix(&mesh.me), None, look).await?;
         Ok(last.and_then(|key| {
             let (_, number) = read_entry_key(&key)?;
             Some((key, number))
