@@ -52,7 +52,7 @@ use crate::mesh::flight::{FlightError, Flights, Follower, Sources, Wanted};
 use crate::mesh::log::LogFiles;
 use crate::mesh::members::{Door, Members};
 use crate::mesh::names::{Names, agent};
-use crate::mesh::offer::{Offer, OfferParts, Permission};
+use crate::mesh::offer::{Offer, OfferParts, Pace, Permission};
 use crate::mesh::outbox::Outbox;
 use crate::mesh::peer_exchange::{exchange_peers, peers_for};
 use crate::mesh::private::{Parts as PrivateParts, PrivateKeys};
@@ -80,6 +80,7 @@ pub(crate) mod offer;
 pub(crate) mod outbox;
 pub(crate) mod peer_exchange;
 pub(crate) mod private;
+pub(crate) mod pull;
 pub(crate) mod query;
 pub(crate) mod renewal;
 pub(crate) mod replicate;
@@ -105,6 +106,8 @@ pub(crate) struct Mesh {
     pub(crate) flights: Flights,
     pub(crate) exchange: Exchange,
     pub(crate) offer: tokio::sync::Mutex<Option<Offer>>,
+    /// The rate at which chunks may leave this node.
+    pace: Arc<Pace>,
     pub(crate) counters: watch::Receiver<Counters>,
     /// The cluster's bucket, where this node was told of one.
     pub(crate) bucket: Option<Arc<SharedBucket>>,
@@ -244,6 +247,8 @@ impl Mesh {
         if let Some(bucket) = &bucket {
             exchange.add_bucket(Arc::clone(bucket));
         }
+        let upload_rate_max = app.config.mesh.upload_rate_max;
+        let pace = Arc::new(Pace::new(upload_rate_max.and_then(NonZeroU64::new)));
         let (gains, gained) = flight::gains();
         let landing = Arc::default();
         let sources = Arc::new(ClusterSources {
@@ -264,6 +269,7 @@ impl Mesh {
             flights: flights.clone(),
             exchange: exchange.clone(),
             offer: tokio::sync::Mutex::new(None),
+            pace: Arc::clone(&pace),
             bucket: bucket.clone(),
             backlog: Backlog::default(),
             durable_changed: Notify::new(),
@@ -291,7 +297,7 @@ impl Mesh {
             flights,
             exchange: exchange.clone(),
             permission: Arc::new(permission),
-            upload_rate_max: app.config.mesh.upload_rate_max.and_then(NonZeroU64::new),
+            pace,
             gained,
         }));
         let runtime = Runtime::new(Setup {
@@ -723,6 +729,11 @@ async fn answer(
         let _ = reply.send(Reply::Hold { accepted }.encode());
         return;
     }
+    if let Query::Pull(pull) = query {
+        let pulled = mesh.pulled(app, from, pull).await;
+        let _ = reply.send(Reply::Pull(pulled).encode());
+        return;
+    }
     let (app, mesh) = (Arc::clone(app), Arc::clone(mesh));
     let answered = spawn_blocking(move || match query {
         Query::Paths { cache, hashes } => {
@@ -747,7 +758,7 @@ async fn answer(
             Some(Reply::Peers(peers))
         }
         // Answered above, and by the replica.
-        Query::Hold { .. } | Query::Sync(_) => None,
+        Query::Hold { .. } | Query::Pull(_) | Query::Sync(_) => None,
     });
     if let Some(answer) = joined(answered.await) {
         // Whoever asked may be gone.

@@ -8,6 +8,8 @@
 //! What an upstream says is believed when a key configured for that very upstream signed it, and
 //! passed on with the signatures it came with. Everything that goes wrong is "not here".
 //!
+//! Nodes of a cluster share downloads: [`pull`](crate::mesh::pull).
+//!
 //! - [`health`]: whether an upstream is worth asking; [`client`]: how they are asked;
 //! - [`flight`]: one download per NAR; [`source`]: from whichever upstream can give it; [`body`]: to
 //!   whoever waits for it.
@@ -17,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use attic_p2p::ids::{CacheId, NodeId};
 use attic_store::narinfo::{Compression, Unverified};
 use attic_store::{
     CacheInfo, CacheName, FileHash, NarHash, NarInfo, PathInfo, StoreDir, StoreError,
@@ -45,6 +48,7 @@ pub(crate) mod body;
 mod client;
 pub(crate) mod flight;
 mod health;
+mod peer;
 mod source;
 
 pub(crate) use self::flight::{Follower, PullError};
@@ -99,6 +103,9 @@ struct State {
     absent: Recent<Key, ()>,
     /// NARs that an upstream does not have as it says.
     spoilt: Recent<(usize, NarHash), ()>,
+    /// Peers that are not asked for NARs of a cluster's cache: they have no upstreams for it, or do not
+    /// deliver.
+    unhelpful: Recent<(NodeId, CacheId), ()>,
 }
 
 /// A look-up that somebody began.
@@ -327,6 +334,11 @@ impl Upstreams {
         found: Arc<Found>,
     ) -> Result<Follower, PullError> {
         self.inner.flights.follow(&self.inner, cache, found)
+    }
+
+    /// Joins in fetching a NAR, if that has begun.
+    pub(crate) fn join(&self, nar: &NarHash) -> Option<Follower> {
+        self.inner.flights.join(nar)
     }
 
     /// How they are doing, in the order of the configuration.
@@ -660,6 +672,7 @@ impl State {
             nars: Recent::new(bounds(NARS_KNOWN_FOR, KNOWN_MAX)),
             absent: Recent::new(bounds(negative_ttl, ABSENT_MAX)),
             spoilt: Recent::new(bounds(negative_ttl.min(SPOILT_MAX_FOR), SPOILT_MAX)),
+            unhelpful: Recent::new(bounds(UNHELPFUL_FOR, UNHELPFUL_MAX)),
         }
     }
 
@@ -850,6 +863,9 @@ const ABSENT_MAX: usize = 64 << 10;
 /// otherwise as long as it is remembered that nobody has a path.
 const SPOILT_MAX_FOR: Duration = Duration::from_secs(600);
 const SPOILT_MAX: usize = 4096;
+/// How long a peer is not asked again.
+const UNHELPFUL_FOR: Duration = Duration::from_secs(60);
+const UNHELPFUL_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -14,8 +14,8 @@ use libp2p::request_response::{self, ProtocolSupport};
 /// Longest request, in bytes.
 pub const REQUEST_LEN_MAX: usize = 64 * 1024;
 
-/// Longest response, in bytes.
-pub const RESPONSE_LEN_MAX: usize = 1024 * 1024;
+/// Longest response, in bytes: any chunk and what is said of it.
+pub const RESPONSE_LEN_MAX: usize = (1024 + 64) * 1024;
 
 /// From sending a request to having read all of its response.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(5);

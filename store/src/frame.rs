@@ -207,7 +207,7 @@ pub fn check(frame: &[u8]) -> u64 {
 }
 
 /// The most bytes the frame of a chunk of `raw_len` bytes can have.
-pub fn frame_len_max(raw_len: usize) -> usize {
+pub const fn frame_len_max(raw_len: usize) -> usize {
     raw_len + RAW_HEADER_LEN + BLOCK_HEADER_LEN * raw_len.div_ceil(BLOCK_LEN_MAX)
 }
 

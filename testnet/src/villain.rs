@@ -20,6 +20,7 @@ mod bulk;
 mod door;
 mod forge;
 mod member;
+mod pull;
 mod raw;
 mod sync;
 
@@ -32,6 +33,9 @@ pub struct VillainArgs {
     /// Decides its key, so that others know its id
     #[arg(long)]
     pub seed: u8,
+    /// Where it listens
+    #[arg(long, default_value = "/ip4/0.0.0.0/tcp/7746")]
+    pub listen: libp2p::Multiaddr,
     /// What it does
     #[arg(value_enum)]
     pub mode: Mode,
@@ -54,6 +58,8 @@ pub enum Mode {
     NotFound,
     /// Says it holds everything, and sends nothing
     Silent,
+    /// Says it gets NARs of upstreams for others, and sends what is something else
+    WrongPulls,
     /// Gossips what is no segment
     GarbageGossip,
     /// Gossips segments in another member's name
@@ -114,7 +120,7 @@ pub async fn run(args: VillainArgs) -> Result<(), Box<dyn Error>> {
         .filter_map(|address| address.multiaddr().parse().ok())
         .collect();
     let options = NetworkOptions {
-        listen: vec!["/ip4/0.0.0.0/tcp/7746".parse()?],
+        listen: vec![args.listen],
         peers: addresses.clone(),
         mdns: true,
         topics: vec![topic.clone()],

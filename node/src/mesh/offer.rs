@@ -12,7 +12,6 @@ mod serving;
 mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +29,8 @@ use crate::mesh::exchange::Exchange;
 use crate::mesh::flight::{Flights, Gained};
 
 use serving::{Ahead, Done, Found, Run, Served, look_up, read_run};
-use stream::{Pace, StreamParts, serve_stream};
+pub(crate) use stream::Pace;
+use stream::{StreamParts, serve_stream};
 
 /// Whether a peer may read a NAR: by the scopes of its certificate, and the caches that show it.
 pub(crate) trait Permission: Send + Sync + 'static {
@@ -46,8 +46,7 @@ pub(crate) struct OfferParts {
     /// Told of peers that break the protocol.
     pub(crate) exchange: Exchange,
     pub(crate) permission: Arc<dyn Permission>,
-    /// Bytes of chunks per second, for all peers together.
-    pub(crate) upload_rate_max: Option<NonZeroU64>,
+    pub(crate) pace: Arc<Pace>,
     /// From [`gains`](crate::mesh::flight::gains), as the flights'.
     pub(crate) gained: mpsc::Receiver<Gained>,
 }
@@ -119,7 +118,6 @@ struct Desk {
     provider: Provider,
     askers: BTreeMap<NodeId, Asker>,
     next_stream: u64,
-    pace: Arc<Pace>,
     streams: JoinSet<()>,
     jobs: JoinSet<Done>,
     /// Lets so many jobs use a blocking thread at a time.
@@ -138,7 +136,6 @@ impl Desk {
         told: watch::Sender<ProviderStats>,
     ) -> Desk {
         Desk {
-            pace: Arc::new(Pace::new(parts.upload_rate_max)),
             parts,
             inbox,
             told,
@@ -216,7 +213,7 @@ impl Desk {
             id,
             cluster: self.parts.cluster,
             exchange: self.parts.exchange.clone(),
-            pace: Arc::clone(&self.pace),
+            pace: Arc::clone(&self.parts.pace),
             inbox,
         };
         let task = self.streams.spawn(serve_stream(stream, frames, parts));

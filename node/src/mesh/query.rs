@@ -10,6 +10,8 @@ use attic_store::StorePathHash;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::mesh::pull::{Pull, Pulled};
+
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Query {
@@ -32,6 +34,8 @@ pub(crate) enum Query {
     },
     /// Whom are you connected to, and where do they listen?
     Peers,
+    /// What do you have of a NAR of an upstream?
+    Pull(Pull),
 }
 
 /// An answer.
@@ -47,6 +51,8 @@ pub(crate) enum Reply {
     Renew(Option<Bytes>),
     /// Some of them. At most [`PEERS_MAX`].
     Peers(Vec<PeerAddresses>),
+    /// The next chunks of it.
+    Pull(Pulled),
 }
 
 /// Where a node listens, as another says.
@@ -99,7 +105,8 @@ impl Query {
             | Query::Paths { .. }
             | Query::Hold { .. }
             | Query::Renew { .. }
-            | Query::Peers => Some(query),
+            | Query::Peers
+            | Query::Pull(_) => Some(query),
         }
     }
 }
@@ -120,7 +127,11 @@ impl Reply {
                 let mut lens = peers.iter().map(|peer| peer.addresses.len());
                 peers.len() > PEERS_MAX || lens.any(|len| len > PEER_ADDRESSES_MAX)
             }
-            Reply::Sync(_) | Reply::Paths(_) | Reply::Hold { .. } | Reply::Renew(_) => false,
+            Reply::Sync(_)
+            | Reply::Paths(_)
+            | Reply::Hold { .. }
+            | Reply::Renew(_)
+            | Reply::Pull(_) => false,
         };
         (!is_long).then_some(reply)
     }
@@ -137,9 +148,11 @@ pub(crate) const PEER_ADDRESSES_MAX: usize = 8;
 mod tests {
     use attic_p2p::dialer::ADDRESS_LEN_MAX;
     use attic_p2p::identity::Identity;
+    use attic_store::NarHash;
     use data_encoding::HEXLOWER;
 
     use super::*;
+    use crate::mesh::pull::PulledChunk;
 
     #[test]
     fn questions_survive_the_wire_and_long_lists_do_not() {
@@ -162,7 +175,7 @@ mod tests {
         let cache = CacheId::from_bytes([1; 16]);
         let hashes = vec![StorePathHash::from_bytes([2; 20])];
         let certificate = Bytes::from_static(b"ab");
-        let (one, two) = ("01".repeat(16), "02".repeat(20));
+        let (one, two, three) = ("01".repeat(16), "02".repeat(20), "03".repeat(32));
         let questions = [
             (Query::Sync(certificate.clone()), "00026162".to_owned()),
             (
@@ -180,6 +193,15 @@ mod tests {
                 "03026162".to_owned(),
             ),
             (Query::Peers, "04".to_owned()),
+            (
+                Query::Pull(Pull {
+                    cache,
+                    hash: StorePathHash::from_bytes([2; 20]),
+                    nar: NarHash::from_bytes([3; 32]),
+                    from: 300,
+                }),
+                format!("05{one}{two}{three}ac02"),
+            ),
         ];
         for (query, golden) in questions {
             let golden = HEXLOWER.decode(golden.as_bytes()).unwrap();
@@ -197,7 +219,15 @@ mod tests {
             (Reply::Renew(Some(certificate)), "0301026162".to_owned()),
             (
                 Reply::Peers(vec![peer(&["/ip4/10.0.0.1/tcp/7746"])]),
-                format!("0401{}0108040a000001061e42", "03".repeat(32)),
+                format!("0401{three}0108040a000001061e42"),
+            ),
+            (Reply::Pull(Pulled::Nothing), "0500".to_owned()),
+            (
+                Reply::Pull(Pulled::Chunks(vec![PulledChunk {
+                    raw_len: 300,
+                    frame: Bytes::from_static(b"ab"),
+                }])),
+                "050101ac02026162".to_owned(),
             ),
         ];
         for (reply, golden) in answers {

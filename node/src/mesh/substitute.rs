@@ -150,7 +150,6 @@ impl Finder {
     }
 
     /// Who may be asked for what.
-    #[cfg(test)]
     pub(crate) fn audience(&self) -> &Audience {
         &self.audience
     }

@@ -4,24 +4,27 @@
 //! [`Follower`] and reads chunks as they land ([`PullReader`](super::body::PullReader)). What was read
 //! by then may be wrong, and is seen to be when the whole is hashed: therefore the last chunk is for
 //! nobody before. When the NAR is what was announced, the paths for which it was fetched are
-//! published, and then it has *landed*.
+//! published, and then it has *landed*. Of what another node of the cluster gives nothing is for anybody
+//! before the whole is known to be right: peers are believed less than upstreams, and their bytes reach no
+//! client unless they are the right ones.
 //!
 //! One follower leaving disturbs no other. A flight that nobody follows goes on for [`LINGER`], so
 //! that a client whose connection was cut finds it where it was, and is then ended: what nobody
 //! waits for is not worth the line, which others use.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use attic_store::{ChunkId, ImportError, Lease, NarHash, PathInfo, StoreError};
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::source::NarSource;
+use super::source::{NarSource, SourceParts};
 use super::{Found, Inner};
 use crate::caches::Cache;
 use crate::http::error::chain;
@@ -34,6 +37,8 @@ const FLIGHTS_MAX: usize = 256;
 const WISHES_MAX: usize = 64;
 /// A flight without followers ends after this long.
 const LINGER: Duration = Duration::from_secs(10);
+/// Bytes of a NAR of which somebody is told at once that they landed.
+const LANDED_LEN: u64 = 8 << 20;
 /// While the node stops, a flight of which nothing comes for this long ends.
 const STALLED_MAX: Duration = Duration::from_secs(2);
 
@@ -58,6 +63,8 @@ pub(super) struct Shared {
     /// Holds what landed, as long as anybody refers to the flight.
     lease: Lease,
     landed: Mutex<Vec<Landed>>,
+    /// Whether some of it came from a peer: then nothing is read before the whole is known to be right.
+    guarded: Arc<AtomicBool>,
     /// Marked as changed whenever a chunk has landed.
     stage: watch::Sender<Stage>,
     followers: watch::Sender<usize>,
@@ -100,6 +107,9 @@ pub(crate) enum PullError {
     /// The node stops, or everybody left.
     #[error("the download was ended")]
     Ended,
+    /// No chunk begins there.
+    #[error("no chunk begins at {0}")]
+    Misplaced(u64),
     /// A chunk was lost after it was stored.
     #[error("chunk {0} is lost")]
     Lost(ChunkId),
@@ -140,6 +150,7 @@ impl Flights {
             size: found.info.nar_size,
             lease: inner.publisher.store.lease(),
             landed: Mutex::default(),
+            guarded: Arc::default(),
             stage: watch::Sender::new(Stage::Flying),
             followers: watch::Sender::new(0),
             wishes: Mutex::default(),
@@ -148,8 +159,15 @@ impl Flights {
         let follower = Follower::new(Arc::clone(&flight));
         table.flights.insert(flight.nar, Arc::clone(&flight));
         while table.tasks.try_join_next().is_some() {}
-        table.tasks.spawn(run(Arc::clone(inner), flight, found));
+        let wanted = (Arc::clone(cache), found);
+        table.tasks.spawn(run(Arc::clone(inner), flight, wanted));
         Ok(follower)
+    }
+
+    /// Joins the flight of a NAR, if there is one.
+    pub(super) fn join(&self, nar: &NarHash) -> Option<Follower> {
+        let table = self.table();
+        table.flights.get(nar).cloned().map(Follower::new)
     }
 
     /// Bytes of the NARs under way; `None` if `nar` is one of them.
@@ -195,11 +213,11 @@ impl Flights {
 }
 
 /// A flight from its beginning to its end.
-async fn run(inner: Arc<Inner>, flight: Arc<Shared>, found: Arc<Found>) {
+async fn run(inner: Arc<Inner>, flight: Arc<Shared>, wanted: (Arc<Cache>, Arc<Found>)) {
     let (end, ended) = watch::channel(false);
     let mut stop = inner.stop.subscribe();
     let received = Arc::new(AtomicU64::new(0));
-    let mut work = Box::pin(work(&inner, &flight, found, ended, Arc::clone(&received)));
+    let mut work = Box::pin(work(&inner, &flight, wanted, ended, Arc::clone(&received)));
     let unwanted = async {
         tokio::select! {
             () = flight.abandoned(&inner.flights) => {}
@@ -248,11 +266,18 @@ async fn stalled(inner: &Inner, received: &AtomicU64) {
 async fn work(
     inner: &Arc<Inner>,
     flight: &Arc<Shared>,
-    found: Arc<Found>,
+    (cache, found): (Arc<Cache>, Arc<Found>),
     mut ended: watch::Receiver<bool>,
     received: Arc<AtomicU64>,
 ) -> Result<(), PullError> {
-    let source = NarSource::new(inner, found, ended.clone(), received);
+    let source = NarSource::new(SourceParts {
+        inner: Arc::clone(inner),
+        cache,
+        first: found,
+        stop: ended.clone(),
+        received,
+        guarded: Arc::clone(&flight.guarded),
+    });
     let _turn = tokio::select! {
         turn = inner.downloads.acquire() => turn.map_err(|_| PullError::Ended)?,
         _ = ended.wait_for(|ended| *ended) => return Err(PullError::Ended),
@@ -264,6 +289,30 @@ async fn work(
 impl Shared {
     /// Blocks until the NAR is here and published, or cannot be had.
     fn import(&self, inner: &Inner, mut source: NarSource) -> Result<(), PullError> {
+        loop {
+            match self.try_to_import(inner, &mut source) {
+                Err(PullError::WrongNar | PullError::Unavailable(_)) if source.begin_again() => {
+                    // Nobody has read any of it.
+                    self.landed().clear();
+                    self.guarded.store(false, Ordering::Release);
+                }
+                outcome => break outcome?,
+            }
+        }
+        source.check_file();
+        if let Some(fault) = source.fault() {
+            tracing::info!(nar = %self.nar, fault, "NAR taken from elsewhere");
+        }
+        let is_shared = source.came_from_peer();
+        for (cache, info) in std::mem::take(&mut *self.wishes()) {
+            if !(is_shared && keep_said(inner, &cache, &info)) {
+                publish(inner, &cache, info);
+            }
+        }
+        Ok(())
+    }
+
+    fn try_to_import(&self, inner: &Inner, source: &mut NarSource) -> Result<(), PullError> {
         let store = &inner.publisher.store;
         let mut begin = 0;
         let mut landed = |entry: &attic_store::manifest::ManifestEntry| {
@@ -272,7 +321,7 @@ impl Shared {
             self.land(Landed { chunk, begin, end });
             begin = end;
         };
-        let imported = match store.import_watched(&self.lease, &mut source, &mut landed) {
+        let imported = match store.import_watched(&self.lease, &mut *source, &mut landed) {
             Ok(imported) => imported,
             Err(ImportError::Source(error)) => {
                 return Err(PullError::Unavailable(error.to_string().into()));
@@ -287,13 +336,6 @@ impl Shared {
         if (imported.nar_hash, imported.nar_size) != (self.nar, self.size) {
             source.disown();
             return Err(PullError::WrongNar);
-        }
-        source.check_file();
-        if let Some(fault) = source.fault() {
-            tracing::info!(nar = %self.nar, fault, "NAR taken from another upstream");
-        }
-        for (cache, info) in std::mem::take(&mut *self.wishes()) {
-            publish(inner, &cache, info);
         }
         Ok(())
     }
@@ -314,6 +356,9 @@ impl Shared {
             Stage::Failed(error) => return Err(error.clone()),
         };
         let landed = self.landed();
+        if !is_whole && self.guarded.load(Ordering::Acquire) {
+            return Ok(Vec::new());
+        }
         let first = landed.partition_point(|landed| landed.end <= position);
         let mut end = position;
         let readable = landed[first..].iter().take_while(|landed| {
@@ -388,6 +433,29 @@ pub(super) fn publish(inner: &Inner, cache: &Cache, info: PathInfo) {
     }
 }
 
+/// Keeps a path that came from a peer as the cluster says it, so that not everybody says it anew; whether
+/// it could. The lease that holds the NAR must live until this returns. Blocks.
+fn keep_said(inner: &Inner, cache: &Cache, info: &PathInfo) -> bool {
+    let publisher = &inner.publisher;
+    let Some((id, mesh)) = cache.settings.shared_as.zip(publisher.mesh.get()) else {
+        return false;
+    };
+    let said = Handle::current().block_on(mesh.finder.path(id, *info.path.hash()));
+    let Some(said) = said.filter(|said| said.info.nar_hash == info.nar_hash) else {
+        return false;
+    };
+    match publisher.keep(cache, said.info.clone()) {
+        Ok(true) => mesh.announcer.hold(cache, id, &info.nar_hash),
+        Ok(false) => {}
+        Err(error) => {
+            let path = &info.path;
+            tracing::debug!(%path, cause = chain(&error), "path not kept as the cluster says it");
+            return false;
+        }
+    }
+    true
+}
+
 /// Somebody who wants a flight to go on. What it fetches is not collected while there is one.
 pub(crate) struct Follower {
     pub(super) flight: Arc<Shared>,
@@ -419,6 +487,18 @@ impl Follower {
                 .map_err(|_| PullError::Late)?
                 .map_err(|_| PullError::Ended)?;
         }
+    }
+
+    /// Chunks of the NAR that may be read now, the first of which begins at `from`, with how long each is.
+    ///
+    /// **Errors**: as [`Follower::ready`]; none begins there.
+    pub(crate) fn landed_from(&self, from: u64) -> Result<Vec<(ChunkId, u32)>, PullError> {
+        let landed = self.flight.readable(from, LANDED_LEN)?;
+        if landed.first().is_some_and(|first| first.begin != from) {
+            return Err(PullError::Misplaced(from));
+        }
+        let len = |landed: &Landed| (landed.end - landed.begin) as u32;
+        Ok(landed.iter().map(|at| (at.chunk, len(at))).collect())
     }
 
     /// Waits until the NAR is in the store. May be dropped and called again.

@@ -1,5 +1,8 @@
 //! The plain NAR of a path, from whichever upstream can give it: what an import reads.
 //!
+//! A node of the cluster that has the NAR of an upstream, or is to fetch it there for others, is as good
+//! as an upstream, and asked before.
+//!
 //! A download that breaks off is resumed where it broke. When that does not help, or what came is
 //! not the file that was announced, the NAR is read again from another upstream that has the same
 //! one, and what of it has been read before is skipped. So whoever reads sees one stream, or an error
@@ -7,10 +10,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use attic_p2p::ids::{CacheId, NodeId};
 use attic_store::narinfo::Compression;
 use attic_store::{FileHash, PathInfo};
 use sha2::{Digest, Sha256};
@@ -20,53 +24,73 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::client::{FetchError, Resume};
+use super::peer::{Delegates, PeerPump};
 use super::{Found, Inner};
+use crate::caches::Cache;
 use crate::decode::{Decoder, Encoding};
 use crate::http::error::chain;
 use crate::http::ingest::{BodyReader, Piece};
 
 /// Reads a NAR, each byte once. Blocks, and must be used on a thread that may.
 pub(super) struct NarSource {
-    inner: Arc<Inner>,
-    /// Turns true when nobody wants it any more.
-    stop: watch::Receiver<bool>,
-    /// Bytes that came, from all upstreams.
-    received: Arc<AtomicU64>,
-    first: Arc<Found>,
+    parts: SourceParts,
+    /// Other nodes to ask, once it was looked who they are.
+    delegates: Option<Delegates>,
     /// Upstreams that were tried.
     tried: BTreeSet<usize>,
     current: Option<Download>,
     /// What was read from in part before.
-    earlier: Vec<Arc<Found>>,
+    earlier: Vec<Origin>,
     /// Bytes of the NAR that were read.
     read: u64,
     /// Why the last download failed.
     fault: Option<String>,
 }
 
+/// What a NAR is read with.
+pub(super) struct SourceParts {
+    pub(super) inner: Arc<Inner>,
+    /// Of which cache it is wanted.
+    pub(super) cache: Arc<Cache>,
+    /// Where it is.
+    pub(super) first: Arc<Found>,
+    /// Turns true when nobody wants it any more.
+    pub(super) stop: watch::Receiver<bool>,
+    /// Bytes that came, from wherever.
+    pub(super) received: Arc<AtomicU64>,
+    /// Set before a byte that a peer gave is read.
+    pub(super) guarded: Arc<AtomicBool>,
+}
+
+/// Where a file comes from.
+#[derive(Clone)]
+enum Origin {
+    Upstream(Arc<Found>),
+    Peer(NodeId, CacheId),
+}
+
 /// A file on its way, and what it is read through.
 struct Download {
-    found: Arc<Found>,
+    origin: Origin,
     /// Bytes of the NAR that others gave before.
     begun_at: u64,
     decoder: Decoder<Hashed<BodyReader>>,
-    /// Why it broke off, if it did.
-    broken: Arc<Mutex<Option<FetchError>>>,
+    broken: Broken,
     hash: Arc<Mutex<Sha256>>,
 }
 
+/// Why a download broke off, if it did.
+#[derive(Clone)]
+enum Broken {
+    Upstream(Arc<Mutex<Option<FetchError>>>),
+    Peer(Arc<Mutex<Option<String>>>),
+}
+
 impl NarSource {
-    pub(super) fn new(
-        inner: &Arc<Inner>,
-        first: Arc<Found>,
-        stop: watch::Receiver<bool>,
-        received: Arc<AtomicU64>,
-    ) -> NarSource {
+    pub(super) fn new(parts: SourceParts) -> NarSource {
         NarSource {
-            inner: Arc::clone(inner),
-            stop,
-            received,
-            first,
+            parts,
+            delegates: None,
             tried: BTreeSet::new(),
             current: None,
             earlier: Vec::new(),
@@ -75,9 +99,28 @@ impl NarSource {
         }
     }
 
+    /// Begins anew without the peers that were tried, if what was read is from such in part; whether it
+    /// does.
+    pub(super) fn begin_again(&mut self) -> bool {
+        let parts = &self.parts;
+        if !parts.guarded.load(Ordering::Relaxed) || *parts.stop.borrow() {
+            return false;
+        }
+        (self.current, self.read) = (None, 0);
+        self.tried.clear();
+        self.earlier.clear();
+        true
+    }
+
     /// Why the last download failed, if one did.
     pub(super) fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
+    }
+
+    /// Whether all of it came from another node of the cluster.
+    pub(super) fn came_from_peer(&self) -> bool {
+        let origin = self.current.as_ref().map(|download| &download.origin);
+        self.earlier.is_empty() && matches!(origin, Some(Origin::Peer(..)))
     }
 
     /// Notes that what was read is not the NAR, though it looked like one.
@@ -85,14 +128,20 @@ impl NarSource {
     /// Of several that gave a part, those before the last are not believed any more: whether the last
     /// one is at fault shows when the NAR is read from it alone.
     pub(super) fn disown(&mut self) {
-        let last = self.current.take().map(|download| download.found);
-        let guilty = match self.earlier.is_empty() {
+        let last = self.current.take().map(|download| download.origin);
+        let is_alone = self.earlier.is_empty();
+        let guilty = match is_alone {
             true => last.into_iter().collect(),
             false => std::mem::take(&mut self.earlier),
         };
         let fault = "the NAR has another hash than its narinfo says";
-        for found in guilty {
-            self.inner.spoilt(&found, fault);
+        for origin in guilty {
+            match origin {
+                Origin::Upstream(found) => self.parts.inner.spoilt(&found, fault),
+                // It had looked at the whole before it sent the end.
+                Origin::Peer(node, _) if is_alone => self.parts.inner.ban(node),
+                Origin::Peer(node, cache) => self.parts.inner.avoid(node, cache),
+            }
         }
         self.fault = Some(fault.to_owned());
     }
@@ -103,11 +152,14 @@ impl NarSource {
         let Some(download) = &self.current else {
             return;
         };
+        let Origin::Upstream(found) = &download.origin else {
+            return;
+        };
         let hash = download.hash.lock().expect("no panic under this lock");
         let hash = FileHash::from_bytes(hash.clone().finalize().into());
-        if download.found.file_hash.is_some_and(|said| said != hash) {
+        if found.file_hash.is_some_and(|said| said != hash) {
             let fault = "a file has another hash than its narinfo says, and the right NAR";
-            self.inner.upstreams[download.found.upstream].odd(fault);
+            self.parts.inner.upstreams[found.upstream].odd(fault);
         }
     }
 
@@ -117,37 +169,54 @@ impl NarSource {
             return;
         };
         if self.read > download.begun_at {
-            self.earlier.push(Arc::clone(&download.found));
+            self.earlier.push(download.origin.clone());
         }
-        let broken = download.broken.lock().expect("no panic under this lock");
-        self.fault = Some(match &*broken {
-            Some(broken) => {
-                if broken.is_absence() {
-                    self.inner.disbelieve(&download.found);
-                }
-                chain(broken)
+        let why = match &download.broken {
+            Broken::Peer(broken) => broken.lock().expect("no panic under this lock").take(),
+            Broken::Upstream(broken) => {
+                let broken = broken.lock().expect("no panic under this lock");
+                broken.as_ref().map(|broken| {
+                    if let Origin::Upstream(found) = &download.origin
+                        && broken.is_absence()
+                    {
+                        self.parts.inner.disbelieve(found);
+                    }
+                    chain(broken)
+                })
             }
-            None if *self.stop.borrow() => "not wanted any more".to_owned(),
+        };
+        self.fault = Some(match why {
+            Some(why) => why,
+            None if *self.parts.stop.borrow() => "not wanted any more".to_owned(),
             None => {
                 let fault = format!("a NAR cannot be decompressed: {error}");
-                self.inner.spoilt(&download.found, &fault);
+                match &download.origin {
+                    Origin::Upstream(found) => self.parts.inner.spoilt(found, &fault),
+                    Origin::Peer(node, _) => self.parts.inner.ban(*node),
+                }
                 fault
             }
         });
     }
 
-    /// Goes on with the next upstream.
+    /// Goes on with the next node or upstream.
     ///
     /// **Errors**: there is none.
     fn go_on(&mut self) -> io::Result<()> {
         loop {
             let handle = Handle::current();
-            let Some(found) = handle.block_on(self.next_found()) else {
-                let fault = self.fault.clone().unwrap_or_default();
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, fault));
+            let origin = match self.next_peer() {
+                Some(peer) => peer,
+                None => {
+                    let Some(found) = handle.block_on(self.next_found()) else {
+                        let fault = self.fault.clone().unwrap_or_default();
+                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, fault));
+                    };
+                    self.tried.insert(found.upstream);
+                    Origin::Upstream(found)
+                }
             };
-            self.tried.insert(found.upstream);
-            let mut download = self.begin(found)?;
+            let mut download = self.begin(origin)?;
             let skipped = io::copy(
                 &mut (&mut download.decoder).take(self.read),
                 &mut io::sink(),
@@ -161,48 +230,87 @@ impl NarSource {
         }
     }
 
+    /// Which node is asked next; `None` if none is, or a part is here: nodes give NARs from their beginning.
+    fn next_peer(&mut self) -> Option<Origin> {
+        if self.read > 0 || *self.parts.stop.borrow() {
+            return None;
+        }
+        if self.delegates.is_none() {
+            self.delegates =
+                Delegates::find(&self.parts.inner, &self.parts.cache, &self.parts.first);
+        }
+        let delegates = self.delegates.as_mut()?;
+        let node = delegates.next()?;
+        Some(Origin::Peer(node, delegates.cache()))
+    }
+
     /// Where the NAR is tried next; `None` if there is nowhere left.
     async fn next_found(&mut self) -> Option<Arc<Found>> {
-        if *self.stop.borrow() {
+        if *self.parts.stop.borrow() {
             return None;
         }
         if self.tried.is_empty() {
-            let is_sound = self.inner.is_sound(&self.first, Instant::now());
-            if is_sound && self.inner.upstreams[self.first.upstream].admits_download() {
-                return Some(Arc::clone(&self.first));
+            let is_sound = self.parts.inner.is_sound(&self.parts.first, Instant::now());
+            if is_sound && self.parts.inner.upstreams[self.parts.first.upstream].admits_download() {
+                return Some(Arc::clone(&self.parts.first));
             }
-            self.tried.insert(self.first.upstream);
+            self.tried.insert(self.parts.first.upstream);
         }
-        let mut stop = self.stop.clone();
-        let wanted = (self.first.info.nar_hash, self.first.info.nar_size);
+        let mut stop = self.parts.stop.clone();
+        let wanted = (
+            self.parts.first.info.nar_hash,
+            self.parts.first.info.nar_size,
+        );
         let is_it = |info: &PathInfo| (info.nar_hash, info.nar_size) == wanted;
         tokio::select! {
-            found = self.inner.another(&self.first, &self.tried, is_it) => found,
+            found = self.parts.inner.another(&self.parts.first, &self.tried, is_it) => found,
             _ = stop.wait_for(|stop| *stop) => None,
         }
     }
 
-    fn begin(&self, found: Arc<Found>) -> io::Result<Download> {
+    fn begin(&self, origin: Origin) -> io::Result<Download> {
         let (pieces, body) = BodyReader::channel();
         let hash = Arc::new(Mutex::new(Sha256::new()));
-        let broken = Arc::new(Mutex::new(None));
-        let pump = Pump {
-            inner: Arc::clone(&self.inner),
-            found: Arc::clone(&found),
-            pieces,
-            stop: self.stop.clone(),
-            received: Arc::clone(&self.received),
-            broken: Arc::clone(&broken),
+        let inner = Arc::clone(&self.parts.inner);
+        let (stop, received) = (self.parts.stop.clone(), Arc::clone(&self.parts.received));
+        let (broken, encoding) = match &origin {
+            Origin::Upstream(found) => {
+                let broken = Arc::default();
+                let pump = Pump {
+                    inner,
+                    found: Arc::clone(found),
+                    pieces,
+                    stop,
+                    received,
+                    broken: Arc::clone(&broken),
+                };
+                tokio::spawn(pump.run());
+                (Broken::Upstream(broken), encoding(found.compression))
+            }
+            Origin::Peer(node, cache) => {
+                let broken = Arc::default();
+                let pump = PeerPump {
+                    inner,
+                    node: *node,
+                    cache: *cache,
+                    found: Arc::clone(&self.parts.first),
+                    pieces,
+                    stop,
+                    received,
+                    broken: Arc::clone(&broken),
+                };
+                tokio::spawn(pump.run());
+                (Broken::Peer(broken), Encoding::Zstd)
+            }
         };
-        tokio::spawn(pump.run());
         let file = Hashed {
             input: body,
             hash: Arc::clone(&hash),
         };
         Ok(Download {
-            decoder: Decoder::new(encoding(found.compression), file)?,
+            decoder: Decoder::new(encoding, file)?,
             begun_at: self.read,
-            found,
+            origin,
             broken,
             hash,
         })
@@ -218,13 +326,16 @@ impl Read for NarSource {
                 continue;
             };
             match download.decoder.read(buffer) {
-                Ok(0) if self.read < self.first.info.nar_size => {
+                Ok(0) if self.read < self.parts.first.info.nar_size => {
                     let short = io::Error::new(io::ErrorKind::UnexpectedEof, "it is too short");
                     self.give_up(&short);
                 }
                 Ok(len) => {
+                    if matches!(download.origin, Origin::Peer(..)) {
+                        self.parts.guarded.store(true, Ordering::Release);
+                    }
                     self.read += len as u64;
-                    return match self.read <= self.first.info.nar_size {
+                    return match self.read <= self.parts.first.info.nar_size {
                         true => Ok(len),
                         false => {
                             let long = io::Error::new(io::ErrorKind::InvalidData, "it is too long");

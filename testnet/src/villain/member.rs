@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::Mode;
 use super::bulk::Server;
 use super::forge::Forger;
+use super::pull;
 use super::sync;
 
 /// A member, up to a point.
@@ -158,8 +159,11 @@ impl Member {
     }
 
     async fn request(&mut self, from: NodeId, bytes: &Bytes, reply: oneshot::Sender<Bytes>) {
-        // Other questions than those about logs get no answer.
+        // Most questions but those about logs get no answer.
         let Some(ask) = sync::unwrap(bytes) else {
+            if self.mode == Mode::WrongPulls && pull::is_question(bytes) {
+                let _ = reply.send(pull::lie());
+            }
             return;
         };
         if let Some(lie) = sync::lie(self.mode, &ask, self.replica.log(), &self.identity) {

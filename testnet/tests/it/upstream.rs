@@ -1,4 +1,4 @@
-//! Rows S1, S7, S8 and S9 with real Nix: one substituter on localhost in front of binary caches on
+//! Rows S1, S7, S8, S9 and S10 with real Nix: one substituter on localhost in front of binary caches on
 //! the web, as `nix copy --to file://` writes them.
 
 use std::fs;
@@ -16,10 +16,12 @@ use testnet::proxy::{Exchange, Fault, FaultProxy, Head};
 use testnet::served::hash_part;
 use testnet::static_cache::StaticCache;
 
+pub(crate) mod shared;
+
 /// A store path of the machine that holds `len` bytes which do not compress. It is built, so that
 /// nobody takes it without a signature.
 #[track_caller]
-fn path(name: &str, len: usize) -> String {
+pub(crate) fn path(name: &str, len: usize) -> String {
     let built = format!("run \"{name}\" ''head -c {len} /dev/urandom > $out''");
     NixClient::host().build(&built).remove(0)
 }
@@ -50,13 +52,13 @@ pub(crate) fn config(upstreams: &[(&FaultProxy, &str)]) -> String {
 }
 
 /// A Nix that substitutes through the node and trusts what the upstreams sign.
-fn nix(node: &TestNode, upstreams: &[&StaticCache]) -> NixClient {
+pub(crate) fn nix(node: &TestNode, upstreams: &[&StaticCache]) -> NixClient {
     let keys: Vec<&str> = upstreams.iter().map(|up| &*up.key.public).collect();
     NixClient::fresh(node, "main").trusting(&keys.join(" "))
 }
 
 /// The requests for NARs, or for narinfos, that passed.
-fn asked(proxy: &FaultProxy, text: &str) -> Vec<Exchange> {
+pub(crate) fn asked(proxy: &FaultProxy, text: &str) -> Vec<Exchange> {
     let of = |exchange: &Exchange| exchange.head.target.contains(text);
     proxy.log().into_iter().filter(of).collect()
 }

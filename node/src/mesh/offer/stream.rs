@@ -119,7 +119,7 @@ async fn send(sender: &mut BulkSender, frame: &Frame) -> Result<(), LinkError> {
 ///
 /// Everybody takes a slice of time in the order they come; time not used for a while is lost but for
 /// a [`BURST`].
-pub(super) struct Pace {
+pub(crate) struct Pace {
     rate: Option<NonZeroU64>,
     /// When the next bytes may leave.
     free_at: Mutex<Instant>,
@@ -127,13 +127,18 @@ pub(super) struct Pace {
 
 impl Pace {
     /// At most `rate` bytes a second; `None`: as fast as can be.
-    pub(super) fn new(rate: Option<NonZeroU64>) -> Pace {
+    pub(crate) fn new(rate: Option<NonZeroU64>) -> Pace {
         let free_at = Mutex::new(Instant::now());
         Pace { rate, free_at }
     }
 
+    /// Bytes that may leave in a second, at most.
+    pub(crate) fn per_second(&self) -> u64 {
+        self.rate.map_or(u64::MAX, NonZeroU64::get)
+    }
+
     /// Waits until `bytes` may leave. Dropping it wastes the slice.
-    async fn wait(&self, bytes: u64) {
+    pub(crate) async fn wait(&self, bytes: u64) {
         if let Some(rate) = self.rate {
             sleep_until(self.slice(Instant::now(), bytes, rate)).await;
         }

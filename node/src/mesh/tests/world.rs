@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::mesh::exchange::Exchange;
 use crate::mesh::flight::body::FlightReader;
 use crate::mesh::flight::{FlightError, Flights, Follower, Sources, Wanted, gains};
-use crate::mesh::offer::{Offer, OfferParts, Permission};
+use crate::mesh::offer::{Offer, OfferParts, Pace, Permission};
 
 pub(super) const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
@@ -84,7 +84,7 @@ impl Peer {
             flights: flights.clone(),
             exchange: exchange.clone(),
             permission: Arc::clone(&doors) as Arc<dyn Permission>,
-            upload_rate_max: rate,
+            pace: Arc::new(Pace::new(rate)),
             gained,
         });
         let (told, offered) = watch::channel(ProviderStats::default());

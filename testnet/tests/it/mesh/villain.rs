@@ -2,12 +2,18 @@
 //! right bytes or none, the node beside them answers, and people see who it was.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use attic_node_core::api::{PeerState, PeerView};
 use testnet::cluster::Cluster;
 use testnet::program::{self, Running, eventually, is_root};
+use testnet::proxy::FaultProxy;
+use testnet::static_cache::StaticCache;
 use testnet::villain::{self, Mode};
+
+use crate::upstream;
+use crate::upstream::shared::ranked;
 
 use super::{HEALED_MAX, VISIBLE_MAX, all_answer, path, realise, status};
 
@@ -19,14 +25,31 @@ struct Villain {
 }
 
 impl Villain {
+    fn seed(mode: Mode) -> u8 {
+        100 + mode as u8
+    }
+
     /// Lets one in through node 0.
     fn unleash(cluster: &mut Cluster, mode: Mode) -> Villain {
-        let seed = 100 + mode as u8;
         let ticket = cluster.invite(0, &["--write", "*"]);
         let network = cluster.network();
         let host = network.add_host();
         let mut command = network.place(host).command(env!("CARGO_BIN_EXE_testnet"));
-        command.args(["villain", &mode.word(), "--ticket", &ticket]);
+        command.arg("villain");
+        Villain::start(command, mode, &ticket)
+    }
+
+    /// Lets one in on the machine itself.
+    fn beside(cluster: &Cluster, mode: Mode) -> Villain {
+        let ticket = cluster.invite(0, &["--write", "*"]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_testnet"));
+        command.args(["villain", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+        Villain::start(command, mode, &ticket)
+    }
+
+    fn start(mut command: Command, mode: Mode, ticket: &str) -> Villain {
+        let seed = Villain::seed(mode);
+        command.args([&*mode.word(), "--ticket", ticket]);
         command.args(["--seed", &seed.to_string()]);
         Villain {
             mode,
@@ -93,6 +116,38 @@ fn metric(cluster: &Cluster, node: usize, name: &str) -> f64 {
     let name = format!("attic_node_mesh_{name}");
     let value = cluster[node].metric(&name);
     value.unwrap_or_else(|| panic!("no metric {name}"))
+}
+
+/// A member that is to get NARs of an upstream for others, and sends them what is something else: they see
+/// it before a client does, keep it out, and ask the upstream.
+#[test]
+fn c6_bytes_of_a_member_that_lies_about_upstreams_reach_no_client() {
+    if !is_root("c6 upstream") {
+        return;
+    }
+    let upstream = StaticCache::serve("upstream-1");
+    let proxy = FaultProxy::clean(upstream.address());
+    let config = upstream::config(&[(&proxy, &*upstream.key.public)]);
+    let cluster = Cluster::on_loopback(2, &config).join_all();
+    let villain = Villain::beside(&cluster, Mode::WrongPulls);
+    eventually("the liar to be met", HEALED_MAX, || {
+        villain.seen_by(&cluster, 1)
+    });
+    // One that the liar is the first to be asked for, before the node itself.
+    let nodes = [cluster[0].id(), cluster[1].id(), villain.id.clone()];
+    let mut paths = (0..).map(|number| path(&format!("c6-upstream-{number}"), 3 << 20));
+    let is_asked = |path: &String| ranked(&nodes, path)[0] == 2;
+    let path = paths.find(is_asked).expect("there are many");
+    upstream.add(&[&path], "xz");
+    let nix = upstream::nix(&cluster[1], &[&upstream]);
+    let url = cluster[1].url("main");
+    let log = nix.run("nix", &["copy", "--from", &url, &path]).succeeds();
+    // No client had to ask again.
+    assert!(!log.stderr.contains("retrying"), "{log}");
+    nix.verify_store();
+    assert!(villain.banned_by(&cluster, 1).is_some());
+    villain.is_shown_as_banned(&cluster, 1);
+    assert_eq!(upstream::asked(&proxy, "/nar/").len(), 1);
 }
 
 /// One honest holder, and seven members that say to hold everything and send wrong bytes, wrong
