@@ -369,10 +369,11 @@ pub struct RmArgs {
     /// What to remove: full path, base name or hash part
     #[arg(required = true)]
     pub paths: Vec<PathName>,
-    /// Remove what they refer to as well, as far as no other path in the cache needs it
+    /// Remove what they refer to as well, as far as no other path in the cache needs it, wherever in
+    /// the cluster that is
     #[arg(long)]
     pub closure: bool,
-    /// Remove paths that a pin keeps, too
+    /// Remove paths that a pin on this node keeps, too
     #[arg(long)]
     pub force: bool,
     /// Say what would be removed and remove nothing

@@ -34,7 +34,6 @@ use crate::ui::Ui;
 
 pub mod args;
 pub mod client;
-pub mod closure;
 mod commands;
 pub mod context;
 pub mod dump;

@@ -266,6 +266,10 @@ pub struct PathView {
 pub struct RemoveRequest {
     /// Which, by hash part; at most [`REMOVE_MAX`].
     pub paths: Vec<StorePathHash>,
+    /// With them goes what they refer to, as far as no other path of the cache needs it; in a cluster's
+    /// cache wherever that path is.
+    #[serde(default)]
+    pub closure: bool,
     /// Say what would happen and change nothing.
     #[serde(default)]
     pub dry_run: bool,
@@ -274,7 +278,8 @@ pub struct RemoveRequest {
     pub force: bool,
 }
 
-/// What [`RemoveRequest`] did (or, dry, would do). Every asked hash is in exactly one list.
+/// What [`RemoveRequest`] did (or, dry, would do). Every asked hash is in exactly one list, and so is what
+/// goes along.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoveReply {
     /// Gone from the cache.

@@ -2,8 +2,9 @@
 //!
 //! A node learns addresses from its configuration, from tickets, from the peers themselves, from what
 //! they say of others and from mDNS. The dialer keeps them, and asks for a connection to everybody it knows and has none to:
-//! at once, then at growing intervals, again at once when the network changes. Time is an argument
-//! and jitter follows from a seed.
+//! at once, then at growing intervals, again at once when the network changes or somebody who was lost
+//! is back. Who was connected lately is tried every few seconds. Time is an argument and jitter follows
+//! from a seed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -27,10 +28,19 @@ const DIALS_MAX: usize = 16;
 
 /// The pause after a first failure; doubled by every further one.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
-/// The longest pause for somebody who does not answer.
+/// The longest pause for somebody who does not answer, by how long ago the last connection went: what
+/// parts a network mostly heals, and nothing but an attempt tells. For others it is the last one.
+const PAUSES_MAX: [(Duration, Duration); 2] = [
+    (Duration::from_secs(3600), PAUSE_LOST_MAX),
+    (Duration::from_secs(24 * 3600), Duration::from_secs(60)),
+];
+/// See [`PAUSES_MAX`].
+pub const PAUSE_LOST_MAX: Duration = Duration::from_secs(6);
 const PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
 /// The pause after a refusal: only people can change its cause.
 const PAUSE_REFUSED: Duration = Duration::from_secs(60);
+/// Failures after which somebody who is there again is a sign that others are, too.
+const FAILURES_LOST: u32 = 3;
 /// How late the first attempts after a change are at most, so that not all nodes dial at once.
 const SPREAD: Duration = Duration::from_millis(250);
 /// How much later the one of two nodes dials that should leave it to the other.
@@ -94,7 +104,12 @@ struct Entry {
     addresses: Vec<Multiaddr>,
     configured: bool,
     state: State,
+    /// Attempts in a row that failed.
     failures: u32,
+    /// Whether the last one was refused.
+    refused: bool,
+    /// When the last connection went.
+    lost: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +154,9 @@ impl Dialer {
         if let Some(entry) = self.targets.get_mut(&target) {
             if entry.addresses.contains(&address) {
                 entry.configured |= origin == Origin::Configured;
+                if origin == Origin::Discovered {
+                    self.try_again(now, &target);
+                }
                 return;
             }
             if origin == Origin::Told && entry.addresses.len() == ADDRESSES_MAX {
@@ -157,6 +175,8 @@ impl Dialer {
             configured: false,
             state: State::Waiting(first),
             failures: 0,
+            refused: false,
+            lost: None,
         });
         entry.configured |= origin == Origin::Configured;
         if entry.addresses.len() == ADDRESSES_MAX {
@@ -164,20 +184,36 @@ impl Dialer {
         }
         entry.addresses.push(address);
         // A new address is a reason to try again, unless we were refused, which it does not change.
-        if let State::Waiting(at) = &mut entry.state
-            && entry.failures < FAILURES_REFUSED
-        {
-            *at = first.min(*at);
-        }
+        entry.bring_forward(first);
     }
 
     /// A connection to `node` exists. `target` is what was dialed, if we were the ones.
-    pub fn connected(&mut self, node: NodeId, target: Option<&Target>) {
+    ///
+    /// If it did not answer for a while, whoever does not answer either is tried again at once: what parted
+    /// them may have healed.
+    pub fn connected(&mut self, now: Instant, node: NodeId, target: Option<&Target>) {
+        let mut was_lost = false;
         for target in [Some(&Target::Node(node)), target].into_iter().flatten() {
             if let Some(entry) = self.targets.get_mut(target) {
+                was_lost |= entry.failures >= FAILURES_LOST && !entry.refused;
                 entry.state = State::Connected(node);
-                entry.failures = 0;
+                (entry.failures, entry.refused) = (0, false);
             }
+        }
+        if was_lost {
+            let seed = self.seed;
+            for (target, entry) in &mut self.targets {
+                entry.bring_forward(now + jitter(seed, target, 0, SPREAD));
+            }
+        }
+    }
+
+    /// Somebody whose address is known says that it is there.
+    fn try_again(&mut self, now: Instant, target: &Target) {
+        let first = now + self.delay_first(target, Origin::Discovered);
+        let first = first.max(self.turn_of_stranger(now));
+        if let Some(entry) = self.targets.get_mut(target) {
+            entry.bring_forward(first);
         }
     }
 
@@ -187,18 +223,19 @@ impl Dialer {
         for entry in self.targets.values_mut() {
             if entry.state == State::Connected(node) {
                 entry.state = State::Waiting(now + delay);
+                entry.lost = Some(now);
             }
         }
     }
 
     /// The attempt for `target` did not reach anybody.
     pub fn failed(&mut self, now: Instant, target: &Target) {
-        self.postpone(now, target, 1);
+        self.postpone(now, target, false);
     }
 
     /// Whoever answered for `target` does not want us, or is nobody we want.
     pub fn refused(&mut self, now: Instant, target: &Target) {
-        self.postpone(now, target, FAILURES_REFUSED);
+        self.postpone(now, target, true);
     }
 
     /// The machine woke up, or has new addresses: everybody may be reachable now.
@@ -207,7 +244,7 @@ impl Dialer {
         for (target, entry) in &mut self.targets {
             if let State::Waiting(at) = &mut entry.state {
                 *at = (now + jitter(seed, target, 0, SPREAD)).min(*at);
-                entry.failures = 0;
+                (entry.failures, entry.refused) = (0, false);
             }
         }
     }
@@ -262,7 +299,7 @@ impl Dialer {
         })
     }
 
-    fn postpone(&mut self, now: Instant, target: &Target, failures: u32) {
+    fn postpone(&mut self, now: Instant, target: &Target, refused: bool) {
         let seed = self.seed;
         let Some(entry) = self.targets.get_mut(target) else {
             return;
@@ -270,12 +307,21 @@ impl Dialer {
         if entry.state != State::Dialing {
             return;
         }
-        entry.failures = entry.failures.saturating_add(1).max(failures);
-        let pause = match entry.failures {
-            0..FAILURES_REFUSED => PAUSE_FIRST.saturating_mul(1 << (entry.failures - 1)),
-            _ => PAUSE_REFUSED.saturating_mul(1 << (entry.failures - FAILURES_REFUSED).min(8)),
+        if refused != entry.refused {
+            (entry.failures, entry.refused) = (0, refused);
+        }
+        entry.failures = entry.failures.saturating_add(1);
+        let ago = entry.lost.map(|lost| now.saturating_duration_since(lost));
+        let of_lost = |ago| PAUSES_MAX.iter().find(|(lately, _)| ago < *lately);
+        let (first, max) = match refused {
+            true => (PAUSE_REFUSED, PAUSE_MAX),
+            false => {
+                let max = ago.and_then(of_lost).map(|(_, max)| *max);
+                (PAUSE_FIRST, max.unwrap_or(PAUSE_MAX))
+            }
         };
-        let pause = pause.min(PAUSE_MAX);
+        let doublings = (entry.failures - 1).min(DOUBLINGS_MAX);
+        let pause = first.saturating_mul(1 << doublings).min(max);
         // Between half of the pause and one and a half.
         let pause = pause / 2 + jitter(seed, target, entry.failures, pause);
         entry.state = State::Waiting(now + pause);
@@ -290,7 +336,7 @@ impl Dialer {
             .filter(|(_, entry)| !entry.configured && matches!(entry.state, State::Waiting(_)))
             // Hearsay does not push out who has not failed yet.
             .filter(|(_, entry)| !origin.is_hearsay() || entry.failures > 0)
-            .max_by_key(|(_, entry)| entry.failures)
+            .max_by_key(|(_, entry)| (entry.refused, entry.failures))
             .map(|(target, _)| target.clone());
         worst.is_some_and(|target| self.targets.remove(&target).is_some())
     }
@@ -322,8 +368,19 @@ impl Dialer {
     }
 }
 
-/// Failures that count as a refusal: as many as it takes to reach its pause.
-const FAILURES_REFUSED: u32 = 7;
+impl Entry {
+    /// Has it dialed then, if not before; unless it was refused, which only people can change.
+    fn bring_forward(&mut self, to: Instant) {
+        if let State::Waiting(at) = &mut self.state
+            && !self.refused
+        {
+            *at = to.min(*at);
+        }
+    }
+}
+
+/// Times a pause is doubled: the longest is reached before.
+const DOUBLINGS_MAX: u32 = 16;
 
 /// A part of `below` that is the same for the same arguments.
 fn jitter(seed: u64, target: &Target, round: u32, below: Duration) -> Duration {

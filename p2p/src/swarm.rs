@@ -342,7 +342,7 @@ impl<'a> Task<'a> {
             let whole = address.clone().with(Protocol::P2p(peer));
             (self.durable.dialer).learn(Instant::now(), &whole, Origin::Remembered);
         }
-        self.durable.dialer.connected(node, target);
+        self.durable.dialer.connected(now, node, target);
         if direction == Direction::Inbound {
             self.durable.may(node, Act::Connection);
         }

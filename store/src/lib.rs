@@ -70,6 +70,7 @@ pub mod narinfo;
 pub mod nixbase32;
 pub mod pack_id;
 pub mod record;
+pub mod references;
 pub mod signature;
 pub mod store_path;
 

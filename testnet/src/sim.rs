@@ -130,6 +130,7 @@ fn found(scenario: &Scenario, options: &Options) -> World {
         mutant: options.mutant,
         seeking: BTreeSet::new(),
         next_session: 0,
+        parted_until: Duration::ZERO,
         jobs: scenario.cluster.jobs,
         read_ahead: read_ahead.map_or(u64::MAX, |size| size.0),
         copies: scenario.cluster.copies,

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use attic_node_core::api::PathView;
 use attic_store::cache_name::CacheName;
+use attic_store::references::References;
 use attic_store::store_path::{StoreDir, StorePathHash};
 
 use crate::args::{LsArgs, PathName};
 use crate::client::Client;
-use crate::closure::References;
 use crate::context::Context;
 use crate::exit::CliError;
 use crate::ui::{Ui, bytes, date};

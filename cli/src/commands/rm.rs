@@ -7,7 +7,7 @@ use attic_store::store_path::StorePathHash;
 
 use crate::args::RmArgs;
 use crate::client::Client;
-use crate::commands::ls::{all_found, references};
+use crate::commands::ls::all_found;
 use crate::context::Context;
 use crate::exit::CliError;
 use crate::ui::count;
@@ -16,11 +16,7 @@ use crate::ui::count;
 pub(super) async fn run(context: &Context, args: &RmArgs) -> Result<(), CliError> {
     let client = context.client()?;
     let named: BTreeSet<_> = args.paths.iter().map(|path| path.hash).collect();
-    let mut doomed = named.clone();
-    if args.closure {
-        doomed.extend(references(&client, &args.cache).await?.removable(&named));
-    }
-    let reply = remove(&client, args, doomed).await?;
+    let reply = remove(&client, args, &named).await?;
     if args.json {
         context.ui.json(&reply)?;
     } else {
@@ -61,14 +57,15 @@ pub(super) async fn run(context: &Context, args: &RmArgs) -> Result<(), CliError
 async fn remove(
     client: &Client,
     args: &RmArgs,
-    doomed: BTreeSet<StorePathHash>,
+    named: &BTreeSet<StorePathHash>,
 ) -> Result<RemoveReply, CliError> {
     let mut whole = RemoveReply::default();
-    let doomed: Vec<_> = doomed.into_iter().collect();
-    for paths in doomed.chunks(REMOVE_MAX) {
+    let named: Vec<_> = named.iter().copied().collect();
+    for paths in named.chunks(REMOVE_MAX) {
         let paths = paths.to_vec();
         let request = RemoveRequest {
             paths,
+            closure: args.closure,
             dry_run: args.dry_run,
             force: args.force,
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use attic_store::record::{PathRow, Pin};
+use attic_store::references::References;
 use attic_store::{
     CacheName, CollectOptions, PublicKey, SecretKey, Store, StoreError, StorePath, StorePathHash,
     VerifyOptions,
@@ -383,7 +384,11 @@ fn remove_paths(
     };
     let mut reply = RemoveReply::default();
     let mut doomed = Vec::new();
-    for hash in request.paths.iter().collect::<BTreeSet<_>>() {
+    let mut asked: BTreeSet<_> = request.paths.iter().copied().collect();
+    if request.closure {
+        asked.extend(references(app, cache)?.removable(&asked));
+    }
+    for hash in &asked {
         match (app.store.path(&cache.name, hash)?, pinned.get(hash)) {
             (None, _) => match elsewhere(app, cache, hash) {
                 Some(path) => {
@@ -415,6 +420,24 @@ fn remove_paths(
         }
     }
     Ok(reply)
+}
+
+/// What refers to what in a cache, in a cluster's on all nodes.
+fn references(app: &App, cache: &Cache) -> Result<References, StoreError> {
+    let mut references = References::default();
+    if let Some((id, mesh)) = cache.settings.shared_as.zip(app.mesh.get()) {
+        mesh.view
+            .each_path(id, |record| references.insert(&record.info));
+    }
+    let mut after = None;
+    loop {
+        let page = app.store.paths(&cache.name, after, PATHS_PAGE_MAX)?;
+        let Some(last) = page.last() else {
+            return Ok(references);
+        };
+        after = Some(*last.info.path.hash());
+        page.iter().for_each(|row| references.insert(&row.info));
+    }
 }
 
 /// A path of the cluster's cache that only other nodes hold.

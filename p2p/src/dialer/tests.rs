@@ -70,10 +70,65 @@ fn a_lost_peer_is_dialed_again_within_a_second() {
     let (mut dialer, now) = dialer();
     dialer.learn(now, &at(1), Origin::Configured);
     let due = dialer.due(now, 1);
-    dialer.connected(node(1), Some(&due[0].target));
+    dialer.connected(now, node(1), Some(&due[0].target));
     assert_eq!(dialer.next_wake(), None);
     dialer.disconnected(now, node(1));
     assert!(dialer.next_wake().unwrap() <= now + Duration::from_secs(1));
+}
+
+/// Ten minutes without any of them, and then one is there: all are tried at once. Without a sign, within
+/// seconds.
+#[test]
+fn c9_who_was_lost_is_found_soon_after_a_partition_heals() {
+    let (mut dialer, now) = dialer();
+    for seed in 1..=4 {
+        dialer.learn(now, &named(1, node(seed)), Origin::Remembered);
+        dialer.connected(now, node(seed), None);
+        dialer.disconnected(now, node(seed));
+    }
+    // One who was never met.
+    dialer.learn(now, &named(1, node(5)), Origin::Remembered);
+    fail_for(&mut dialer, now, Duration::from_secs(600));
+    let healed = now + Duration::from_secs(600);
+    let mut waits = Vec::new();
+    for seed in 1..=4 {
+        let entry = &dialer.targets[&Target::Node(node(seed))];
+        let State::Waiting(at) = entry.state else {
+            panic!("it is waited for");
+        };
+        waits.push(at.saturating_duration_since(healed));
+    }
+    assert!(
+        waits
+            .iter()
+            .all(|wait| *wait <= PAUSE_LOST_MAX.mul_f64(1.5))
+    );
+    dialer.connected(healed, node(1), None);
+    assert_eq!(dialer.due(healed + SPREAD, 100).len(), 4);
+}
+
+#[test]
+fn a_node_that_refuses_is_not_tried_again_because_another_one_is_back() {
+    let (mut dialer, now) = dialer();
+    for seed in 1..=2 {
+        dialer.learn(now, &named(1, node(seed)), Origin::Remembered);
+        dialer.connected(now, node(seed), None);
+        dialer.disconnected(now, node(seed));
+    }
+    let second = now + Duration::from_secs(1);
+    let due = dialer.due(second, 10);
+    assert_eq!(due.len(), 2);
+    dialer.refused(second, &Target::Node(node(2)));
+    dialer.failed(second, &Target::Node(node(1)));
+    let mut at = second;
+    for _ in 0..FAILURES_LOST {
+        at += Duration::from_secs(10);
+        for dial in dialer.due(at, 10) {
+            dialer.failed(at, &dial.target);
+        }
+    }
+    dialer.connected(at, node(1), None);
+    assert!(dialer.next_wake().unwrap() >= second + PAUSE_REFUSED / 2);
 }
 
 #[test]

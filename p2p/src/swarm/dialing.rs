@@ -180,7 +180,7 @@ impl Task<'_> {
         if let Some(Target::Node(node)) = attempt.target
             && self.peers.contains(node)
         {
-            self.durable.dialer.connected(node, None);
+            self.durable.dialer.connected(now, node, None);
         }
         match wanted {
             true => self.durable.counters.dials_failed += 1,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use attic_p2p::dialer::PAUSE_LOST_MAX;
 use attic_p2p::replica::Event;
 
 use crate::sim::agenda::Note;
@@ -16,6 +17,28 @@ impl World {
         for other in 0..self.hosts.len() {
             if other != at {
                 self.seek(at, other, RECONNECT_MAX);
+            }
+        }
+    }
+
+    /// The walls are gone: dialers notice by their next attempts, and try everybody when one succeeds.
+    pub(crate) fn find_each_other(&mut self) {
+        let spread = PAUSE_LOST_MAX * 3 / 2;
+        self.parted_until = self.now() + spread;
+        for at in 0..self.hosts.len() {
+            for other in 0..at {
+                self.seek(at, other, spread);
+            }
+        }
+    }
+
+    /// `at` tries everybody it is not connected to.
+    fn hasten(&mut self, at: Index) {
+        for other in (0..self.hosts.len()).filter(|other| *other != at) {
+            let (one, other) = (at.min(other), at.max(other));
+            if self.seeking.contains(&(one, other)) && !self.are_linked(one, other) {
+                let after = Duration::from_nanos(self.random.below(HASTE.as_nanos() as u64 + 1));
+                self.agenda.after(after, Happening::Dial { one, other });
             }
         }
     }
@@ -102,6 +125,10 @@ impl World {
         self.note(Note::Connected, [one as u64, other as u64, session]);
         for (at, to) in [(one, other), (other, one)] {
             self.hosts[at].links.insert(to, session);
+        }
+        if self.now() < self.parted_until {
+            self.hasten(one);
+            self.hasten(other);
         }
         self.mesh_gained(one, other);
         for (at, to) in [(one, other), (other, one)] {
@@ -193,6 +220,8 @@ impl World {
     }
 }
 
+/// Within so long a dialer tries everybody when one who was lost is back.
+const HASTE: Duration = Duration::from_millis(250);
 /// A dialer that was told of the other or has just lost it tries within so long.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long a dialer rests that was refused.

@@ -221,9 +221,7 @@ impl World {
         let missing = self.missing_bytes();
         let traffic = self.hosts.iter().map(|host| host.traffic).collect();
         self.tally.healed(self.agenda.now(), missing, traffic);
-        for at in 0..self.hosts.len() {
-            self.seek_all(at);
-        }
+        self.find_each_other();
     }
 
     /// Starts a host, with its clock as it is.

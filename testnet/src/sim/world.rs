@@ -38,6 +38,8 @@ pub(crate) struct World {
     /// Pairs that are about to try to connect.
     pub(crate) seeking: BTreeSet<(Index, Index)>,
     pub(crate) next_session: u64,
+    /// Until when hosts that a wall parted look for each other.
+    pub(crate) parted_until: Duration,
     /// Downloads a host does at a time.
     pub(crate) jobs: usize,
     pub(crate) read_ahead: u64,

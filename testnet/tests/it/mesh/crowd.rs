@@ -11,9 +11,10 @@ use testnet::served::{hash_part, narinfo_fields};
 use super::{VISIBLE_MAX, all_answer, moved, path, read_whole, realise};
 
 /// S10: five nodes are asked for a path that one node holds, all at once, one of them by real Nix.
-/// They find each other at the holder and trade: it sends little more than what was asked for once.
+/// They find each other at the holder and trade: it sends three times what was asked for at most, not five
+/// times.
 #[test]
-fn s10_what_five_nodes_want_at_once_leaves_its_holder_about_once() {
+fn s10_what_five_nodes_want_at_once_is_traded_among_them() {
     if !is_root("s10 crowd") {
         return;
     }

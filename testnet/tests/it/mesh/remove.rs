@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use testnet::cluster::Cluster;
+use testnet::nix::NixClient;
 use testnet::program::{eventually, is_root};
 
 use super::{
@@ -53,6 +54,45 @@ fn p15_a_removed_path_is_gone_on_all_nodes() {
     assert_eq!(status(&cluster[2], &path), 404);
     all_answer(&cluster, &ALL, &path, 404, (removed, REMOVED_MAX));
     all_keep_answering(&cluster, &ALL, &path, 404);
+}
+
+/// What the rest of the closure is needed for may be on other nodes: the one that removes it holds but a
+/// part of the cache.
+#[test]
+fn p15_a_closure_is_removed_as_far_as_no_node_needs_it() {
+    if !is_root("p15 closure") {
+        return;
+    }
+    let built = "let dep = run \"p15-dep\" ''head -c 1000 /dev/urandom > $out'';
+        own = run \"p15-own\" ''head -c 1000 /dev/urandom > $out'';
+        in [ dep own (run \"p15-a\" ''echo ${dep} ${own} > $out'') (run \"p15-b\" ''echo ${dep} > $out'') ]";
+    let [dep, own, a, b]: [String; 4] = { NixClient::host().build(built) }
+        .try_into()
+        .expect("four paths");
+    let cluster = Cluster::joined_with_config(3, "[mesh]\nreplicas = 1\n");
+    cluster[0].push(&[&a, &b]).succeeds();
+    let pushed = (Instant::now(), VISIBLE_MAX);
+    for path in [&dep, &own, &a, &b] {
+        all_answer(&cluster, &[0, 1, 2], path, 200, pushed);
+    }
+    eventually("all nodes to know of the paths", HEALED_MAX, || {
+        let knows = |node: &usize| cluster.view(*node).paths == 4;
+        [1, 2].iter().all(knows).then_some(())
+    });
+    // It holds one of the two that need `dep`; the other holds none of them.
+    realise(&cluster, 1, &[&a]);
+    for (node, root, count, gone) in [(1, &a, 2, vec![&a, &own]), (2, &b, 2, vec![&b, &dep])] {
+        let removed = cluster[node].cli().run(&["rm", "main", "--closure", root]);
+        removed.succeeds().says(&format!("{count} paths removed"));
+        let removed = (Instant::now(), REMOVED_MAX);
+        for path in gone {
+            all_answer(&cluster, &[0, 1, 2], path, 404, removed);
+        }
+        if node == 1 {
+            all_answer(&cluster, &[0, 1, 2], &dep, 200, removed);
+            realise(&cluster, 0, &[&b]);
+        }
+    }
 }
 
 #[test]

@@ -40,17 +40,17 @@ pub(crate) fn ranked(nodes: &[String], path: &str) -> Vec<usize> {
 }
 
 #[test]
-fn s10_what_six_nodes_want_at_once_is_fetched_once() {
-    if !is_root("s10 six nodes") {
+fn s10_what_twenty_nodes_want_at_once_is_fetched_once() {
+    if !is_root("s10 twenty nodes") {
         return;
     }
     let upstream = StaticCache::serve("upstream-1");
-    let path = path("s10-six-nodes", 24 << 20);
+    let path = path("s10-twenty-nodes", 24 << 20);
     upstream.add(&[&path], "none");
     let proxy = holding_the_first(&upstream);
     let config = config(&[(&proxy, &*upstream.key.public)]);
-    let cluster = Cluster::on_loopback(6, &config).join_all();
-    let nodes: Vec<_> = (0..6).map(|node| &cluster[node]).collect();
+    let cluster = Cluster::on_loopback(NODES, &config).join_all();
+    let nodes: Vec<_> = (0..NODES).map(|node| &cluster[node]).collect();
     let targets: Vec<String> = { nodes.iter() }
         .map(|node| nar_target(node, &path))
         .collect();
@@ -72,7 +72,7 @@ fn s10_what_six_nodes_want_at_once_is_fetched_once() {
     assert!(nars.iter().all(|nar| *nar == nars[0]));
     assert_eq!(asked(&proxy, "/nar/").len(), 1, "{:#?}", proxy.log());
     // It is here as what is pushed is: the next one who asks gets it compressed, and it verifies.
-    for node in [0, 5] {
+    for node in [0, NODES - 1] {
         let nix = nix(&cluster[node], &[&upstream]);
         nix.run("nix-store", &["--realise", &path]).succeeds();
         nix.verify_store();
@@ -107,3 +107,5 @@ fn s10_when_the_node_that_fetches_dies_another_one_does() {
     assert_eq!(asked(&proxy, "/nar/").len(), 2, "{:#?}", proxy.log());
     proxy.release();
 }
+
+const NODES: usize = 20;

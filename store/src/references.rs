@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use attic_store::narinfo::PathInfo;
-use attic_store::store_path::StorePathHash;
+use crate::narinfo::PathInfo;
+use crate::store_path::StorePathHash;
 
 /// What refers to what in a cache.
 #[derive(Clone, Debug, Default)]
@@ -66,8 +66,8 @@ impl References {
 
 #[cfg(test)]
 mod tests {
-    use attic_store::hash::NarHash;
-    use attic_store::store_path::StorePath;
+    use crate::hash::NarHash;
+    use crate::store_path::StorePath;
 
     use super::*;
 
