@@ -440,7 +440,8 @@ pub struct GcArgs {
 /// Options of `verify`.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Take out what is damaged, so that pushing it again heals it
+    /// Take out what is damaged and fetch it from the cluster; what nobody there has is healed by
+    /// pushing it again
     #[arg(long)]
     pub repair: bool,
     /// Make the index anew from the pack files first; the node must not run

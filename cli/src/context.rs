@@ -106,7 +106,7 @@ pub(crate) fn endpoint_at(address: SocketAddr) -> Result<Endpoint, CliError> {
     parse_endpoint(&format!("http://{}", reachable(address)))
 }
 
-/// The user's own `nix.conf`.
+/// The user's own `nix.conf`: the one that Nix heeds most.
 ///
 /// **Errors**: [`CliError::Usage`] without a home directory.
 pub fn user_nix_conf() -> Result<PathBuf, CliError> {
@@ -115,6 +115,14 @@ pub fn user_nix_conf() -> Result<PathBuf, CliError> {
             .map(PathBuf::from)
             .filter(|dir| dir.is_absolute())
     };
+    // With it Nix reads no other file of the user, and the first one counts most.
+    let named = std::env::var_os("NIX_USER_CONF_FILES").filter(|files| !files.is_empty());
+    if let Some(files) = named {
+        let first = std::env::split_paths(&files).find(|file| file.is_absolute());
+        return first.ok_or_else(|| {
+            CliError::Usage("NIX_USER_CONF_FILES names no absolute path".to_owned())
+        });
+    }
     absolute("XDG_CONFIG_HOME")
         .or_else(|| Some(absolute("HOME")?.join(".config")))
         .map(|dir| dir.join("nix/nix.conf"))

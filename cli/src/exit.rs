@@ -183,6 +183,7 @@ impl CliError {
             }
             CliError::Nix(error) => nix_hint(error),
             CliError::Start(error) => start_hint(error),
+            CliError::Damaged { nars: 0, .. } => None,
             CliError::Damaged { .. } => Some("push the paths named above again".to_owned()),
             CliError::Token { .. } => Some(TOKEN_HINT.to_owned()),
             CliError::DataFile(error) => data_file_hint(error),

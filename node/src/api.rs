@@ -405,7 +405,7 @@ pub struct GcReply {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyRequest {
-    /// Drop damaged records, and show what was healed.
+    /// Drop damaged records, fetch what they held from the cluster, and show what was healed.
     #[serde(default)]
     pub repair: bool,
 }

@@ -26,6 +26,7 @@ mod mesh;
 mod push;
 mod s3;
 mod serve;
+mod upstream;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,6 +55,8 @@ pub enum Subject {
     Mesh,
     /// L1 to a bucket and back; needs Garage (`testnet/scripts/garage.sh`); not among `all`
     S3,
+    /// L1 from an upstream by way of a node, and without one; not among `all`
+    Upstream,
     /// Chunk lengths and compression levels: prints a table of its own; not among `all`
     Chunking,
 }
@@ -179,6 +182,7 @@ impl Subject {
             Subject::Dead => dead::dead(),
             Subject::Mesh => mesh::mesh(repeat),
             Subject::S3 => s3::s3(),
+            Subject::Upstream => upstream::upstream(repeat),
             Subject::All | Subject::Chunking => Vec::new(),
         }
     }

@@ -93,6 +93,8 @@ struct Shared {
     upstream: Mutex<SocketAddr>,
     decide: Decide,
     body_len_max: Option<u64>,
+    /// How long each request waits before it is passed on.
+    delay: Duration,
     requests: Mutex<Vec<Arc<Record>>>,
     /// True once held requests may go on.
     released: watch::Sender<bool>,
@@ -141,20 +143,32 @@ impl FaultProxy {
         upstream: SocketAddr,
         decide: impl Fn(&Head) -> Fault + Send + Sync + 'static,
     ) -> FaultProxy {
-        FaultProxy::build(upstream, Box::new(decide), None)
+        FaultProxy::build(upstream, Box::new(decide), None, Duration::ZERO)
     }
 
     /// A proxy that answers 413 to every request body longer than `body_len_max`, as the proxies
     /// of hosting services do.
     pub fn limiting(upstream: SocketAddr, body_len_max: u64) -> FaultProxy {
-        FaultProxy::build(upstream, Box::new(|_| Fault::None), Some(body_len_max))
+        let decide = Box::new(|_: &Head| Fault::None);
+        FaultProxy::build(upstream, decide, Some(body_len_max), Duration::ZERO)
     }
 
-    fn build(upstream: SocketAddr, decide: Decide, body_len_max: Option<u64>) -> FaultProxy {
+    /// A proxy through which everything takes so much longer.
+    pub fn delaying(upstream: SocketAddr, delay: Duration) -> FaultProxy {
+        FaultProxy::build(upstream, Box::new(|_| Fault::None), None, delay)
+    }
+
+    fn build(
+        upstream: SocketAddr,
+        decide: Decide,
+        body_len_max: Option<u64>,
+        delay: Duration,
+    ) -> FaultProxy {
         let shared = Arc::new(Shared {
             upstream: Mutex::new(upstream),
             decide,
             body_len_max,
+            delay,
             requests: Mutex::default(),
             released: watch::Sender::new(false),
         });
@@ -297,6 +311,9 @@ async fn handle(
     let declared = request.body().size_hint().exact().unwrap_or(0);
     if shared.body_len_max.is_some_and(|max| declared > max) {
         return Ok(plain(&record, 413));
+    }
+    if !shared.delay.is_zero() {
+        sleep(shared.delay).await;
     }
     match record.fault {
         Fault::Status(status) => return Ok(plain(&record, status)),

@@ -239,6 +239,18 @@ impl Ledger {
         }
     }
 
+    /// Waits until none of `ids` is on its way, wherever it ended. Dropping it is safe.
+    pub(super) async fn settled(&self, ids: &HashSet<ChunkId>) {
+        loop {
+            let changed = self.changed.notified();
+            let (flying, _) = self.outstanding(ids);
+            if !flying {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     fn outstanding(&self, ids: &HashSet<ChunkId>) -> (bool, bool) {
         let chunks = self.lock();
         let any = |state| ids.iter().any(|id| chunks.get(id) == Some(&state));

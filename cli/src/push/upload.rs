@@ -157,7 +157,11 @@ impl Upload {
                     session.ledger.doubt(lost);
                     todo.push(at);
                 }
-                CommitOutcome::Rejected { message } => self.fail(at, &message),
+                CommitOutcome::Rejected { message } => {
+                    // Of the last body the node may have kept chunks that it knows nothing of.
+                    let starved = self.board.stopped().filter(|_| self.board.starved());
+                    self.fail(at, &starved.unwrap_or(message));
+                }
             }
         }
         Ok(())
@@ -222,8 +226,9 @@ impl Upload {
         }
     }
 
-    /// After `trouble` with a node that has no space left, fails the paths that have not wholly
-    /// arrived, so that the others can be committed.
+    /// After `trouble` with a node that has no space left, fails the paths that were not read to their
+    /// end, so that the others can be committed: of a body that was refused the node may have kept the
+    /// beginning, and it knows best which paths have wholly arrived.
     ///
     /// **Errors**: the trouble, when it has another cause.
     async fn salvage(
@@ -242,7 +247,8 @@ impl Upload {
         for (at, mut draft) in mem::take(todo).into_iter().zip(mem::take(drafts)) {
             let chunks = draft.chunks.iter().copied().collect();
             let whole = draft.read_bytes == self.paths[at].info.nar_size;
-            if whole && session.ledger.landed(&chunks).await {
+            if whole {
+                session.ledger.settled(&chunks).await;
                 draft.took = draft.begun.elapsed();
                 kept.push((at, draft));
             } else {

@@ -252,8 +252,8 @@ async fn p5_what_arrived_before_the_node_was_full_is_committed() {
         let failed = push_at_once(&node, &paths, jobs).await;
         let state = node.state();
         assert_eq!(state.paths.len() + failed.len(), 120, "{jobs} jobs");
-        // All but the paths whose chunks lie in bodies that were refused.
-        assert!(state.paths.len() >= 30, "{} paths", state.paths.len());
+        // Of a body that was refused the beginning is there, and 73 paths have room.
+        assert!(state.paths.len() >= 60, "{} paths", state.paths.len());
         assert_eq!(state.dangling, []);
         for (path, reason) in &failed {
             let known = reason.ends_with("DiskFull") || reason.contains("which was not pushed");

@@ -45,6 +45,16 @@ impl Key {
         format!("{ENV_PREFIX}{name}")
     }
 
+    /// Whether a number or a truth value may stand for it: not where any text is a value.
+    pub(super) fn may_be_bare(&self) -> bool {
+        match self.default {
+            Default::EmptyList => false,
+            Default::Text(text) | Default::Unset(text) => {
+                matches!(text, "true" | "false") || text.starts_with(|c: char| c.is_ascii_digit())
+            }
+        }
+    }
+
     /// The key called `full_name`.
     pub fn find(full_name: &str) -> Option<&'static Key> {
         KEYS.iter().find(|key| key.full_name() == full_name)

@@ -136,11 +136,17 @@ fn setting(
     value: &Spanned<DeValue<'_>>,
     origin: &Origin,
 ) -> Result<Setting, ConfigError> {
-    setting_from_toml(value).ok_or_else(|| ConfigError::Value {
+    let is_bare = matches!(value.get_ref(), DeValue::Integer(_) | DeValue::Boolean(_));
+    let wanted = match is_bare && !key.may_be_bare() {
+        true => "text in quotes",
+        false => "text, a number or a list of texts",
+    };
+    let setting = setting_from_toml(value).filter(|_| key.may_be_bare() || !is_bare);
+    setting.ok_or_else(|| ConfigError::Value {
         origin: origin.clone(),
         name: key.name,
         value: value.get_ref().type_str().to_owned(),
-        wanted: "text, a number or a list of texts".to_owned(),
+        wanted: wanted.to_owned(),
     })
 }
 

@@ -226,6 +226,24 @@ fn g16_all_faults_are_found_also_in_what_is_replaced() {
     assert!(Layers::faults(&Sources::only(Vec::new())).is_empty());
 }
 
+/// G16: what takes any text takes it in quotes only.
+#[test]
+fn g16_a_number_is_no_name_and_no_path() {
+    for (text, key) in [
+        ("data-dir = 3", "data-dir"),
+        ("[http]\nunix-socket = true", "http.unix-socket"),
+        ("[mesh]\nname = 3", "mesh.name"),
+        ("[s3]\nbucket = 3", "s3.bucket"),
+    ] {
+        let said = load(text, &[]).unwrap_err().to_string();
+        assert!(
+            said.contains(key) && said.contains("wanted text in quotes"),
+            "{said}"
+        );
+    }
+    load("[http]\nconnections-max = 7\n[mesh]\nmdns = false", &[]).unwrap();
+}
+
 #[test]
 fn variables_of_others_are_left_alone() {
     for name in [

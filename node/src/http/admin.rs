@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use attic_store::record::{PathRow, Pin};
 use attic_store::references::References;
 use attic_store::{
-    CacheName, CollectOptions, PublicKey, SecretKey, Store, StoreError, StorePath, StorePathHash,
-    VerifyOptions,
+    CacheName, CollectOptions, NarHash, PublicKey, SecretKey, Store, StoreError, StorePath,
+    StorePathHash, VerifyOptions, VerifyReport,
 };
 use axum::extract::{Path, Query, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -33,6 +33,7 @@ use crate::clock::unix_now;
 use crate::collect;
 use crate::http::error::{Failure, Kind};
 use crate::http::ingest::{Limits, check_announced, has_body, joined, read_small};
+use crate::http::mend::fetch_all;
 use crate::http::{admitted, bucket, caller, cluster, push};
 use crate::mesh::Mesh;
 use crate::metrics::rss_bytes;
@@ -610,12 +611,26 @@ async fn verify(
 ) -> Result<Json<VerifyReply>, Failure> {
     let VerifyRequest { repair } = json_body(&app, request, JSON_LEN_MAX).await?;
     let start = Instant::now();
-    let report = blocking(move || {
+    let mut report = verify_store(&app, repair).await?;
+    let damaged = report.damaged_nars.iter().map(|nar| nar.nar_hash);
+    let damaged: Vec<NarHash> = damaged.filter(|_| repair).collect();
+    let fetched = fetch_all(&app, damaged).await;
+    if fetched > 0 {
+        let healed = report.healed_nars + fetched;
+        report = verify_store(&app, repair).await?;
+        report.healed_nars += healed;
+    }
+    Ok(Json(verify_reply(&report, start.elapsed())))
+}
+
+async fn verify_store(app: &Arc<App>, repair: bool) -> Result<VerifyReport, Failure> {
+    let app = Arc::clone(app);
+    blocking(move || {
         let report = app.store.verify(&VerifyOptions { repair }, &mut |_| {})?;
         app.narinfos.clear();
         Ok(report)
-    });
-    Ok(Json(verify_reply(&report.await?, start.elapsed())))
+    })
+    .await
 }
 
 /// The cache called `name`.

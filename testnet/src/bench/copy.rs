@@ -56,14 +56,14 @@ pub(super) fn copy(repeat: u32) -> Vec<Row> {
 }
 
 /// A binary cache in files, made by Nix, and kept: xz takes minutes.
-struct StaticCache {
+pub(super) struct StaticCache {
     compression: &'static str,
-    nginx: Nginx,
-    key: String,
+    pub(super) nginx: Nginx,
+    pub(super) key: String,
 }
 
 impl StaticCache {
-    fn of(closure: &Closure, compression: &'static str) -> StaticCache {
+    pub(super) fn of(closure: &Closure, compression: &'static str) -> StaticCache {
         let dir = corpus::directory().join(format!("static-L1-{compression}"));
         let key = fs::read_to_string(dir.join("public-key")).unwrap_or_else(|_| {
             say(&format!("make a static cache, {compression}"));
@@ -100,7 +100,7 @@ fn fill(dir: &Path, closure: &Closure, compression: &str) -> String {
 }
 
 /// Seconds until the closure is in an empty store, in a directory that was never used before.
-fn time_copy(url: &str, key: &str, closure: &Closure) -> f64 {
+pub(super) fn time_copy(url: &str, key: &str, closure: &Closure) -> f64 {
     let nix = NixClient::empty().substituter(url).trusting(key);
     flush(Path::new("/"));
     let started = Instant::now();

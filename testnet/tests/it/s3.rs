@@ -23,7 +23,7 @@ use testnet::node::TestNode;
 use testnet::program::{eventually, is_root};
 use testnet::proxy::{Fault, FaultProxy};
 use testnet::s3::S3Access;
-use testnet::served::hash_part;
+use testnet::served::{Served, hash_part};
 
 /// Garage or, where it is not installed, moto.
 enum Server {
@@ -343,4 +343,104 @@ fn c7_a_bucket_that_refuses_is_told_of() {
     let keeper = Keeper::founding(good, &good.endpoint);
     let check = keeper.node.cli().run(&["s3", "check"]).succeeds();
     assert!(!check.stdout.contains('❌'), "{}", check.stdout);
+}
+
+/// Row G8: what a verification finds damaged comes again from the bucket, when no other node is left.
+#[test]
+fn g8_verify_repair_reads_from_the_bucket() {
+    if !is_root("g8 bucket") {
+        return;
+    }
+    let Some(server) = Server::start("g8 bucket") else {
+        return;
+    };
+    let access = server.access();
+    let keeper = Keeper::founding(access, &access.endpoint);
+    let path = NixClient::host()
+        .build("run \"g8-bucket\" ''head -c 6000000 /dev/urandom > $out''")
+        .remove(0);
+    let cli = keeper.node.cli();
+    cli.run(&["push", "--wait", "durable", "main", &path])
+        .succeeds();
+    for pack in keeper.node.packs() {
+        let mut bytes = fs::read(&pack).expect("read a pack");
+        let len = bytes.len();
+        (1..8).for_each(|part| bytes[len * part / 8] ^= 0x10);
+        fs::write(&pack, bytes).expect("write a pack");
+    }
+    let found = cli.run(&["verify", "--json"]).exits_with(1);
+    assert!(found.stdout.contains("\"damaged_nars\":1"), "{found}");
+    let healed = cli.run(&["verify", "--repair", "--json"]).succeeds();
+    assert!(healed.stdout.contains("\"healed_nars\":1"), "{healed}");
+    assert!(matches!(keeper.node.read(&path), Served::Whole(_)));
+}
+
+/// Row S10: nodes that want the same cold path of the bucket at once share the reading.
+#[test]
+fn s10_what_five_nodes_want_at_once_is_read_from_the_bucket_once() {
+    if !is_root("s10 bucket") {
+        return;
+    }
+    let Some(server) = Server::start("s10 bucket") else {
+        return;
+    };
+    let access = server.access();
+    let proxy = FaultProxy::clean(server.address());
+    let endpoint = format!("http://{}", proxy.address());
+    let cold = |endpoint: &str, dir: &TempDir| {
+        let config = access.config(endpoint, dir.path());
+        config.replace("[mesh]\n", "[mesh]\nreplicas = 1\n")
+    };
+    let dir = TempDir::new().expect("make a directory");
+    let mut keeper = TestNode::with_config(&cold(&endpoint, &dir));
+    keeper.cli().run(&["cluster", "init"]).succeeds();
+    let ticket = { keeper.cli() }.run(&["invite", "--uses", "5"]).succeeds();
+    let dirs: Vec<TempDir> = (0..5)
+        .map(|_| TempDir::new().expect("make a directory"))
+        .collect();
+    let members: Vec<TestNode> = { dirs.iter() }
+        .map(|dir| TestNode::with_config(&cold(&endpoint, dir)))
+        .collect();
+    for member in &members {
+        member.cli().run(&["join", ticket.stdout.trim()]).succeeds();
+    }
+    const LEN: u64 = 64 << 20;
+    let path = NixClient::host()
+        .build(&format!(
+            "run \"s10-bucket\" ''head -c {LEN} /dev/urandom > $out''"
+        ))
+        .remove(0);
+    let wait = ["push", "--wait", "durable", "main", &path];
+    keeper.cli().run(&wait).succeeds();
+    for member in &members {
+        eventually("members to know all", Duration::from_secs(60), || {
+            let view: attic_node_core::api::ClusterView = member.ask("cluster");
+            let peers: Vec<attic_node_core::api::PeerView> = member.ask("peers");
+            let is_connected = |peer: &attic_node_core::api::PeerView| {
+                peer.state == attic_node_core::api::PeerState::Connected
+            };
+            let bucket = member.status().bucket?;
+            let knows = view.paths == 1 && peers.iter().filter(|p| is_connected(p)).count() == 5;
+            (knows && bucket.objects > 100).then_some(())
+        });
+    }
+    keeper.kill();
+    proxy.clear_log();
+    std::thread::scope(|scope| {
+        let reads: Vec<_> = { members.iter() }
+            .map(|member| scope.spawn(|| member.read(&path)))
+            .collect();
+        for read in reads {
+            let served = read.join().expect("no panic");
+            assert!(matches!(served, Served::Whole(_)), "{served:?}");
+        }
+    });
+    let log = proxy.log();
+    let of_packs = log
+        .iter()
+        .filter(|exchange| exchange.head.target.contains(PACKS));
+    let read: u64 = of_packs.map(|exchange| exchange.answer_bytes).sum();
+    let ratio = read as f64 / LEN as f64;
+    println!("=> read {ratio:.2} times");
+    assert!(ratio <= 1.2, "{ratio:.2}");
 }

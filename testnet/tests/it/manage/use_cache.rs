@@ -119,6 +119,25 @@ fn p13_caches_of_one_name_at_two_nodes_are_both_used() {
     assert_eq!(nix_conf(&cli), None);
 }
 
+/// With `NIX_USER_CONF_FILES` Nix reads no other file of the user.
+#[test]
+fn p13_the_file_that_nix_reads_is_edited() {
+    let node = TestNode::start();
+    let cli = node.another_user();
+    let dir = tempfile::tempdir().expect("make a directory");
+    let [first, second] = ["one.conf", "two.conf"].map(|name| dir.path().join(name));
+    let files = format!("{}:{}", first.display(), second.display());
+    for (command, is_there) in [("use", true), ("unuse", false)] {
+        let mut command = cli.command(&[command, "main"]);
+        command.env("NIX_USER_CONF_FILES", &files);
+        testnet::program::run(&mut command).succeeds();
+        let text = std::fs::read_to_string(&first).unwrap_or_default();
+        assert_eq!(text.contains(&node.url("main")), is_there, "{text}");
+        assert!(!second.exists());
+        assert_eq!(nix_conf(&cli), None);
+    }
+}
+
 #[test]
 fn p13_print_changes_nothing() {
     let node = TestNode::start();

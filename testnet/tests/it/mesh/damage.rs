@@ -4,9 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use testnet::cluster::Cluster;
 use testnet::node::TestNode;
 use testnet::program::{eventually, is_root};
+use testnet::served::Served;
 
 use super::{HEALED_MAX, VISIBLE_MAX, all_answer, path};
 
@@ -130,3 +132,44 @@ fn bit_rot_that_is_older_than_the_last_start_costs_no_path() {
 
 /// Until gossip and comparisons have brought everything to everybody.
 const EQUAL_MAX: Duration = Duration::from_secs(180);
+
+/// G8: what a verification finds damaged comes again from the cluster, and only then is the node clean.
+#[test]
+fn g8_verify_repair_fetches_what_is_damaged_from_peers() {
+    if !is_root("g8 repair") {
+        return;
+    }
+    let cluster = Cluster::joined(2);
+    let (kept, lost) = (path("g8-repair", 6 << 20), path("g8-repair-lost", 6 << 20));
+    cluster[0].push(&[&kept]).succeeds();
+    all_answer(&cluster, &[1], &kept, 200, (Instant::now(), VISIBLE_MAX));
+    super::realise(&cluster, 1, &[&kept]);
+    // In a cache of the node alone: nobody else has it.
+    cluster[1]
+        .cli()
+        .run(&["cache", "create", "alone", "--private"])
+        .succeeds();
+    cluster[1].cli().run(&["push", "alone", &lost]).succeeds();
+    for pack in cluster[1].packs() {
+        rot(&pack);
+    }
+    let verify = |args: &[&str]| {
+        cluster[1]
+            .cli()
+            .run(&[&["verify", "--json"], args].concat())
+    };
+    let found: Value = serde_json::from_str(&verify(&[]).exits_with(1).stdout).expect("JSON");
+    assert_eq!(found["damaged_nars"], 2, "{found}");
+    let left: Value =
+        serde_json::from_str(&verify(&["--repair"]).exits_with(1).stdout).expect("JSON");
+    assert_eq!(
+        (&left["damaged_nars"], &left["healed_nars"]),
+        (&1.into(), &1.into()),
+        "{left}"
+    );
+    // By itself, with nobody to ask.
+    assert!(matches!(cluster[1].read(&kept), Served::Whole(_)));
+    cluster[1].cli().run(&["rm", "alone", &lost]).succeeds();
+    cluster[1].cli().run(&["gc", "--full"]).succeeds();
+    verify(&[]).succeeds();
+}
