@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `pack/<2 hex>/<pack>` | any keeper | chunks and manifests |
 //! | `log/<keeper>/<number>-<random>` | that keeper | [`Entry`]: references, and segments of all logs |
-//! | `gc/<keeper>/<version>` | that keeper | [`Condemnations`]; the highest version counts |
+//! | `gc/<keeper>/<version>-<random>` | that keeper | [`Condemnations`]; the highest version counts |
 //!
 //! A reference says that a record of a path needs packs. It is there before its writer looks whether
 //! somebody condemned one of them, and who collects condemns before it looks for references: one of
@@ -48,7 +48,7 @@ pub struct Entry {
 }
 
 /// That a record of a path needs packs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reference {
     /// The record.
     pub dot: Dot,
@@ -65,7 +65,7 @@ impl Statement for Entry {
 pub const ENTRY_LEN_MAX: usize = 16 << 20;
 
 /// What a keeper is about to delete.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Condemnations {
     /// What it deletes unless it finds a reference.
     pub condemned: BTreeSet<PackId>,
@@ -98,47 +98,62 @@ pub fn entry_key(keeper: &NodeId, number: u64, random: u32) -> String {
 
 /// Whose journal an object belongs to, and its number there; `None` if it is no entry.
 pub fn read_entry_key(key: &str) -> Option<(NodeId, u64)> {
-    let (keeper, name) = key.strip_prefix(JOURNALS)?.split_once('/')?;
-    let (number, random) = name.split_once('-')?;
-    let is_hex = |text: &str, len| {
-        text.len() == len
-            && text
-                .bytes()
-                .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    if !is_hex(number, 16) || !is_hex(random, 8) {
-        return None;
-    }
-    Some((keeper.parse().ok()?, u64::from_str_radix(number, 16).ok()?))
+    let (keeper, number, random) = read_key(key.strip_prefix(JOURNALS)?)?;
+    (entry_key(&keeper, number, random) == key).then_some((keeper, number))
 }
 
-/// The key of a version of a keeper's condemnations.
-pub fn condemnations_key(keeper: &NodeId, version: u64) -> String {
-    format!("{CONDEMNATIONS}{keeper}/{version:016x}")
+/// The key of a version of a keeper's condemnations. `random` must differ each time: a keeper that starts
+/// again does not know which versions it has tried, and one that arrives late must not replace another.
+pub fn condemnations_key(keeper: &NodeId, version: u64, random: u32) -> String {
+    format!("{CONDEMNATIONS}{keeper}/{version:016x}-{random:08x}")
 }
 
 /// Whose condemnations an object is, and which version; `None` if it is none.
 pub fn read_condemnations_key(key: &str) -> Option<(NodeId, u64)> {
-    let (keeper, version) = key.strip_prefix(CONDEMNATIONS)?.split_once('/')?;
-    let version = (version.len() == 16)
-        .then(|| u64::from_str_radix(version, 16).ok())
-        .flatten()?;
-    let keeper = keeper.parse().ok()?;
-    (condemnations_key(&keeper, version) == key).then_some((keeper, version))
+    let (keeper, version, random) = read_key(key.strip_prefix(CONDEMNATIONS)?)?;
+    (condemnations_key(&keeper, version, random) == key).then_some((keeper, version))
 }
 
-/// The key of each keeper's highest version among the keys of a listing.
+/// A keeper, a number and what is random of `<keeper>/<number>-<random>`.
+fn read_key(rest: &str) -> Option<(NodeId, u64, u32)> {
+    let (keeper, name) = rest.split_once('/')?;
+    let (number, random) = name.split_once('-')?;
+    let number = u64::from_str_radix(number, 16).ok()?;
+    Some((
+        keeper.parse().ok()?,
+        number,
+        u32::from_str_radix(random, 16).ok()?,
+    ))
+}
+
+/// A keeper's highest version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newest<'a> {
+    /// Which.
+    pub version: u64,
+    /// Its keys. There are several where an answer was lost; then what any of them names is named.
+    pub keys: Vec<&'a str>,
+}
+
+/// Each keeper's highest version among the keys of a listing. What is no version is passed over.
 pub fn newest_condemnations<'a>(
     keys: impl IntoIterator<Item = &'a str>,
-) -> BTreeMap<NodeId, (u64, &'a str)> {
-    let mut newest = BTreeMap::new();
+) -> BTreeMap<NodeId, Newest<'a>> {
+    let mut newest: BTreeMap<NodeId, Newest<'_>> = BTreeMap::new();
     for key in keys {
         let Some((keeper, version)) = read_condemnations_key(key) else {
             continue;
         };
-        let known = newest.entry(keeper).or_insert((version, key));
-        if known.0 < version {
-            *known = (version, key);
+        let keys = Vec::new();
+        let known = newest.entry(keeper).or_insert(Newest { version, keys });
+        if known.version < version {
+            *known = Newest {
+                version,
+                keys: Vec::new(),
+            };
+        }
+        if known.version == version {
+            known.keys.push(key);
         }
     }
     newest
@@ -385,12 +400,16 @@ mod tests {
         ] {
             assert_eq!(read_entry_key(bad), None, "{bad}");
         }
-        let old = condemnations_key(&keeper, 9);
-        let new = condemnations_key(&keeper, 10);
+        let old = condemnations_key(&keeper, 9, 9);
+        let new = condemnations_key(&keeper, 10, 1);
+        let late = condemnations_key(&keeper, 10, 2);
         assert_eq!(read_condemnations_key(&old), Some((keeper, 9)));
-        let newest = newest_condemnations([new.as_str(), old.as_str(), "gc/other"]);
-        assert_eq!(newest[&keeper], (10, new.as_str()));
-        assert_eq!(newest.len(), 1);
+        assert_eq!(read_condemnations_key(&old.to_uppercase()), None);
+        assert_eq!(read_condemnations_key(&old[..old.len() - 9]), None);
+        let newest = newest_condemnations([new.as_str(), old.as_str(), "gc/other", &late]);
+        let keys = vec![new.as_str(), late.as_str()];
+        let expected = Newest { version: 10, keys };
+        assert_eq!(newest, BTreeMap::from([(keeper, expected)]));
     }
 
     #[test]

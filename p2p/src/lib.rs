@@ -11,6 +11,8 @@
 //!   does not get past the handshake ([`gate`]);
 //! - every node writes a signed **log** ([`segment`], [`record`]); the [`directory`] is what follows
 //!   from all of them, and a [`replica`] keeps them, by gossip and by comparing ([`reconcile`]);
+//! - what keepers write into a bucket is their **journal** ([`journal`]), and what nothing refers to any
+//!   more a **collector** ([`collector`]) takes out of it;
 //! - what logs say of a **private** cache only its readers can open ([`private`]);
 //! - a **fetch** ([`mod@fetch`]) gets one NAR from several peers at once, a [`provider`] serves such
 //!   requests, in the frames of [`wire`];
@@ -31,6 +33,7 @@
 
 mod behaviour;
 pub mod bulk;
+pub mod collector;
 pub mod control;
 pub mod dialer;
 pub mod directory;

@@ -6,7 +6,8 @@
 //! start and now and then; a keeper takes its own and those that rendezvous hashing gives it at once, and
 //! the others when nobody else did for a while.
 //!
-//! A batch goes through these steps, and each begins only when the one before was answered:
+//! A batch goes through these steps, and each begins only when the one before was answered, as
+//! [`attic_p2p::collector::Writer`] has it:
 //!
 //! 1. Chunks that are not known to be in the bucket go into new packs, each under a name of its own.
 //! 2. An [entry](attic_p2p::journal) says which record needs which packs. It also carries what the logs
@@ -25,11 +26,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use attic_p2p::collector::{Done, Unreadable, Writer};
 use attic_p2p::identity::Identity;
 use attic_p2p::ids::{CacheId, ClusterId, Dot, ManifestId, NodeId};
 use attic_p2p::journal::{
-    CONDEMNATIONS, Condemnations, Entry, Reference, entry_key, journal_prefix,
-    newest_condemnations, read_entry_key,
+    CONDEMNATIONS, Condemnations, Entry, Reference, entry_key, journal_prefix, read_entry_key,
 };
 use attic_p2p::placement::rank;
 use attic_p2p::record::{PathRecord, Record};
@@ -210,6 +211,8 @@ enum WriteError {
     Store(#[from] StoreError),
     #[error("condemnations {0} cannot be read")]
     Condemnations(String),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
 }
 
 impl From<ReadError> for WriteError {
@@ -488,30 +491,22 @@ async fn write(
                 .collect::<Vec<_>>()
         };
         let references = batch.iter().flat_map(reference).collect();
-        journal.write(mesh, shared, references).await?;
-        let needed: BTreeSet<PackId> = batch
-            .iter()
-            .flat_map(|(_, needs)| needs.keys())
-            .copied()
-            .collect();
-        let mut lost = condemned(shared, &needed).await?;
-        lost.extend(absent(shared, &needed).await?);
-        for pack in &lost {
+        let Done {
+            durable,
+            unreliable,
+        } = conclude(mesh, shared, journal, references).await?;
+        for pack in &unreliable {
             tracing::warn!(%pack, "a pack is not to be relied on; its chunks are written anew");
             shared.index().forget(*pack);
         }
-        let (held, conflicting): (Vec<_>, Vec<_>) = batch
+        let conflicting = batch
             .into_iter()
-            .partition(|(_, needs)| needs.keys().all(|pack| !lost.contains(pack)));
-        conflicts.extend(conflicting.into_iter().map(|(item, _)| item.key));
-        let dots: Vec<Dot> = held
-            .iter()
-            .flat_map(|(item, _)| item.dots.clone())
-            .collect();
-        let count = dots.len();
+            .filter(|(_, needs)| needs.keys().any(|pack| unreliable.contains(pack)));
+        conflicts.extend(conflicting.map(|(item, _)| item.key));
+        let count = durable.len();
         let announcer = Arc::clone(&mesh.announcer);
         let said = spawn_blocking(move || {
-            let words = dots
+            let words = durable
                 .chunks(DOTS_MAX)
                 .map(|dots| Record::Durable(dots.to_vec()));
             words.for_each(|word| announcer.say_all(vec![word]));
@@ -522,42 +517,70 @@ async fn write(
     Ok(conflicts)
 }
 
-/// Which of these packs somebody condemned.
-async fn condemned(
-    shared: &SharedBucket,
-    packs: &BTreeSet<PackId>,
-) -> Result<BTreeSet<PackId>, WriteError> {
-    let mut keys = Vec::new();
-    let look = |object: Object| keys.push(object.key);
-    each_object(&*shared.remote, CONDEMNATIONS, None, look).await?;
-    let mut found = BTreeSet::new();
-    for (keeper, (_, key)) in newest_condemnations(keys.iter().map(String::as_str)) {
-        let bytes = match shared.remote.get(key, CONDEMNATIONS_LEN_MAX).await {
-            Ok(bytes) => bytes,
-            // A newer version has taken its place, and this one was cleared away.
-            Err(BucketError::NotFound { .. }) => {
-                return Err(WriteError::Condemnations(key.to_owned()));
+/// Writes references, and looks which of them can be relied on.
+///
+/// **Errors**: any [`WriteError`]; none of them can then.
+async fn conclude(
+    mesh: &Arc<Mesh>,
+    shared: &Arc<SharedBucket>,
+    journal: &mut Journal,
+    references: Vec<Reference>,
+) -> Result<Done, WriteError> {
+    let mut writer = Writer::new(references);
+    loop {
+        writer = match writer {
+            Writer::Refer(refer) => {
+                let references = refer.references().to_vec();
+                journal.write(mesh, shared, references).await?;
+                refer.written()
             }
-            Err(error) => return Err(error.into()),
+            Writer::List(list) => {
+                let mut keys = Vec::new();
+                let look = |object: Object| keys.push(object.key);
+                each_object(&*shared.remote, CONDEMNATIONS, None, look).await?;
+                list.listed(keys.iter().map(String::as_str))?
+            }
+            Writer::Read(read) => {
+                let (keeper, key) = read.next();
+                let condemnations = condemnations(shared, keeper, key).await?;
+                read.read(&condemnations)
+            }
+            Writer::Seek(seek) => {
+                let there = present(shared, seek.packs()).await?;
+                seek.sought(&there)
+            }
+            Writer::Done(done) => return Ok(done),
         };
-        let read = Signed::<Condemnations>::decode(&bytes).ok();
-        let sets = read.as_ref().and_then(|signed| signed.verify(&keeper).ok());
-        let Some(sets) = sets else {
-            return Err(WriteError::Condemnations(key.to_owned()));
-        };
-        found.extend(packs.iter().filter(|pack| sets.names(pack)));
     }
-    Ok(found)
 }
 
-/// Which of these packs are not there.
-async fn absent(
+/// What a keeper condemns, by an object that was listed.
+async fn condemnations(
+    shared: &SharedBucket,
+    keeper: &NodeId,
+    key: &str,
+) -> Result<Condemnations, WriteError> {
+    let bytes = match shared.remote.get(key, CONDEMNATIONS_LEN_MAX).await {
+        Ok(bytes) => bytes,
+        // A newer version has taken its place, and this one was cleared away.
+        Err(BucketError::NotFound { .. }) => {
+            return Err(WriteError::Condemnations(key.to_owned()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let read = Signed::<Condemnations>::decode(&bytes).ok();
+    let sets = read.and_then(|signed| signed.verify(keeper).cloned().ok());
+    sets.ok_or_else(|| WriteError::Condemnations(key.to_owned()))
+}
+
+/// Which of these packs are there.
+async fn present(
     shared: &Arc<SharedBucket>,
     packs: &BTreeSet<PackId>,
 ) -> Result<BTreeSet<PackId>, WriteError> {
     let mut packs = packs.iter().copied();
     let mut asking = JoinSet::new();
-    let mut absent = BTreeSet::new();
+    let mut present = BTreeSet::new();
     loop {
         while asking.len() < HEADS_MAX
             && let Some(pack) = packs.next()
@@ -566,11 +589,11 @@ async fn absent(
             asking.spawn(async move { (pack, shared.remote.head(&pack.object_key()).await) });
         }
         let Some(answered) = asking.join_next().await else {
-            return Ok(absent);
+            return Ok(present);
         };
         let (pack, len) = joined(answered);
-        if len?.is_none() {
-            absent.insert(pack);
+        if len?.is_some() {
+            present.insert(pack);
         }
     }
 }

@@ -261,7 +261,7 @@ async fn c7_a_record_is_not_durable_by_packs_that_are_condemned_or_gone() {
     };
     let mesh = keeper.member.mesh();
     let signed = Signed::new(sets, &keeper.member.app.identity());
-    let key = format!("{}/{}", mesh.cluster, condemnations_key(&mesh.me, 1));
+    let key = format!("{}/{}", mesh.cluster, condemnations_key(&mesh.me, 1, 0));
     keeper.bucket.set(&key, signed.encode().into());
 
     let (two, _) = keeper.push(2, [&shared[..], b"two"].concat()).await;
