@@ -261,3 +261,6 @@ pub const CONDEMNED_MAX: usize = 16_384;
 
 /// Versions of a keeper that stay.
 const KEPT_VERSIONS: usize = 2;
+
+#[cfg(test)]
+mod tests;

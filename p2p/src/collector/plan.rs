@@ -396,3 +396,6 @@ fn stops(input: &PlanInput<'_>, totals: Totals, lost: usize) -> Vec<Stop> {
 
 /// Bytes below which a pack is small.
 const SMALL_LEN: u64 = 4 << 20;
+
+#[cfg(test)]
+mod tests;
