@@ -98,8 +98,7 @@ pub fn entry_key(keeper: &NodeId, number: u64, random: u32) -> String {
 
 /// Whose journal an object belongs to, and its number there; `None` if it is no entry.
 pub fn read_entry_key(key: &str) -> Option<(NodeId, u64)> {
-    let (keeper, number, random) = read_key(key.strip_prefix(JOURNALS)?)?;
-    (entry_key(&keeper, number, random) == key).then_some((keeper, number))
+    read_key(key.strip_prefix(JOURNALS)?)
 }
 
 /// The key of a version of a keeper's condemnations. `random` must differ each time: a keeper that starts
@@ -110,20 +109,23 @@ pub fn condemnations_key(keeper: &NodeId, version: u64, random: u32) -> String {
 
 /// Whose condemnations an object is, and which version; `None` if it is none.
 pub fn read_condemnations_key(key: &str) -> Option<(NodeId, u64)> {
-    let (keeper, version, random) = read_key(key.strip_prefix(CONDEMNATIONS)?)?;
-    (condemnations_key(&keeper, version, random) == key).then_some((keeper, version))
+    read_key(key.strip_prefix(CONDEMNATIONS)?)
 }
 
-/// A keeper, a number and what is random of `<keeper>/<number>-<random>`.
-fn read_key(rest: &str) -> Option<(NodeId, u64, u32)> {
+/// The keeper and the number of `<keeper>/<number>-<random>`.
+fn read_key(rest: &str) -> Option<(NodeId, u64)> {
     let (keeper, name) = rest.split_once('/')?;
     let (number, random) = name.split_once('-')?;
-    let number = u64::from_str_radix(number, 16).ok()?;
-    Some((
-        keeper.parse().ok()?,
-        number,
-        u32::from_str_radix(random, 16).ok()?,
-    ))
+    let is_hex = |text: &str, len| {
+        text.len() == len
+            && text
+                .bytes()
+                .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    if !is_hex(number, 16) || !is_hex(random, 8) {
+        return None;
+    }
+    Some((keeper.parse().ok()?, u64::from_str_radix(number, 16).ok()?))
 }
 
 /// A keeper's highest version.
