@@ -123,6 +123,9 @@ impl Collector {
 impl Idle {
     /// Condemns packs, [`CONDEMNED_MAX`] at most; no more are taken from `packs`.
     ///
+    /// A listing must have shown each of them, some time: of a pack that never was there nobody can see that
+    /// it is gone for good, as its upload may be on its way still.
+    ///
     /// What the logs say, as far as the plan followed from it, must be in a journal: otherwise a removal
     /// could get lost, and the path come back without its packs.
     pub fn condemn(self, packs: impl IntoIterator<Item = PackId>) -> Collector {

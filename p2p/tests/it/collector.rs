@@ -56,6 +56,8 @@ enum Mutant {
     ReusePackName,
     /// An upload is repeated under its name.
     RetryUpload,
+    /// A pack is condemned that no listing has shown: its upload may be on its way.
+    CondemnUnseen,
 }
 
 struct Bucket {
@@ -74,6 +76,8 @@ type Version = (u8, u64, u8);
 struct State {
     /// The packs that are there.
     packs: Set,
+    /// Those that ever were.
+    shown: Set,
     /// Names of packs that were used.
     names: u8,
     /// References in journals: a record, and the packs it needs.
@@ -206,7 +210,10 @@ impl State {
 
     fn land(&mut self, request: &Request) {
         match request {
-            Request::PutPack(name) => self.packs |= 1 << name,
+            Request::PutPack(name) => {
+                self.packs |= 1 << name;
+                self.shown |= 1 << name;
+            }
             Request::PutEntry(record, packs) => {
                 self.entries.insert((*record, *packs));
             }
@@ -425,6 +432,7 @@ impl Model for Bucket {
         };
         vec![State {
             packs: 1,
+            shown: 1,
             names: 1,
             entries: BTreeSet::from([(0, 1)]),
             references: 1,
@@ -492,7 +500,11 @@ impl Model for Bucket {
                 None => actions.push(Action::Start(number)),
                 Some(Collector::Idle(_)) => {
                     if collecting.collections < self.size.collections {
-                        let all = 1..1 << state.names;
+                        let shown = match self.is(Mutant::CondemnUnseen) {
+                            true => Set::MAX,
+                            false => state.shown,
+                        };
+                        let all = (1..1 << state.names).filter(|packs| packs & !shown == 0);
                         actions.extend(all.map(|packs| Action::Condemn(number, packs)));
                     }
                 }
@@ -530,7 +542,7 @@ impl Model for Bucket {
             Action::Upload { name, answered } => {
                 state.names = state.names.max(name + 1);
                 if answered {
-                    state.packs |= 1 << name;
+                    state.land(&Request::PutPack(name));
                 }
                 if !answered || self.is(Mutant::RetryUpload) {
                     state.late.insert(Request::PutPack(name));
@@ -631,6 +643,18 @@ impl Model for Bucket {
 }
 
 impl Bucket {
+    /// Whether nothing can happen any more, but that records die.
+    fn is_over(&self, state: &State) -> bool {
+        let mut actions = Vec::new();
+        if state.late.is_empty() && state.writers.iter().all(Option::is_none) {
+            self.actions(state, &mut actions);
+            return actions
+                .iter()
+                .all(|action| matches!(action, Action::Die(_)));
+        }
+        false
+    }
+
     /// Whether everything that was deleted is gone, and nothing is named any more.
     fn is_clean(&self, state: &State) -> bool {
         let keys = self.keys(state);
@@ -729,4 +753,5 @@ mutants! {
     names_of_versions_must_differ: ReuseVersion, Size { collections: 2, ..SMALL };
     names_of_packs_must_differ: ReusePackName, SMALL;
     uploads_must_not_be_repeated: RetryUpload, SMALL;
+    what_is_condemned_must_have_been_seen: CondemnUnseen, SMALL;
 }
