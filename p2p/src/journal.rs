@@ -107,9 +107,11 @@ pub fn condemnations_key(keeper: &NodeId, version: u64, random: u32) -> String {
     format!("{CONDEMNATIONS}{keeper}/{version:016x}-{random:08x}")
 }
 
-/// Whose condemnations an object is, and which version; `None` if it is none.
+/// Whose condemnations an object is, and which version; `None` if it is none. There are less than 2^63
+/// versions, so that there is always a next one.
 pub fn read_condemnations_key(key: &str) -> Option<(NodeId, u64)> {
-    read_key(key.strip_prefix(CONDEMNATIONS)?)
+    let read = read_key(key.strip_prefix(CONDEMNATIONS)?);
+    read.filter(|(_, version)| version >> 63 == 0)
 }
 
 /// The keeper and the number of `<keeper>/<number>-<random>`.
@@ -407,6 +409,8 @@ mod tests {
         let late = condemnations_key(&keeper, 10, 2);
         assert_eq!(read_condemnations_key(&old), Some((keeper, 9)));
         assert_eq!(read_condemnations_key(&old.to_uppercase()), None);
+        let last = condemnations_key(&keeper, u64::MAX, 0);
+        assert_eq!(read_condemnations_key(&last), None);
         assert_eq!(read_condemnations_key(&old[..old.len() - 9]), None);
         let newest = newest_condemnations([new.as_str(), old.as_str(), "gc/other", &late]);
         let keys = vec![new.as_str(), late.as_str()];
