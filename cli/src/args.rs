@@ -10,7 +10,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub use self::cluster::{
-    ClusterVerb, InviteArgs, InviteRole, JoinArgs, LeaveArgs, RebuildArgs, RevokeArgs, S3Verb,
+    ClusterVerb, InviteArgs, InviteRole, JoinArgs, LeaveArgs, RebuildArgs, RevokeArgs, S3GcArgs,
+    S3Verb,
 };
 pub use self::names::{Expiry, PathName, PinName};
 

@@ -182,6 +182,8 @@ pub struct S3Config {
     pub key_files: Option<(PathBuf, PathBuf)>,
     /// Where the key is found without these.
     pub environment: AwsEnvironment,
+    /// How long a pack is dead before it goes.
+    pub grace: Duration,
 }
 
 /// Of the environment what AWS's own tools look at for an access key. Shown without its values.
@@ -631,6 +633,7 @@ impl Layers {
             path_style,
             key_files,
             environment: self.aws.clone(),
+            grace: self.parse("s3.grace", value::duration)?,
         };
         match crate::s3::check(&config) {
             Ok(()) => Ok(Some(config)),

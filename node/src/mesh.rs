@@ -43,6 +43,7 @@ use crate::http::error::chain;
 use crate::http::ingest::joined;
 use crate::mesh::announce::{Announcer, Parts as AnnouncerParts, ShareError};
 use crate::mesh::audience::Audience;
+use crate::mesh::bucket::collect::Collection;
 use crate::mesh::bucket::source::BUCKET;
 use crate::mesh::bucket::write_behind::{Backlog, write_behind};
 use crate::mesh::bucket::{SharedBucket, tend};
@@ -113,6 +114,8 @@ pub(crate) struct Mesh {
     pub(crate) bucket: Option<Arc<SharedBucket>>,
     /// What this node, a keeper, is to make durable.
     pub(crate) backlog: Backlog,
+    /// What this node, a keeper, learnt to collect the bucket.
+    pub(crate) collection: Collection,
     /// Told when a keeper called something durable.
     pub(crate) durable_changed: Notify,
     /// Marked when somebody may hold more than before.
@@ -272,6 +275,7 @@ impl Mesh {
             pace: Arc::clone(&pace),
             bucket: bucket.clone(),
             backlog: Backlog::default(),
+            collection: Collection::default(),
             durable_changed: Notify::new(),
             sources_changed,
             landing,

@@ -57,6 +57,25 @@ pub enum S3Verb {
     ///
     /// Writes, lists and deletes small objects below `check/`. Exits with 1 when it does not.
     Check(JsonArgs),
+    /// Delete from the bucket what nothing needs any more; only keepers can
+    ///
+    /// Safe while nodes push, also from several keepers at once: what somebody begins to use again
+    /// meanwhile stays, or is written anew. A pack goes when it was seen to be dead for `s3.grace`.
+    Gc(S3GcArgs),
+}
+
+/// Options of `s3 gc`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct S3GcArgs {
+    /// Say what would be deleted and delete nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Let more than a fifth of the bucket go at once
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `invite`.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use attic_node_core::api::bucket::{
-    BucketCheck, DurableReply, DurableRequest, RebuildReply, RebuildRequest,
+    BucketCheck, CollectReply, CollectRequest, DurableReply, DurableRequest, RebuildReply,
+    RebuildRequest,
 };
 use attic_node_core::api::wire::{commit_body, ids_body, parse_bitmap};
 use attic_node_core::api::{
@@ -199,6 +200,15 @@ impl Client {
     pub async fn check_bucket(&self) -> Result<BucketCheck, ClientError> {
         let call = Call::new(Method::POST, "bucket/check").payload(json(&Nothing {})?);
         self.json(call.silence_max(None)).await
+    }
+
+    /// `POST bucket/collect`. Answers when it is done.
+    pub async fn collect_bucket(
+        &self,
+        request: &CollectRequest,
+    ) -> Result<CollectReply, ClientError> {
+        let call = Call::new(Method::POST, "bucket/collect").payload(json(request)?);
+        self.json(call.once().silence_max(None)).await
     }
 
     /// `POST bucket/durable`. Answers when all are durable, or the time is over.

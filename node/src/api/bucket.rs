@@ -82,6 +82,56 @@ pub struct DurableReply {
     pub trouble: Option<String>,
 }
 
+/// Deletes from the bucket what nothing needs. Only keepers can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollectRequest {
+    /// Say what would go and change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Let more than a fifth of all packs go at once.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Some packs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packs {
+    /// How many.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What a [`CollectRequest`] found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectReply {
+    /// Whether nothing was to be changed.
+    pub dry_run: bool,
+    /// Packs of the bucket, before.
+    pub packs: Packs,
+    /// Those that nothing needs.
+    pub going: Packs,
+    /// Of these, those that were seen to be so for less than `s3.grace`.
+    pub in_grace: Packs,
+    /// Those that were deleted.
+    pub deleted: Packs,
+    /// Packs that were about to go and are needed again.
+    pub saved: u64,
+    /// Packs of which it is not known here whether something needs them.
+    pub unknown: u64,
+    /// Packs that another keeper is about to delete.
+    pub elsewhere: u64,
+    /// Packs that nothing ever named and that are younger than two days.
+    pub young: u64,
+    /// Packs of which less than half is needed, or that are small.
+    pub sparse: u64,
+    /// Why nothing was condemned; empty if nothing spoke against it.
+    pub stops: Vec<String>,
+    /// How long it took.
+    pub millis: u64,
+}
+
 /// Makes this node a cluster's, from what the bucket has of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -359,6 +359,13 @@ pub const KEYS: &[Key] = &[
         doc: "File with the secret of the access key; goes with access-key-id-file.",
     },
     Key {
+        section: "s3",
+        name: "grace",
+        default: Default::Text("24h"),
+        doc: "How long `s3 gc` leaves a pack in the bucket after it was first seen that nothing needs \
+              it: somebody may be reading it. It was safe to delete at once.",
+    },
+    Key {
         section: "pull-through",
         name: "deadline",
         default: Default::Text("2s"),

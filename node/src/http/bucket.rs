@@ -17,14 +17,16 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::api::bucket::{
-    BucketCheck, BucketCheckStep, BucketRequests, BucketView, DURABLE_PATHS_MAX, DurableReply,
-    DurableRequest, RebuildReply, RebuildRequest, RebuiltCache,
+    BucketCheck, BucketCheckStep, BucketRequests, BucketView, CollectReply, CollectRequest,
+    DURABLE_PATHS_MAX, DurableReply, DurableRequest, Packs, RebuildReply, RebuildRequest,
+    RebuiltCache,
 };
 use crate::app::App;
 use crate::http::admin::{JSON_LEN_MAX, blocking, json_body};
 use crate::http::cluster::{local_caches, mesh_of, settle, start};
 use crate::http::error::{Failure, Kind, chain};
 use crate::http::ingest::joined;
+use crate::mesh::bucket::collect::{CollectError, Order, collect};
 use crate::mesh::bucket::prefixed::Prefixed;
 use crate::mesh::bucket::write_behind::{GENESES, genesis_key};
 use crate::mesh::files::ClusterFiles;
@@ -36,6 +38,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/bucket", get(show))
         .route("/bucket/check", post(run_check))
+        .route("/bucket/collect", post(run_collect))
         .route("/bucket/durable", post(durable))
         .route("/cluster/rebuild", post(rebuild))
 }
@@ -98,6 +101,11 @@ fn no_bucket() -> Failure {
 }
 
 async fn run_check(State(app): State<Arc<App>>) -> Result<Json<BucketCheck>, Failure> {
+    Ok(Json(checked(&app).await?))
+}
+
+/// What the server keeps of what it must.
+async fn checked(app: &App) -> Result<BucketCheck, Failure> {
     let (remote, name) = app.open_bucket("").ok_or_else(no_bucket)?;
     let mut clients = vec![remote];
     if let Some(s3) = app.config.s3.clone() {
@@ -115,11 +123,48 @@ async fn run_check(State(app): State<Arc<App>>) -> Result<Json<BucketCheck>, Fai
         holds: step.verdict == Verdict::Holds,
         found: step.verdict.to_string(),
     });
-    Ok(Json(BucketCheck {
+    Ok(BucketCheck {
         name,
         holds: report.holds(),
         steps: steps.collect(),
         left_behind: report.left_behind.clone(),
+    })
+}
+
+async fn run_collect(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Json<CollectReply>, Failure> {
+    let CollectRequest { dry_run, force } = json_body(&app, request, JSON_LEN_MAX).await?;
+    let started = Instant::now();
+    let mesh = mesh_of(&app)?;
+    let shared = mesh.bucket.clone().ok_or_else(no_bucket)?;
+    // What is deleted by a server that does not keep its word may be what somebody needs.
+    if !dry_run && !checked(&app).await?.holds {
+        let message = "the bucket does not keep what collection relies on: see `s3 check`";
+        return Err(Failure::new(Kind::Conflict, message));
+    }
+    // It goes on when nobody waits for it any more.
+    let order = Order { dry_run, force };
+    let work = tokio::spawn(async move { collect(&app, &mesh, &shared, order).await });
+    let collected = joined(work.await).map_err(|error| match &error {
+        CollectError::NotReady => Failure::new(Kind::Conflict, error.to_string()),
+        error => unanswered(error),
+    })?;
+    let packs = |(count, bytes)| Packs { count, bytes };
+    Ok(Json(CollectReply {
+        dry_run,
+        packs: packs(collected.packs),
+        going: packs(collected.going),
+        in_grace: packs(collected.in_grace),
+        deleted: packs(collected.deleted),
+        saved: collected.saved,
+        unknown: collected.unknown,
+        elsewhere: collected.elsewhere,
+        young: collected.young,
+        sparse: collected.sparse,
+        stops: collected.stops.iter().map(ToString::to_string).collect(),
+        millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     }))
 }
 

@@ -31,6 +31,7 @@ use crate::http::ingest::joined;
 use crate::mesh::Mesh;
 use crate::recent::{Bounds, Recent};
 
+pub(crate) mod collect;
 pub(crate) mod prefixed;
 pub(crate) mod source;
 pub(crate) mod write_behind;

@@ -2,9 +2,10 @@
 //!
 //! Every call may wait for the disk: bodies of records are read back from the logs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use attic_p2p::collector::Life;
 use attic_p2p::directory::{Change, Directory};
 use attic_p2p::ids::{CacheId, Dot, ManifestId, NodeId};
 use attic_p2p::log::{Log, LogError};
@@ -148,6 +149,24 @@ impl DirectoryView {
             Some(Record::Path(path)) => Some(path.manifest),
             Some(_) | None => None,
         }
+    }
+
+    /// Whether the record of a path lives. In doubt that is not known.
+    pub(crate) fn life(&self, dot: Dot) -> Life {
+        let replica = lock(&self.replica);
+        let life = logged(replica.directory().life(replica.log(), dot).map(Some));
+        life.unwrap_or(Life::Unknown)
+    }
+
+    /// All records of paths that live, and whether they are durable.
+    pub(crate) fn living(&self) -> HashMap<Dot, bool> {
+        let mut living = HashMap::new();
+        self.with_directory(|directory| {
+            directory.each_living(|dot, is_durable| {
+                living.insert(dot, is_durable);
+            });
+        });
+        living
     }
 
     /// Whether the bucket has a path as this node said it; as anybody said it, if this one did not.

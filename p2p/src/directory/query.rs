@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use attic_store::{CacheName, NarHash, StorePathHash};
 
+use crate::collector::Life;
 use crate::directory::author::{Author, Spot};
 use crate::directory::fold::Opened;
 use crate::directory::{Directory, Durable, NarRow, PathRow, Removal};
@@ -311,6 +312,62 @@ impl Directory {
         let subjects = self.grants.subjects();
         let of_node = subjects.filter(move |(_, to, right)| (*to, *right) == (node, Right::Read));
         of_node.flat_map(|subject| self.grants.of(subject).map(|(_, carried)| &carried.value))
+    }
+
+    /// Whether a record of a path lives, as far as that is certain.
+    ///
+    /// **Errors**: the log cannot be read.
+    pub fn life<L: Log>(&self, log: &L, dot: Dot) -> Result<Life, LogError> {
+        let (Some(author), Some(spot)) = (self.nodes.number(&dot.node), Spot::of(&dot)) else {
+            return Ok(Life::Unknown);
+        };
+        let known = self.authors.get(&author);
+        let Some(known) = known.filter(|_| dot.seq <= self.seq(dot.node)) else {
+            return Ok(Life::Unknown);
+        };
+        if self.is_quarantined(dot.node) {
+            return Ok(Life::Unknown);
+        }
+        if known.segment_of(spot).is_none() {
+            return Ok(Life::Dead);
+        }
+        // What the disk damaged is no less alive for that, nor is what cannot be read here.
+        let Some(Record::Path(path)) = self.read_spot(author, spot, log)? else {
+            return Ok(Life::Unknown);
+        };
+        let Some((number, config)) = self.known(path.cache) else {
+            return Ok(Life::Unknown);
+        };
+        if self.living(path.cache).is_none() {
+            return Ok(Life::Dead);
+        }
+        if self.member(dot.node).is_none() && !self.is_revoked(dot.node) {
+            return Ok(Life::Unknown);
+        }
+        let hash = *path.info.path.hash();
+        let mut rows = self.rows_of(number, hash);
+        let row = rows.find(|row| (row.author, row.spot) == (author, spot));
+        let is_said = row.is_some_and(|row| self.is_said(row, &config.genesis.name));
+        Ok(match (is_said, self.is_spot_durable(author, spot)) {
+            (true, true) => Life::Durable,
+            (true, false) => Life::Live,
+            (false, _) => Life::Dead,
+        })
+    }
+
+    /// Looks at every record of a path that lives, by [`life`](Directory::life), and whether it is durable.
+    /// Quicker than to ask for each.
+    pub fn each_living(&self, mut look: impl FnMut(Dot, bool)) {
+        for view in self.caches() {
+            let Some((number, config)) = self.living(view.id) else {
+                continue;
+            };
+            let rows = self.rows_after(number, None);
+            for row in rows.filter(|row| self.is_said(row, &config.genesis.name)) {
+                let is_durable = self.is_spot_durable(row.author, row.spot);
+                look(self.dot(row.author, row.spot), is_durable);
+            }
+        }
     }
 
     /// What the record `dot` says, if its author's log still says it; removed or not.

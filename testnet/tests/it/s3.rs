@@ -444,3 +444,133 @@ fn s10_what_five_nodes_want_at_once_is_read_from_the_bucket_once() {
     println!("=> read {ratio:.2} times");
     assert!(ratio <= 1.2, "{ratio:.2}");
 }
+
+/// A configuration by which what nothing needs goes at once.
+fn hasty(access: &S3Access, endpoint: &str, dir: &TempDir) -> String {
+    format!("{}grace = \"0s\"\n", access.config(endpoint, dir.path()))
+}
+
+/// Row G5: what nothing needs goes from the bucket and nothing else, and what is pushed again is there
+/// again, from the bucket alone.
+#[test]
+fn g5_what_nothing_needs_goes_from_the_bucket_and_nothing_else() {
+    if !is_root("g5 bucket") {
+        return;
+    }
+    let Some(server) = Server::start("g5 bucket") else {
+        return;
+    };
+    let access = server.access();
+    let dir = TempDir::new().expect("make a directory");
+    let node = TestNode::with_config(&hasty(access, &access.endpoint, &dir));
+    let cli = node.cli();
+    cli.run(&["cluster", "init"]).succeeds();
+    let view: attic_node_core::api::ClusterView = node.ask("cluster");
+    let cluster_key = fs::read_to_string(node.data_dir().join("cluster/cluster.key"));
+    let cluster_key = cluster_key.expect("the cluster's key");
+    let build = |name: &str| {
+        let built = format!("run \"{name}\" ''head -c 3000000 /dev/urandom > $out''");
+        NixClient::host().build(&built).remove(0)
+    };
+    let [gone, kept] = ["g5-gone", "g5-kept"].map(build);
+    let push = |path: &str| {
+        cli.run(&["push", "--wait", "durable", "main", path])
+            .succeeds();
+    };
+    push(&gone);
+    push(&kept);
+    let before = packs(access, view.cluster).0;
+    cli.run(&["s3", "gc"])
+        .succeeds()
+        .says("Needed by nothing: 0 packs");
+    cli.run(&["rm", "main", &gone]).succeeds();
+    // Half of the bucket at once may be a mistake.
+    let stopped = cli.run(&["s3", "gc"]).exits_with(1);
+    stopped.says("1 of 2 packs would go");
+    assert_eq!(packs(access, view.cluster).0, before);
+    let would = cli.run(&["s3", "gc", "--force", "--dry-run"]).succeeds();
+    would.says("Needed by nothing: 1 pack");
+    assert_eq!(packs(access, view.cluster).0, before);
+    let done = cli.run(&["s3", "gc", "--force"]).succeeds();
+    done.says("Deleted: 1 pack");
+    assert_eq!(packs(access, view.cluster).0.len(), 1);
+    cli.run(&["s3", "gc"]).succeeds().says("Deleted: 0 packs");
+    // Its chunks are not thought to be there any more.
+    push(&gone);
+    assert_eq!(packs(access, view.cluster).0.len(), 2);
+    let trusted = node.public_key("main");
+    drop(node);
+    let rebuilt = TestNode::with_config(&hasty(access, &access.endpoint, &dir));
+    let key_file = dir.path().join("cluster.key");
+    fs::write(&key_file, cluster_key).expect("write the key");
+    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("make it private");
+    let key_file = key_file.display().to_string();
+    let rebuild = [
+        "cluster",
+        "rebuild",
+        "--from-s3",
+        "--cluster-key",
+        &key_file,
+    ];
+    rebuilt.cli().run(&rebuild).succeeds();
+    let nix = NixClient::fresh(&rebuilt, "main").trusting(&trusted);
+    for path in [&gone, &kept] {
+        copy(&nix, &rebuilt, path);
+    }
+}
+
+/// Row G6: whatever request of a collection is lost, or its answer, the next one ends it.
+#[test]
+fn g6_a_collection_that_was_broken_off_is_ended_by_the_next_one() {
+    if !is_root("g6 bucket") {
+        return;
+    }
+    let Some(server) = Server::start("g6 bucket") else {
+        return;
+    };
+    let access = server.access();
+    // Counted down to the request that is lost: its answer, or, each other time, all of it.
+    let fuse = Arc::new(AtomicUsize::new(usize::MAX));
+    let burning = Arc::clone(&fuse);
+    let proxy = FaultProxy::new(server.address(), move |head| {
+        // The check before it takes a great many that are none of its own.
+        let counts = !head.target.contains("check");
+        let left = burning.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            (counts && left != usize::MAX).then(|| left.wrapping_sub(1))
+        });
+        match left {
+            Ok(0) if head.number % 2 == 0 => Fault::LoseAnswer,
+            Ok(0) => Fault::Close,
+            Ok(_) | Err(_) => Fault::None,
+        }
+    });
+    let endpoint = format!("http://{}", proxy.address());
+    let dir = TempDir::new().expect("make a directory");
+    let node = TestNode::with_config(&hasty(access, &endpoint, &dir));
+    let cli = node.cli();
+    cli.run(&["cluster", "init"]).succeeds();
+    let view: attic_node_core::api::ClusterView = node.ask("cluster");
+    let kept = NixClient::host()
+        .build("run \"g6-kept\" ''head -c 200000 /dev/urandom > $out''")
+        .remove(0);
+    cli.run(&["push", "--wait", "durable", "main", &kept])
+        .succeeds();
+    let live = packs(access, view.cluster).0;
+    let mut broken = 0;
+    for round in 0..24 {
+        let built = format!("run \"g6-{round}\" ''head -c 200000 /dev/urandom > $out''");
+        let path = NixClient::host().build(&built).remove(0);
+        cli.run(&["push", "--wait", "durable", "main", &path])
+            .succeeds();
+        cli.run(&["rm", "main", &path]).succeeds();
+        fuse.store(round, Ordering::SeqCst);
+        broken += usize::from(!cli.run(&["s3", "gc", "--force"]).status.success());
+        fuse.store(usize::MAX, Ordering::SeqCst);
+        cli.run(&["s3", "gc", "--force"]).succeeds();
+        assert_eq!(packs(access, view.cluster).0, live, "round {round}");
+    }
+    println!("=> {broken} of 24 were broken off");
+    assert!(broken > 3, "{broken}");
+    assert!(matches!(node.read(&kept), Served::Whole(_)));
+    cli.run(&["s3", "gc"]).succeeds();
+}

@@ -41,7 +41,7 @@ use attic_store::bucket::{BucketError, Object, each_object};
 use attic_store::manifest::Manifest;
 use attic_store::{LocatorError, PackId, StoreError, StorePathHash};
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify, OnceCell};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
@@ -65,6 +65,8 @@ pub(crate) struct Backlog {
     ends: AtomicBool,
     /// Told when what logs said last is in the journal.
     ended: Notify,
+    /// This keeper's journal, once it is known how far it goes.
+    journal: OnceCell<AsyncMutex<Journal>>,
 }
 
 #[derive(Default)]
@@ -200,9 +202,25 @@ impl Backlog {
     }
 }
 
+impl Mesh {
+    /// Has the journal carry all that logs say. False if it is not known yet how far it goes.
+    ///
+    /// **Errors**: any [`WriteError`].
+    pub(super) async fn carry(
+        self: &Arc<Mesh>,
+        shared: &Arc<SharedBucket>,
+    ) -> Result<bool, WriteError> {
+        let Some(journal) = self.backlog.journal.get() else {
+            return Ok(false);
+        };
+        journal.lock().await.carry(self, shared).await?;
+        Ok(true)
+    }
+}
+
 /// Why a batch was not written.
 #[derive(Debug, Error)]
-enum WriteError {
+pub(crate) enum WriteError {
     #[error(transparent)]
     Bucket(#[from] BucketError),
     #[error("what is known of the bucket cannot be read")]
@@ -229,7 +247,11 @@ pub(crate) async fn write_behind(app: Arc<App>, mesh: Arc<Mesh>, shared: Arc<Sha
     while !mesh.is_writing_behind() {
         sleep(LOOK_EVERY).await;
     }
-    let mut journal = Journal::begin(&app, &mesh, &shared).await;
+    let journal = mesh
+        .backlog
+        .journal
+        .get_or_init(|| async { AsyncMutex::new(Journal::begin(&app, &mesh, &shared).await) });
+    let journal = journal.await;
     shared.known().await;
     let mut scan_at = Instant::now();
     let mut carry_at = Instant::now() + CARRY_EVERY;
@@ -248,7 +270,7 @@ pub(crate) async fn write_behind(app: Arc<App>, mesh: Arc<Mesh>, shared: Arc<Sha
             let is_last = mesh.backlog.ends.load(Ordering::Relaxed);
             if is_last || carry_at <= Instant::now() {
                 carry_at = Instant::now() + CARRY_EVERY;
-                if let Err(error) = journal.carry(&mesh, &shared).await {
+                if let Err(error) = journal.lock().await.carry(&mesh, &shared).await {
                     mesh.backlog.went_wrong(chain(&error).to_string());
                 }
             }
@@ -271,7 +293,7 @@ pub(crate) async fn write_behind(app: Arc<App>, mesh: Arc<Mesh>, shared: Arc<Sha
             continue;
         }
         let wanted: Vec<Key> = items.iter().map(|item| item.key).collect();
-        match write(&app, &mesh, &shared, &mut journal, items).await {
+        match write(&app, &mesh, &shared, journal, items).await {
             Ok(conflicts) => {
                 for key in conflicts {
                     mesh.backlog
@@ -464,7 +486,7 @@ async fn write(
     app: &Arc<App>,
     mesh: &Arc<Mesh>,
     shared: &Arc<SharedBucket>,
-    journal: &mut Journal,
+    journal: &AsyncMutex<Journal>,
     items: Vec<Item>,
 ) -> Result<Vec<Key>, WriteError> {
     let mut items = items.into_iter().peekable();
@@ -523,7 +545,7 @@ async fn write(
 async fn conclude(
     mesh: &Arc<Mesh>,
     shared: &Arc<SharedBucket>,
-    journal: &mut Journal,
+    journal: &AsyncMutex<Journal>,
     references: Vec<Reference>,
 ) -> Result<Done, WriteError> {
     let mut writer = Writer::new(references);
@@ -531,7 +553,7 @@ async fn conclude(
         writer = match writer {
             Writer::Refer(refer) => {
                 let references = refer.references().to_vec();
-                journal.write(mesh, shared, references).await?;
+                journal.lock().await.write(mesh, shared, references).await?;
                 refer.written()
             }
             Writer::List(list) => {
@@ -555,7 +577,7 @@ async fn conclude(
 }
 
 /// What a keeper condemns, by an object that was listed.
-async fn condemnations(
+pub(super) async fn condemnations(
     shared: &SharedBucket,
     keeper: &NodeId,
     key: &str,
@@ -574,7 +596,7 @@ async fn condemnations(
 }
 
 /// Which of these packs are there.
-async fn present(
+pub(super) async fn present(
     shared: &Arc<SharedBucket>,
     packs: &BTreeSet<PackId>,
 ) -> Result<BTreeSet<PackId>, WriteError> {
