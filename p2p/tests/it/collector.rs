@@ -683,7 +683,7 @@ const RECLAIMED: &str = "a pack is reclaimed";
 const SAVED: &str = "a pack is saved by a reference";
 const REFUSED: &str = "a writer is refused";
 
-/// One writer, one collector that crashes once.
+/// One writer, one collector that crashes once: 83,821 states.
 const SMALL: Size = Size {
     writers: 1,
     collectors: 1,
@@ -692,6 +692,33 @@ const SMALL: Size = Size {
     references: 2,
     collections: 1,
     crashes: 1,
+};
+
+/// A collector that crashes twice: 791,407 states.
+const DEEP: Size = Size {
+    crashes: 2,
+    ..SMALL
+};
+
+/// A collector that collects twice: 644,256 states.
+const LONG: Size = Size {
+    collections: 2,
+    ..SMALL
+};
+
+/// Two collectors: 370,363 states.
+const MANY_COLLECTORS: Size = Size {
+    collectors: 2,
+    crashes: 0,
+    ..SMALL
+};
+
+/// Two writers: 194,259 states.
+const MANY_WRITERS: Size = Size {
+    writers: 2,
+    references: 3,
+    crashes: 0,
+    ..SMALL
 };
 
 /// Explores everything; returns the number of states.
@@ -707,55 +734,29 @@ fn explore(size: Size) -> usize {
     checker.unique_state_count()
 }
 
-/// Two of each.
-const WIDE: Size = Size {
-    writers: 2,
-    collectors: 2,
-    packs: 2,
-    records: 2,
-    references: 3,
-    collections: 1,
-    crashes: 0,
-};
-
-/// One of each, which crashes three times.
-const DEEP: Size = Size {
-    crashes: 3,
-    ..SMALL
-};
-
-/// One of each, which collects twice.
-const LONG: Size = Size {
-    collections: 2,
-    crashes: 1,
-    ..SMALL
-};
-
 #[test]
 fn nothing_durable_is_lost_and_nothing_doomed_stays() {
     let states = explore(SMALL);
     println!("{states} states");
 }
 
-/// `cargo test --release -p attic-p2p --test it -- --ignored --nocapture collector::`
-#[test]
-#[ignore = "takes minutes"]
-fn nothing_is_lost_among_two_of_each() {
-    println!("{} states", explore(WIDE));
+/// `cargo test -p attic-p2p --test it -- --ignored --nocapture collector::` explores more.
+macro_rules! larger {
+    ($($name:ident: $size:expr;)*) => {
+        $(#[test]
+        #[ignore = "takes minutes"]
+        fn $name() {
+            println!("{} states", explore($size));
+        })*
+    };
 }
 
-/// As above.
-#[test]
-#[ignore = "takes minutes"]
-fn nothing_is_lost_however_often_a_collector_crashes() {
-    println!("{} states", explore(DEEP));
-}
-
-/// As above.
-#[test]
-#[ignore = "takes minutes"]
-fn nothing_is_lost_however_often_a_collector_begins() {
-    println!("{} states", explore(LONG));
+larger! {
+    nothing_is_lost_when_a_collector_crashes_twice: DEEP;
+    nothing_is_lost_when_a_collector_collects_twice: LONG;
+    nothing_is_lost_with_two_collectors: MANY_COLLECTORS;
+    nothing_is_lost_with_two_writers: MANY_WRITERS;
+    nothing_is_lost_with_two_of_each: Size { collectors: 2, ..MANY_WRITERS };
 }
 
 /// Each broken rule is found out, and how.
