@@ -484,12 +484,18 @@ fn g5_what_nothing_needs_goes_from_the_bucket_and_nothing_else() {
         .succeeds()
         .says("Needed by nothing: 0 packs");
     cli.run(&["rm", "main", &gone]).succeeds();
+    eventually("the removal to be heard", Duration::from_secs(30), || {
+        let would = cli.run(&["s3", "gc", "--dry-run"]);
+        would
+            .stdout
+            .contains("Needed by nothing: 1 pack")
+            .then_some(())
+    });
     // Half of the bucket at once may be a mistake.
     let stopped = cli.run(&["s3", "gc"]).exits_with(1);
     stopped.says("1 of 2 packs would go");
     assert_eq!(packs(access, view.cluster).0, before);
-    let would = cli.run(&["s3", "gc", "--force", "--dry-run"]).succeeds();
-    would.says("Needed by nothing: 1 pack");
+    cli.run(&["s3", "gc", "--force", "--dry-run"]).succeeds();
     assert_eq!(packs(access, view.cluster).0, before);
     let done = cli.run(&["s3", "gc", "--force"]).succeeds();
     done.says("Deleted: 1 pack");
@@ -566,8 +572,11 @@ fn g6_a_collection_that_was_broken_off_is_ended_by_the_next_one() {
         fuse.store(round, Ordering::SeqCst);
         broken += usize::from(!cli.run(&["s3", "gc", "--force"]).status.success());
         fuse.store(usize::MAX, Ordering::SeqCst);
-        cli.run(&["s3", "gc", "--force"]).succeeds();
-        assert_eq!(packs(access, view.cluster).0, live, "round {round}");
+        // The removal may not have been heard of yet.
+        eventually("the pack to be gone", Duration::from_secs(30), || {
+            cli.run(&["s3", "gc", "--force"]).succeeds();
+            (packs(access, view.cluster).0 == live).then_some(())
+        });
     }
     println!("=> {broken} of 24 were broken off");
     assert!(broken > 3, "{broken}");
