@@ -468,11 +468,12 @@ fn g5_what_nothing_needs_goes_from_the_bucket_and_nothing_else() {
     let view: attic_node_core::api::ClusterView = node.ask("cluster");
     let cluster_key = fs::read_to_string(node.data_dir().join("cluster/cluster.key"));
     let cluster_key = cluster_key.expect("the cluster's key");
-    let build = |name: &str| {
-        let built = format!("run \"{name}\" ''head -c 3000000 /dev/urandom > $out''");
+    // Of different lengths: listings of single files say no more, and would be shared.
+    let build = |(name, len): (&str, u32)| {
+        let built = format!("run \"{name}\" ''head -c {len} /dev/urandom > $out''");
         NixClient::host().build(&built).remove(0)
     };
-    let [gone, kept] = ["g5-gone", "g5-kept"].map(build);
+    let [gone, kept] = [("g5-gone", 3_000_000), ("g5-kept", 3_100_000)].map(build);
     let push = |path: &str| {
         cli.run(&["push", "--wait", "durable", "main", path])
             .succeeds();
@@ -582,4 +583,91 @@ fn g6_a_collection_that_was_broken_off_is_ended_by_the_next_one() {
     assert!(broken > 3, "{broken}");
     assert!(matches!(node.read(&kept), Served::Whole(_)));
     cli.run(&["s3", "gc"]).succeeds();
+}
+
+/// Row G5: one keeper deletes a pack in the very moment in which another one begins to rely on it. The
+/// other one sees it, and writes anew what it needs.
+#[test]
+fn g5_a_pack_that_goes_while_another_keeper_begins_to_rely_on_it_is_written_anew() {
+    if !is_root("g5 race") {
+        return;
+    }
+    let Some(server) = Server::start("g5 race") else {
+        return;
+    };
+    let access = server.access();
+    let is_armed = Arc::new(AtomicUsize::new(0));
+    let armed = Arc::clone(&is_armed);
+    // Once it is armed: the first entry of a journal.
+    let proxy = FaultProxy::new(server.address(), move |head| {
+        let is_entry = head.method == "PUT" && head.target.contains(JOURNALS);
+        match is_entry && armed.swap(0, Ordering::SeqCst) == 1 {
+            true => Fault::Hold,
+            false => Fault::None,
+        }
+    });
+    let [dir_one, dir_two] = [(); 2].map(|()| TempDir::new().expect("make a directory"));
+    let one = TestNode::with_config(&hasty(access, &access.endpoint, &dir_one));
+    one.cli().run(&["cluster", "init"]).succeeds();
+    let cluster_key = fs::read_to_string(one.data_dir().join("cluster/cluster.key"));
+    let cluster_key = cluster_key.expect("the cluster's key");
+    let endpoint = format!("http://{}", proxy.address());
+    let two = TestNode::with_config(&hasty(access, &endpoint, &dir_two));
+    let ticket = ["invite", "--role", "keeper", "--write", "*"];
+    let ticket = one.cli().run(&ticket).succeeds().stdout;
+    two.cli().run(&["join", ticket.trim()]).succeeds();
+    let view: attic_node_core::api::ClusterView = one.ask("cluster");
+    let path = NixClient::host()
+        .build("run \"g5-race\" ''head -c 900000 /dev/urandom > $out''")
+        .remove(0);
+    let durable = ["push", "--wait", "durable", "main", &path];
+    one.cli().run(&durable).succeeds();
+    let first = packs(access, view.cluster).0;
+    assert_eq!(first.len(), 1);
+    let paths_at = |node: &TestNode| {
+        node.ask::<attic_node_core::api::ClusterView>("cluster")
+            .paths
+    };
+    eventually(
+        "the other to know all of it",
+        Duration::from_secs(60),
+        || {
+            let bucket = two.status().bucket?;
+            (paths_at(&two) == 1 && bucket.objects > 0 && bucket.waiting == 0).then_some(())
+        },
+    );
+    one.cli().run(&["rm", "main", &path]).succeeds();
+    eventually(
+        "the other to know it is gone",
+        Duration::from_secs(60),
+        || (paths_at(&two) == 0 && paths_at(&one) == 0).then_some(()),
+    );
+    is_armed.store(1, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| two.cli().run(&durable));
+        proxy.wait_for_held_request();
+        let gone = one.cli().run(&["s3", "gc", "--force"]).succeeds();
+        gone.says("Deleted: 1 pack");
+        proxy.release();
+        pushing.join().expect("no panic").succeeds();
+    });
+    let now = packs(access, view.cluster).0;
+    assert!(now.len() == 1 && now != first, "{now:?}, before {first:?}");
+    let trusted = one.public_key("main");
+    drop((one, two));
+    let rebuilt = TestNode::with_config(&hasty(access, &access.endpoint, &dir_one));
+    let key_file = dir_one.path().join("cluster.key");
+    fs::write(&key_file, cluster_key).expect("write the key");
+    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("make it private");
+    let key_file = key_file.display().to_string();
+    let rebuild = [
+        "cluster",
+        "rebuild",
+        "--from-s3",
+        "--cluster-key",
+        &key_file,
+    ];
+    rebuilt.cli().run(&rebuild).succeeds();
+    let nix = NixClient::fresh(&rebuilt, "main").trusting(&trusted);
+    copy(&nix, &rebuilt, &path);
 }
