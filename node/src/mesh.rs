@@ -32,7 +32,7 @@ use attic_store::NarHash;
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
@@ -109,6 +109,8 @@ pub(crate) struct Mesh {
     pub(crate) offer: tokio::sync::Mutex<Option<Offer>>,
     /// The rate at which chunks may leave this node.
     pace: Arc<Pace>,
+    /// Turns to ask peers for what they have of upstreams.
+    pulls: Mutex<BTreeMap<NodeId, Arc<Semaphore>>>,
     pub(crate) counters: watch::Receiver<Counters>,
     /// The cluster's bucket, where this node was told of one.
     pub(crate) bucket: Option<Arc<SharedBucket>>,
@@ -273,6 +275,7 @@ impl Mesh {
             exchange: exchange.clone(),
             offer: tokio::sync::Mutex::new(None),
             pace: Arc::clone(&pace),
+            pulls: Mutex::default(),
             bucket: bucket.clone(),
             backlog: Backlog::default(),
             collection: Collection::default(),
@@ -344,6 +347,13 @@ impl Mesh {
             std::mem::take(&mut *tasks)
         };
         tasks.shutdown().await;
+    }
+
+    /// Runs something until it is over or the mesh is stopped.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().expect("no panic under this lock");
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(work);
     }
 
     /// Stops everything, without waiting.

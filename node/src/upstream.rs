@@ -66,7 +66,10 @@ struct Inner {
     state: Mutex<State>,
     flights: Flights,
     /// One permit per NAR that is read from an upstream.
-    downloads: Semaphore,
+    downloads: Arc<Semaphore>,
+    /// One permit per NAR that is first asked of other nodes. Who has one may wait for an upstream, and for
+    /// nodes that do; nobody waits for one of these.
+    shares: Arc<Semaphore>,
     /// One permit per path that is asked about.
     lookups: Arc<Semaphore>,
     /// True once what does not move is to end.
@@ -180,7 +183,8 @@ impl Upstreams {
                 publisher,
                 state: Mutex::new(State::new(settings.negative_ttl)),
                 flights: Flights::default(),
-                downloads: Semaphore::new(settings.downloads_max),
+                downloads: Arc::new(Semaphore::new(settings.downloads_max)),
+                shares: Arc::new(Semaphore::new(settings.downloads_max)),
                 lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
                 closing: watch::Sender::new(false),
                 stop: watch::Sender::new(false),
@@ -864,7 +868,7 @@ const ABSENT_MAX: usize = 64 << 10;
 const SPOILT_MAX_FOR: Duration = Duration::from_secs(600);
 const SPOILT_MAX: usize = 4096;
 /// How long a peer is not asked again.
-const UNHELPFUL_FOR: Duration = Duration::from_secs(60);
+const UNHELPFUL_FOR: Duration = Duration::from_secs(300);
 const UNHELPFUL_MAX: usize = 4096;
 
 #[cfg(test)]

@@ -34,8 +34,10 @@ const PAUSES_MAX: [(Duration, Duration); 2] = [
     (Duration::from_secs(3600), PAUSE_LOST_MAX),
     (Duration::from_secs(24 * 3600), Duration::from_secs(60)),
 ];
-/// See [`PAUSES_MAX`].
+/// See [`PAUSES_MAX`]. With many who do not answer it is longer: [`LOST_PAUSE`].
 pub const PAUSE_LOST_MAX: Duration = Duration::from_secs(6);
+/// The longest pause for each of those that were lost: attempts at them must leave room for others.
+const LOST_PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
 /// The pause after a refusal: only people can change its cause.
 const PAUSE_REFUSED: Duration = Duration::from_secs(60);
@@ -301,6 +303,9 @@ impl Dialer {
 
     fn postpone(&mut self, now: Instant, target: &Target, refused: bool) {
         let seed = self.seed;
+        let is_lost =
+            |entry: &&Entry| entry.lost.is_some() && !matches!(entry.state, State::Connected(_));
+        let lost_count = self.targets.values().filter(is_lost).count() as u32;
         let Some(entry) = self.targets.get_mut(target) else {
             return;
         };
@@ -311,13 +316,14 @@ impl Dialer {
             (entry.failures, entry.refused) = (0, refused);
         }
         entry.failures = entry.failures.saturating_add(1);
+        let crowd = LOST_PAUSE * lost_count;
         let ago = entry.lost.map(|lost| now.saturating_duration_since(lost));
         let of_lost = |ago| PAUSES_MAX.iter().find(|(lately, _)| ago < *lately);
         let (first, max) = match refused {
             true => (PAUSE_REFUSED, PAUSE_MAX),
             false => {
-                let max = ago.and_then(of_lost).map(|(_, max)| *max);
-                (PAUSE_FIRST, max.unwrap_or(PAUSE_MAX))
+                let max = ago.and_then(of_lost).map(|(_, max)| crowd.max(*max));
+                (PAUSE_FIRST, max.unwrap_or(PAUSE_MAX).min(PAUSE_MAX))
             }
         };
         let doublings = (entry.failures - 1).min(DOUBLINGS_MAX);

@@ -13,6 +13,7 @@ use attic_store::bucket::{Bucket, each_object};
 use axum::extract::{Request, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -144,11 +145,23 @@ async fn run_collect(
         let message = "the bucket does not keep what collection relies on: see `s3 check`";
         return Err(Failure::new(Kind::Conflict, message));
     }
-    // It goes on when nobody waits for it any more.
     let order = Order { dry_run, force };
-    let work = tokio::spawn(async move { collect(&app, &mesh, &shared, order).await });
-    let collected = joined(work.await).map_err(|error| match &error {
-        CollectError::NotReady => Failure::new(Kind::Conflict, error.to_string()),
+    let (told, collected) = oneshot::channel();
+    let (app, collecting) = (Arc::clone(&app), Arc::clone(&mesh));
+    // It goes on when nobody waits for it any more, and ends with the mesh.
+    mesh.spawn(async move {
+        let _ = told.send(collect(&app, &collecting, &shared, order).await);
+    });
+    let collected = collected.await.map_err(|_| {
+        Failure::new(
+            Kind::Conflict,
+            "the node has left the cluster or is stopping",
+        )
+    })?;
+    let collected = collected.map_err(|error| match &error {
+        CollectError::NotReady | CollectError::Behind(_) => {
+            Failure::new(Kind::Conflict, error.to_string())
+        }
         error => unanswered(error),
     })?;
     let packs = |(count, bytes)| Packs { count, bytes };

@@ -15,14 +15,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use attic_p2p::control::{REQUEST_DEADLINE, RESPONSE_LEN_MAX};
+use attic_p2p::control::{REQUEST_DEADLINE, REQUESTS_PER_PEER_MAX, RESPONSE_LEN_MAX};
 use attic_p2p::ids::{CacheId, NodeId};
+use attic_p2p::network::RequestError;
 use attic_p2p::placement::rank;
 use attic_store::chunker::CHUNK_LEN_MAX;
 use attic_store::frame::frame_len_max;
 use attic_store::{ChunkId, NarHash, Store, StoreError, StorePathHash};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
@@ -80,12 +82,20 @@ impl Mesh {
         before.take(DELEGATES_MAX).collect()
     }
 
-    /// Asks a peer for the next chunks of a NAR. Takes [`REQUEST_DEADLINE`] at most.
+    /// Asks a peer for the next chunks of a NAR, once not too many others are asked of it. The answer takes
+    /// [`REQUEST_DEADLINE`] at most.
     ///
     /// `None` if there is no answer.
     pub(crate) async fn pull(&self, node: NodeId, pull: Pull) -> Option<Pulled> {
+        let turns = self.pull_turns(node);
+        let _turn = turns.acquire().await;
         let answer = self.network.request(node, Query::Pull(pull).encode()).await;
-        match Reply::decode(&answer.ok()?)? {
+        let answer = match answer {
+            // Others had something to ask.
+            Err(RequestError::TooMany) => return Some(Pulled::Chunks(Vec::new())),
+            answer => answer.ok()?,
+        };
+        match Reply::decode(&answer)? {
             Reply::Pull(pulled) => {
                 if let Pulled::Chunks(chunks) = &pulled {
                     let bytes = chunks.iter().map(|chunk| chunk.frame.len() as u64).sum();
@@ -95,6 +105,14 @@ impl Mesh {
             }
             _ => None,
         }
+    }
+
+    /// Turns to ask one peer: what else is asked of it must find room, too.
+    fn pull_turns(&self, node: NodeId) -> Arc<Semaphore> {
+        let mut turns = self.pulls.lock().expect("no panic under this lock");
+        turns.retain(|_, turns| Arc::strong_count(turns) > 1);
+        let new = || Arc::new(Semaphore::new(PULLS_PER_PEER));
+        Arc::clone(turns.entry(node).or_insert_with(new))
     }
 
     /// Answers a peer: with chunks that are here, or have landed within [`PATIENCE`]. Begins to fetch
@@ -139,7 +157,7 @@ impl Mesh {
                 let (store, nar) = (app.store.clone(), pull.nar);
                 let whole = move || whole(&store, &nar, pull.from, room);
                 match logged(joined(spawn_blocking(whole).await))? {
-                    Some(chunks) => return Some(chunks),
+                    Some(chunks) => return chunks,
                     None if app.upstreams.has_room_for(&found).await => {
                         app.upstreams.fetch(&cache, found).ok()?
                     }
@@ -167,13 +185,13 @@ fn logged<T>(outcome: Result<T, StoreError>) -> Option<T> {
     outcome.inspect_err(log).ok()
 }
 
-/// Chunks of a NAR that is in the store; `None` if it is not, or no chunk begins at `from`. Blocks.
+/// Chunks of a NAR that is in the store, if one begins at `from`; `None` if it is not there. Blocks.
 fn whole(
     store: &Store,
     nar: &NarHash,
     from: u64,
     room: u64,
-) -> Result<Option<Vec<PulledChunk>>, StoreError> {
+) -> Result<Option<Option<Vec<PulledChunk>>>, StoreError> {
     let Some(reader) = store.open_nar(nar)? else {
         return Ok(None);
     };
@@ -190,8 +208,8 @@ fn whole(
     let after = after.map(|entry| (entry.id, entry.raw_len));
     let after: Vec<_> = after.take(CHUNKS_MAX).collect();
     match begin == from {
-        true => frames(store, after.into_iter(), room),
-        false => Ok(None),
+        true => Ok(Some(frames(store, after.into_iter(), room)?)),
+        false => Ok(Some(None)),
     }
 }
 
@@ -217,6 +235,8 @@ fn frames(
     Ok(Some(read))
 }
 
+/// Questions to one peer at a time; other questions are asked of it besides.
+const PULLS_PER_PEER: usize = REQUESTS_PER_PEER_MAX / 2;
 /// How long an answer waits for something to tell.
 const PATIENCE: Duration = Duration::from_secs(2);
 const _: () = assert!(PATIENCE.as_secs() * 2 < REQUEST_DEADLINE.as_secs());

@@ -151,6 +151,18 @@ impl DirectoryView {
         }
     }
 
+    /// A node of whose log there is more than was heard here; none whose log ended against its will.
+    pub(crate) fn behind(&self, logs: &BTreeMap<NodeId, u64>) -> Option<NodeId> {
+        let replica = lock(&self.replica);
+        let directory = replica.directory();
+        let is_behind = |(node, seq): &(&NodeId, &u64)| {
+            directory.seq(**node) < **seq
+                && !directory.is_revoked(**node)
+                && !directory.is_quarantined(**node)
+        };
+        logs.iter().find(is_behind).map(|(node, _)| *node)
+    }
+
     /// Whether the record of a path lives. In doubt that is not known.
     pub(crate) fn life(&self, dot: Dot) -> Life {
         let replica = lock(&self.replica);

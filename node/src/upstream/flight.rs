@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::peer::Delegates;
 use super::source::{NarSource, SourceParts};
 use super::{Found, Inner};
 use crate::caches::Cache;
@@ -270,20 +271,37 @@ async fn work(
     mut ended: watch::Receiver<bool>,
     received: Arc<AtomicU64>,
 ) -> Result<(), PullError> {
-    let source = NarSource::new(SourceParts {
-        inner: Arc::clone(inner),
-        cache,
-        first: found,
-        stop: ended.clone(),
-        received,
-        guarded: Arc::clone(&flight.guarded),
-    });
-    let _turn = tokio::select! {
-        turn = inner.downloads.acquire() => turn.map_err(|_| PullError::Ended)?,
+    let (looking, wanted) = (Arc::clone(inner), Arc::clone(&found));
+    let find = move || Delegates::find(&looking, &cache, &wanted);
+    let delegates = joined(spawn_blocking(find).await);
+    let is_first_here = delegates.as_ref().is_none_or(Delegates::is_empty);
+    let source = NarSource::new(
+        SourceParts {
+            inner: Arc::clone(inner),
+            first: found,
+            stop: ended.clone(),
+            received,
+            guarded: Arc::clone(&flight.guarded),
+        },
+        delegates,
+    );
+    let turns = match is_first_here {
+        true => &inner.downloads,
+        false => &inner.shares,
+    };
+    let turn = tokio::select! {
+        turn = Arc::clone(turns).acquire_owned() => turn.map_err(|_| PullError::Ended)?,
         _ = ended.wait_for(|ended| *ended) => return Err(PullError::Ended),
     };
+    let (mut source, mut share) = (source, None);
+    match is_first_here {
+        true => source.has_turn(turn),
+        false => share = Some(turn),
+    }
     let (inner, flight) = (Arc::clone(inner), Arc::clone(flight));
-    joined(spawn_blocking(move || flight.import(&inner, source)).await)
+    let imported = joined(spawn_blocking(move || flight.import(&inner, source)).await);
+    drop(share);
+    imported
 }
 
 impl Shared {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use attic_p2p::ids::{CacheId, NodeId};
+use attic_store::chunker::CHUNK_LEN_MAX;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -13,7 +14,6 @@ use tokio::time::sleep;
 use super::{Found, Inner};
 use crate::caches::Cache;
 use crate::http::ingest::Piece;
-use crate::mesh::exchange::BanCause;
 use crate::mesh::pull::{Pull, Pulled};
 
 /// Who is asked for a NAR before upstreams are.
@@ -35,6 +35,11 @@ impl Delegates {
         Some(Delegates { cache, nodes })
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// The next one.
     pub(super) fn next(&mut self) -> Option<NodeId> {
         self.nodes.pop_front()
@@ -46,14 +51,6 @@ impl Delegates {
 }
 
 impl Inner {
-    /// Keeps out a peer that gave wrong bytes.
-    pub(super) fn ban(&self, node: NodeId) {
-        if let Some(mesh) = self.publisher.mesh.get() {
-            let why = "gave a wrong NAR of an upstream";
-            mesh.exchange.ban(node, BanCause::WrongBytes, why);
-        }
-    }
-
     /// Does not ask a peer for a while.
     pub(super) fn avoid(&self, node: NodeId, cache: CacheId) {
         let now = Instant::now();
@@ -80,7 +77,8 @@ impl PeerPump {
         let mut stop = self.stop.clone();
         let outcome = tokio::select! {
             outcome = self.all() => outcome,
-            _ = stop.wait_for(|stop| *stop) => return,
+            // It may have been given up because nothing came.
+            _ = stop.wait_for(|stop| *stop) => Err("it was not quick enough"),
         };
         if let Err(why) = outcome {
             self.inner.avoid(self.node, self.cache);
@@ -98,8 +96,12 @@ impl PeerPump {
             nar: info.nar_hash,
             from: 0,
         };
-        let (mut failures, mut moved) = (0, Instant::now());
+        let begun = Instant::now();
+        let (mut failures, mut moved) = (0, begun);
         while pull.from < info.nar_size {
+            if is_too_slow(begun.elapsed(), pull.from, info.nar_size) {
+                return Err("it would take too long");
+            }
             let mesh = self.inner.publisher.mesh.get();
             let mesh = mesh.ok_or("the node left the cluster")?;
             match mesh.pull(self.node, pull).await {
@@ -118,7 +120,11 @@ impl PeerPump {
                 }
                 Some(Pulled::Chunks(chunks)) => {
                     for chunk in chunks {
+                        let is_chunk = (1..=CHUNK_LEN_MAX).contains(&(chunk.raw_len as usize));
                         pull.from += u64::from(chunk.raw_len);
+                        if !is_chunk || pull.from > info.nar_size {
+                            return Err("it gives what is no chunk of it");
+                        }
                         let len = chunk.frame.len() as u64;
                         self.received.fetch_add(len, Ordering::Relaxed);
                         if self.pieces.send(Piece::Data(chunk.frame)).await.is_err() {
@@ -134,9 +140,33 @@ impl PeerPump {
     }
 }
 
+/// Whether a NAR of which so much came in this time is not to be waited for: nobody gets any of it before
+/// all is there. Pure.
+fn is_too_slow(took: Duration, came: u64, size: u64) -> bool {
+    let needed = took.as_secs_f64() * size as f64 / (came.max(1)) as f64;
+    took > PATIENCE && needed > WHOLE_MAX.as_secs_f64()
+}
+
 /// Questions in a row without an answer: the peer is asked no more.
 const FAILURES_MAX: u32 = 2;
 /// Between questions that brought nothing.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A peer from which nothing comes for so long is left. Less than clients wait for a first byte.
+/// A peer from which nothing comes for so long is left.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the whole may take. Less than clients wait for a first byte.
+const WHOLE_MAX: Duration = Duration::from_secs(150);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nar_that_comes_too_slowly_is_noticed_once_that_is_certain() {
+        let (mib, seconds) = (1 << 20, Duration::from_secs);
+        assert!(!is_too_slow(seconds(5), 0, mib), "it may yet come");
+        assert!(is_too_slow(seconds(21), 0, mib));
+        assert!(!is_too_slow(seconds(21), 200 * mib, 1000 * mib));
+        assert!(is_too_slow(seconds(21), 100 * mib, 1000 * mib));
+        assert!(!is_too_slow(seconds(140), 990 * mib, 1000 * mib));
+    }
+}

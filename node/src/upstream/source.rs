@@ -20,13 +20,12 @@ use attic_store::{FileHash, PathInfo};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::sleep;
 
 use super::client::{FetchError, Resume};
 use super::peer::{Delegates, PeerPump};
 use super::{Found, Inner};
-use crate::caches::Cache;
 use crate::decode::{Decoder, Encoding};
 use crate::http::error::chain;
 use crate::http::ingest::{BodyReader, Piece};
@@ -34,7 +33,7 @@ use crate::http::ingest::{BodyReader, Piece};
 /// Reads a NAR, each byte once. Blocks, and must be used on a thread that may.
 pub(super) struct NarSource {
     parts: SourceParts,
-    /// Other nodes to ask, once it was looked who they are.
+    /// Other nodes to ask.
     delegates: Option<Delegates>,
     /// Upstreams that were tried.
     tried: BTreeSet<usize>,
@@ -43,15 +42,18 @@ pub(super) struct NarSource {
     earlier: Vec<Origin>,
     /// Bytes of the NAR that were read.
     read: u64,
+    /// Whether a part came from a peer that gave no more: then all of it is read anew, so that it can be
+    /// sent on while it comes.
+    spoilt: bool,
     /// Why the last download failed.
     fault: Option<String>,
+    /// To read from upstreams.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 /// What a NAR is read with.
 pub(super) struct SourceParts {
     pub(super) inner: Arc<Inner>,
-    /// Of which cache it is wanted.
-    pub(super) cache: Arc<Cache>,
     /// Where it is.
     pub(super) first: Arc<Found>,
     /// Turns true when nobody wants it any more.
@@ -87,16 +89,24 @@ enum Broken {
 }
 
 impl NarSource {
-    pub(super) fn new(parts: SourceParts) -> NarSource {
+    /// Of a NAR for which `delegates` are asked first.
+    pub(super) fn new(parts: SourceParts, delegates: Option<Delegates>) -> NarSource {
         NarSource {
             parts,
-            delegates: None,
+            delegates,
             tried: BTreeSet::new(),
             current: None,
             earlier: Vec::new(),
             read: 0,
+            spoilt: false,
             fault: None,
+            turn: None,
         }
+    }
+
+    /// Gives it the right to read from upstreams, which it takes by itself otherwise.
+    pub(super) fn has_turn(&mut self, turn: OwnedSemaphorePermit) {
+        self.turn = Some(turn);
     }
 
     /// Begins anew without the peers that were tried, if what was read is from such in part; whether it
@@ -106,7 +116,7 @@ impl NarSource {
         if !parts.guarded.load(Ordering::Relaxed) || *parts.stop.borrow() {
             return false;
         }
-        (self.current, self.read) = (None, 0);
+        (self.current, self.read, self.spoilt) = (None, 0, false);
         self.tried.clear();
         self.earlier.clear();
         true
@@ -129,8 +139,7 @@ impl NarSource {
     /// one is at fault shows when the NAR is read from it alone.
     pub(super) fn disown(&mut self) {
         let last = self.current.take().map(|download| download.origin);
-        let is_alone = self.earlier.is_empty();
-        let guilty = match is_alone {
+        let guilty = match self.earlier.is_empty() {
             true => last.into_iter().collect(),
             false => std::mem::take(&mut self.earlier),
         };
@@ -138,8 +147,7 @@ impl NarSource {
         for origin in guilty {
             match origin {
                 Origin::Upstream(found) => self.parts.inner.spoilt(&found, fault),
-                // It had looked at the whole before it sent the end.
-                Origin::Peer(node, _) if is_alone => self.parts.inner.ban(node),
+                // It may have got it from two upstreams, one of which is at fault.
                 Origin::Peer(node, cache) => self.parts.inner.avoid(node, cache),
             }
         }
@@ -169,6 +177,7 @@ impl NarSource {
             return;
         };
         if self.read > download.begun_at {
+            self.spoilt |= matches!(download.origin, Origin::Peer(..));
             self.earlier.push(download.origin.clone());
         }
         let why = match &download.broken {
@@ -192,7 +201,7 @@ impl NarSource {
                 let fault = format!("a NAR cannot be decompressed: {error}");
                 match &download.origin {
                     Origin::Upstream(found) => self.parts.inner.spoilt(found, &fault),
-                    Origin::Peer(node, _) => self.parts.inner.ban(*node),
+                    Origin::Peer(node, cache) => self.parts.inner.avoid(*node, *cache),
                 }
                 fault
             }
@@ -204,6 +213,10 @@ impl NarSource {
     /// **Errors**: there is none.
     fn go_on(&mut self) -> io::Result<()> {
         loop {
+            if self.spoilt {
+                let fault = self.fault.clone().unwrap_or_default();
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, fault));
+            }
             let handle = Handle::current();
             let origin = match self.next_peer() {
                 Some(peer) => peer,
@@ -213,6 +226,9 @@ impl NarSource {
                         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, fault));
                     };
                     self.tried.insert(found.upstream);
+                    if self.turn.is_none() {
+                        self.turn = handle.block_on(self.take_turn());
+                    }
                     Origin::Upstream(found)
                 }
             };
@@ -230,14 +246,20 @@ impl NarSource {
         }
     }
 
+    /// Waits until it may read from upstreams; `None` if nobody wants it any more.
+    async fn take_turn(&self) -> Option<OwnedSemaphorePermit> {
+        let mut stop = self.parts.stop.clone();
+        let downloads = Arc::clone(&self.parts.inner.downloads);
+        tokio::select! {
+            turn = downloads.acquire_owned() => turn.ok(),
+            _ = stop.wait_for(|stop| *stop) => None,
+        }
+    }
+
     /// Which node is asked next; `None` if none is, or a part is here: nodes give NARs from their beginning.
     fn next_peer(&mut self) -> Option<Origin> {
         if self.read > 0 || *self.parts.stop.borrow() {
             return None;
-        }
-        if self.delegates.is_none() {
-            self.delegates =
-                Delegates::find(&self.parts.inner, &self.parts.cache, &self.parts.first);
         }
         let delegates = self.delegates.as_mut()?;
         let node = delegates.next()?;

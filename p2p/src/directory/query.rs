@@ -328,11 +328,21 @@ impl Directory {
         if self.is_quarantined(dot.node) {
             return Ok(Life::Unknown);
         }
-        if known.segment_of(spot).is_none() {
+        let Some(seq) = known.segment_of(spot) else {
             return Ok(Life::Dead);
-        }
-        // What the disk damaged is no less alive for that, nor is what cannot be read here.
-        let Some(Record::Path(path)) = self.read_spot(author, spot, log)? else {
+        };
+        // What the disk damaged is no less alive for that.
+        let Some(Ok(segment)) = log.read(dot.node, seq)?.map(Segment::decode) else {
+            return Ok(Life::Unknown);
+        };
+        let mut entries = segment.entries();
+        let Some(entry) = entries.find(|entry| (entry.seq, entry.index) == (dot.seq, dot.index))
+        else {
+            // A checkpoint is in the place of what said it, and does not say it any more.
+            return Ok(Life::Dead);
+        };
+        // Nor is what cannot be read here.
+        let Some(Record::Path(path)) = self.open(author, &entry.record).record() else {
             return Ok(Life::Unknown);
         };
         let Some((number, config)) = self.known(path.cache) else {

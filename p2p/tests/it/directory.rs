@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use attic_p2p::collector::Life;
 use attic_p2p::directory::{Change, Directory, Refused, told_apart};
 use attic_p2p::ids::Dot;
 use attic_p2p::log::{Log, MemoryLog};
@@ -311,6 +312,62 @@ fn a_record_is_durable_when_a_keeper_says_so() {
     fold.take(&two.append(&[cluster.revocation(keeper.node(), 1)]))
         .unwrap();
     assert_eq!(durable(&fold), [false, false], "taken out");
+}
+
+/// Row G5: a record is dead when that is certain, and not when it was not heard, or cannot be read.
+#[test]
+fn g5_a_record_is_dead_only_when_that_is_certain() {
+    let cluster = Cluster::new();
+    let (mut one, mut two) = (cluster.writer(1), cluster.writer(2));
+    one.append(&[cluster.config(1)]);
+    let first = one.next_dot();
+    one.append(&[Record::Path(cluster.path(7)), Record::Path(cluster.path(8))]);
+    let second = Dot { index: 1, ..first };
+    let unheard = one.next_dot();
+    let mut fold = fold(&cluster, &[&one, &two]);
+    let life = |fold: &Fold, dot| fold.directory.life(&fold.log, dot).unwrap();
+    assert_eq!(life(&fold, first), Life::Live);
+    assert_eq!(life(&fold, second), Life::Live);
+    assert_eq!(life(&fold, unheard), Life::Unknown);
+    let stranger = Dot {
+        node: cluster.newcomer(9).node(),
+        ..first
+    };
+    assert_eq!(life(&fold, stranger), Life::Unknown);
+    fold.take(&two.append(&[del(vec![second])])).unwrap();
+    assert_eq!(life(&fold, first), Life::Live);
+    assert_eq!(life(&fold, second), Life::Dead);
+    let mut living = Vec::new();
+    fold.directory
+        .each_living(|dot, is_durable| living.push((dot, is_durable)));
+    assert_eq!(living, [(first, false)]);
+    // Its log has lost what it says: that is no sign of death.
+    let damaged = MemoryLog::default();
+    assert_eq!(fold.directory.life(&damaged, first).unwrap(), Life::Unknown);
+}
+
+/// What a checkpoint does not say any more is dead for who heard of it before and for who did not.
+#[test]
+fn g5_what_a_checkpoint_has_dropped_is_dead() {
+    let cluster = Cluster::new();
+    let writer = checkpointed(&cluster);
+    let late = fold(&cluster, &[&writer]);
+    let mut early = Fold::new(&cluster);
+    for segment in &writer.segments {
+        early.take(segment).unwrap();
+    }
+    for fold in [&early, &late] {
+        let life = |seq| {
+            let dot = Dot {
+                node: writer.node(),
+                seq,
+                index: 0,
+            };
+            fold.directory.life(&fold.log, dot).unwrap()
+        };
+        let lives = [3, 4, 5, 6].map(life);
+        assert_eq!(lives, [Life::Dead, Life::Live, Life::Dead, Life::Dead]);
+    }
 }
 
 #[test]

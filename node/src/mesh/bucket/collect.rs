@@ -20,6 +20,7 @@ use attic_p2p::journal::{
     CONDEMNATIONS, Condemnations, JOURNALS, newest_condemnations, read_entry_key,
 };
 use attic_p2p::membership::time::UnixTime;
+use attic_p2p::segment::Segment;
 use attic_p2p::signed::Signed;
 use attic_store::PackId;
 use attic_store::bucket::pack::PACKS;
@@ -49,6 +50,8 @@ struct Known {
     read: HashSet<String>,
     /// Objects among them that are none.
     damaged: BTreeSet<String>,
+    /// How far the logs go that they carry.
+    carried: BTreeMap<NodeId, u64>,
 }
 
 /// What a run is to do.
@@ -89,6 +92,9 @@ pub(crate) struct Collected {
 pub(crate) enum CollectError {
     #[error("this node is no keeper of the bucket, or it is not known yet what is there")]
     NotReady,
+    /// What lives is not known here then: what was removed may have come back.
+    #[error("the bucket has more of the log of {0} than this node has heard")]
+    Behind(NodeId),
     #[error(transparent)]
     Bucket(#[from] BucketError),
     #[error(transparent)]
@@ -184,8 +190,12 @@ impl Run<'_> {
         let mut keys = Vec::new();
         let look = |object: Object| keys.push(object.key);
         each_object(&*self.shared.remote, JOURNALS, None, look).await?;
+        // Somebody may have seen to what was damaged.
+        known.damaged.clear();
+        // Tools that show directories make objects for them.
+        let is_new = |key: &String| !known.read.contains(key) && !key.ends_with('/');
         let mut keys = { keys.into_iter() }
-            .filter(|key| !known.read.contains(key))
+            .filter(is_new)
             .collect::<Vec<_>>()
             .into_iter();
         let mut reading = JoinSet::new();
@@ -214,7 +224,17 @@ impl Run<'_> {
                     for reference in &entry.references {
                         known.references.add(reference)?;
                     }
-                    known.damaged.remove(&key);
+                    // Who is no keeper could make up logs, to stop all collection.
+                    if self.mesh.view.is_keeper(entry.keeper) {
+                        let segments = entry.segments.into_iter();
+                        let segments =
+                            segments.filter_map(|bytes| Segment::decode(bytes.into()).ok());
+                        for segment in segments {
+                            let head = segment.head();
+                            let seq = known.carried.entry(head.node).or_default();
+                            *seq = head.seq.max(*seq);
+                        }
+                    }
                     known.read.insert(key);
                 }
                 None => drop(known.damaged.insert(key)),
@@ -244,7 +264,7 @@ impl Run<'_> {
         if order.force {
             limits.share_max_percent = 100;
         }
-        let lives = self.lives().await;
+        let lives = self.lives(known).await?;
         let damaged: Vec<String> = known.damaged.iter().cloned().collect();
         let input = PlanInput {
             listed: &listed,
@@ -262,11 +282,17 @@ impl Run<'_> {
         }))
     }
 
-    async fn lives(&self) -> Lives {
+    /// Which records live, by all that journals carry and more.
+    ///
+    /// **Errors**: [`CollectError::Behind`].
+    async fn lives(&self, known: &Known) -> Result<Lives, CollectError> {
         let view = self.mesh.view.clone();
+        if let Some(node) = view.behind(&known.carried) {
+            return Err(CollectError::Behind(node));
+        }
         let looking = view.clone();
         let living = joined(spawn_blocking(move || looking.living()).await);
-        Lives { view, living }
+        Ok(Lives { view, living })
     }
 
     /// What time the server has: it dates what it is given.
@@ -331,6 +357,9 @@ impl Run<'_> {
                     idle.condemn(&mut going)
                 }
                 Collector::Write(write) => {
+                    if !self.mesh.is_writing_behind() {
+                        return Err(CollectError::NotReady);
+                    }
                     let key = write.key(&self.mesh.me, u32::from_le_bytes(random()));
                     let sets = write.condemnations().clone();
                     let bytes = Signed::new(sets, &self.app.identity()).encode();
@@ -339,7 +368,7 @@ impl Run<'_> {
                 }
                 Collector::Look(look) => {
                     self.read_journals(known).await?;
-                    let lives = self.lives().await;
+                    let lives = self.lives(known).await?;
                     let condemned = look.condemned();
                     let referred = match known.damaged.is_empty() {
                         true => tokio::task::block_in_place(|| {

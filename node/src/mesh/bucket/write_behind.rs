@@ -893,7 +893,7 @@ impl Journal {
             let beyond = joined(looked.await);
             // References come last: what they are about is in the journal then.
             let said = match beyond.is_all {
-                true => std::mem::take(&mut references),
+                true => take_some(&mut references),
                 false => Vec::new(),
             };
             if said.is_empty() && beyond.segments.is_empty() {
@@ -912,7 +912,7 @@ impl Journal {
             shared.remote.put(&key, bytes.into()).await?;
             self.carried = beyond.carried;
             self.note(&key);
-            if beyond.is_all {
+            if beyond.is_all && references.is_empty() {
                 return Ok(());
             }
         }
@@ -932,6 +932,18 @@ impl Journal {
             );
         }
     }
+}
+
+/// Takes references off the end, as many as an entry has room for.
+fn take_some(references: &mut Vec<Reference>) -> Vec<Reference> {
+    let mut len = 0;
+    let len_of = |reference: &Reference| REFERENCE_LEN + NEED_LEN * reference.packs.len();
+    let taken = references.iter().rev().take_while(|reference| {
+        len += len_of(reference);
+        len <= REFERENCES_LEN_MAX
+    });
+    let count = taken.count().max(1).min(references.len());
+    references.split_off(references.len() - count)
 }
 
 /// What logs have beyond what a journal carries.
@@ -970,6 +982,10 @@ const GROUP: usize = 32;
 const PAGE: usize = 1 << 12;
 /// Bytes of segments in one entry.
 const SEGMENTS_LEN_MAX: usize = 8 << 20;
+/// Bytes of references in one entry, and of one at most, with that for each pack.
+const REFERENCES_LEN_MAX: usize = 4 << 20;
+const REFERENCE_LEN: usize = 64;
+const NEED_LEN: usize = 24;
 const CONDEMNATIONS_LEN_MAX: u64 = 64 << 20;
 /// Records called durable in one record.
 const DOTS_MAX: usize = 256;

@@ -119,7 +119,7 @@ fn metric(cluster: &Cluster, node: usize, name: &str) -> f64 {
 }
 
 /// A member that is to get NARs of an upstream for others, and sends them what is something else: they see
-/// it before a client does, keep it out, and ask the upstream.
+/// it before a client does, and ask the upstream.
 #[test]
 fn c6_bytes_of_a_member_that_lies_about_upstreams_reach_no_client() {
     if !is_root("c6 upstream") {
@@ -145,9 +145,9 @@ fn c6_bytes_of_a_member_that_lies_about_upstreams_reach_no_client() {
     // No client had to ask again.
     assert!(!log.stderr.contains("retrying"), "{log}");
     nix.verify_store();
-    assert!(villain.banned_by(&cluster, 1).is_some());
-    villain.is_shown_as_banned(&cluster, 1);
     assert_eq!(upstream::asked(&proxy, "/nar/").len(), 1);
+    // It may have been given wrong bytes itself.
+    assert_eq!(villain.banned_by(&cluster, 1), None);
 }
 
 /// One honest holder, and seven members that say to hold everything and send wrong bytes, wrong
