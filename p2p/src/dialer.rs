@@ -34,7 +34,8 @@ const PAUSES_MAX: [(Duration, Duration); 2] = [
     (Duration::from_secs(3600), PAUSE_LOST_MAX),
     (Duration::from_secs(24 * 3600), Duration::from_secs(60)),
 ];
-/// See [`PAUSES_MAX`]. With many who do not answer it is longer: [`LOST_PAUSE`].
+/// The longest pause for somebody we were connected to within the last hour. With many who do not answer
+/// it is longer, so that attempts at others find room.
 pub const PAUSE_LOST_MAX: Duration = Duration::from_secs(6);
 /// The longest pause for each of those that were lost: attempts at them must leave room for others.
 const LOST_PAUSE: Duration = Duration::from_secs(1);

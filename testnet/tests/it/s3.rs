@@ -450,6 +450,25 @@ fn hasty(access: &S3Access, endpoint: &str, dir: &TempDir) -> String {
     format!("{}grace = \"0s\"\n", access.config(endpoint, dir.path()))
 }
 
+/// A new node of a cluster of which nothing is left but the bucket.
+#[track_caller]
+fn rebuilt(access: &S3Access, dir: &TempDir, cluster_key: &str) -> TestNode {
+    let node = TestNode::with_config(&hasty(access, &access.endpoint, dir));
+    let key_file = dir.path().join("cluster.key");
+    fs::write(&key_file, cluster_key).expect("write the key");
+    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("make it private");
+    let key_file = key_file.display().to_string();
+    let rebuild = [
+        "cluster",
+        "rebuild",
+        "--from-s3",
+        "--cluster-key",
+        &key_file,
+    ];
+    node.cli().run(&rebuild).succeeds();
+    node
+}
+
 /// Row G5: what nothing needs goes from the bucket and nothing else, and what is pushed again is there
 /// again, from the bucket alone.
 #[test]
@@ -507,19 +526,7 @@ fn g5_what_nothing_needs_goes_from_the_bucket_and_nothing_else() {
     assert_eq!(packs(access, view.cluster).0.len(), 2);
     let trusted = node.public_key("main");
     drop(node);
-    let rebuilt = TestNode::with_config(&hasty(access, &access.endpoint, &dir));
-    let key_file = dir.path().join("cluster.key");
-    fs::write(&key_file, cluster_key).expect("write the key");
-    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("make it private");
-    let key_file = key_file.display().to_string();
-    let rebuild = [
-        "cluster",
-        "rebuild",
-        "--from-s3",
-        "--cluster-key",
-        &key_file,
-    ];
-    rebuilt.cli().run(&rebuild).succeeds();
+    let rebuilt = rebuilt(access, &dir, &cluster_key);
     let nix = NixClient::fresh(&rebuilt, "main").trusting(&trusted);
     for path in [&gone, &kept] {
         copy(&nix, &rebuilt, path);
@@ -655,19 +662,7 @@ fn g5_a_pack_that_goes_while_another_keeper_begins_to_rely_on_it_is_written_anew
     assert!(now.len() == 1 && now != first, "{now:?}, before {first:?}");
     let trusted = one.public_key("main");
     drop((one, two));
-    let rebuilt = TestNode::with_config(&hasty(access, &access.endpoint, &dir_one));
-    let key_file = dir_one.path().join("cluster.key");
-    fs::write(&key_file, cluster_key).expect("write the key");
-    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("make it private");
-    let key_file = key_file.display().to_string();
-    let rebuild = [
-        "cluster",
-        "rebuild",
-        "--from-s3",
-        "--cluster-key",
-        &key_file,
-    ];
-    rebuilt.cli().run(&rebuild).succeeds();
+    let rebuilt = rebuilt(access, &dir_one, &cluster_key);
     let nix = NixClient::fresh(&rebuilt, "main").trusting(&trusted);
     copy(&nix, &rebuilt, &path);
 }
