@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attic_p2p::bulk::{BulkStream, FRAME_LEN_MAX, OpenError, STREAMS_OUT_MAX};
-use attic_p2p::control::REQUEST_LEN_MAX;
+use attic_p2p::control::{REQUEST_LEN_MAX, RESPONSE_LEN_MAX};
 use attic_p2p::gate::{Answer, Gate, Refusal};
 use attic_p2p::identity::Identity;
 use attic_p2p::ids::NodeId;
@@ -518,7 +518,7 @@ async fn requests_are_answered_or_fail_in_time() {
     let asked = a.network.request(b.id, long.into()).await;
     assert_eq!(asked, Err(RequestError::Length(REQUEST_LEN_MAX + 1)));
 
-    let answer = Bytes::from(vec![9; 1024 * 1024]);
+    let answer = Bytes::from(vec![9; RESPONSE_LEN_MAX]);
     let (asked, ()) = join(a.network.request(b.id, hello.clone()), async {
         let event = b.until(|event| matches!(event, NetworkEvent::Request { .. }));
         let NetworkEvent::Request { from, bytes, reply } = event.await else {
@@ -531,7 +531,7 @@ async fn requests_are_answered_or_fail_in_time() {
     assert_eq!(asked, Ok(answer));
 
     // An answer that is too long, and one that is not given.
-    for reply_with in [Some(vec![0; 1024 * 1024 + 1]), None] {
+    for reply_with in [Some(vec![0; RESPONSE_LEN_MAX + 1]), None] {
         let (asked, ()) = join(a.network.request(b.id, hello.clone()), async {
             let event = b.until(|event| matches!(event, NetworkEvent::Request { .. }));
             let NetworkEvent::Request { reply, .. } = event.await else {
