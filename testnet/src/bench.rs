@@ -147,7 +147,8 @@ pub fn run(subjects: &[Subject], repeat: u32) -> Vec<Row> {
             rows.extend(measured);
         }
     }
-    for subject in [Subject::Huge, Subject::Dead, Subject::S3] {
+    let others = [Subject::Huge, Subject::Dead, Subject::S3, Subject::Upstream];
+    for subject in others {
         if subjects.contains(&subject) {
             rows.extend(subject.measure(repeat));
         }
