@@ -36,6 +36,7 @@ use crate::http::ingest::{Limits, check_announced, has_body, joined, read_small}
 use crate::http::mend::fetch_all;
 use crate::http::{admitted, bucket, caller, cluster, push};
 use crate::mesh::Mesh;
+use crate::mesh::announce::each_row;
 use crate::metrics::rss_bytes;
 use crate::report::{gc_reply, verify_reply};
 
@@ -430,15 +431,11 @@ fn references(app: &App, cache: &Cache) -> Result<References, StoreError> {
         mesh.view
             .each_path(id, |record| references.insert(&record.info));
     }
-    let mut after = None;
-    loop {
-        let page = app.store.paths(&cache.name, after, PATHS_PAGE_MAX)?;
-        let Some(last) = page.last() else {
-            return Ok(references);
-        };
-        after = Some(*last.info.path.hash());
-        page.iter().for_each(|row| references.insert(&row.info));
-    }
+    each_row(app, cache, |row| {
+        references.insert(&row.info);
+        Ok(())
+    })?;
+    Ok(references)
 }
 
 /// A path of the cluster's cache that only other nodes hold.

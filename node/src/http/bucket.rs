@@ -8,8 +8,8 @@ use attic_p2p::journal::{JOURNALS, Restore, Restored, read_entry_key};
 use attic_p2p::membership::genesis::{ClusterKey, Genesis};
 use attic_p2p::signed::Signer;
 use attic_store::StorePathHash;
+use attic_store::bucket::Bucket;
 use attic_store::bucket::check::{Verdict, check};
-use attic_store::bucket::{Bucket, each_object};
 use axum::extract::{Request, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -27,13 +27,14 @@ use crate::http::admin::{JSON_LEN_MAX, blocking, json_body};
 use crate::http::cluster::{local_caches, mesh_of, settle, start};
 use crate::http::error::{Failure, Kind, chain};
 use crate::http::ingest::joined;
+use crate::mesh::Mesh;
 use crate::mesh::bucket::collect::{CollectError, Order, collect};
 use crate::mesh::bucket::prefixed::Prefixed;
 use crate::mesh::bucket::write_behind::{GENESES, genesis_key};
+use crate::mesh::bucket::{SharedBucket, keys, read_entry};
 use crate::mesh::files::ClusterFiles;
 use crate::mesh::log::LogFiles;
 use crate::mesh::members::founder;
-use crate::mesh::{Mesh, bucket::SharedBucket, bucket::read_entry};
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -356,10 +357,8 @@ async fn read_journals(part: &Prefixed, cluster: ClusterId) -> Result<(Restore, 
 }
 
 async fn list(remote: &dyn Bucket, prefix: &str) -> Result<Vec<String>, Failure> {
-    let mut keys = Vec::new();
-    let listed = each_object(remote, prefix, None, |object| keys.push(object.key));
-    listed.await.map_err(|error| unanswered(&error))?;
-    Ok(keys)
+    let listed = keys(remote, prefix).await;
+    listed.map_err(|error| unanswered(&error))
 }
 
 fn unanswered(error: &(dyn std::error::Error + 'static)) -> Failure {

@@ -1148,7 +1148,7 @@ fn each_shared(
 }
 
 /// Runs `work` for every row of a cache.
-fn each_row(
+pub(crate) fn each_row(
     app: &App,
     cache: &Cache,
     mut work: impl FnMut(&PathRow) -> Result<(), StoreError>,

@@ -385,6 +385,15 @@ impl SharedBucket {
     }
 }
 
+/// The keys of all objects that begin with `prefix`, in order.
+///
+/// **Errors**: the bucket's.
+pub(crate) async fn keys(remote: &dyn Bucket, prefix: &str) -> Result<Vec<String>, BucketError> {
+    let mut keys = Vec::new();
+    each_object(remote, prefix, None, |object| keys.push(object.key)).await?;
+    Ok(keys)
+}
+
 /// An entry of a keeper's journal; `None` if it is not that, which is logged.
 ///
 /// **Errors**: the bucket's; that there is none is one.

@@ -275,6 +275,18 @@ async fn work(
     let find = move || Delegates::find(&looking, &cache, &wanted);
     let delegates = joined(spawn_blocking(find).await);
     let is_first_here = delegates.as_ref().is_none_or(Delegates::is_empty);
+    let turns = match is_first_here {
+        true => &inner.downloads,
+        false => &inner.shares,
+    };
+    let turn = tokio::select! {
+        turn = Arc::clone(turns).acquire_owned() => turn.map_err(|_| PullError::Ended)?,
+        _ = ended.wait_for(|ended| *ended) => return Err(PullError::Ended),
+    };
+    let (turn, share) = match is_first_here {
+        true => (Some(turn), None),
+        false => (None, Some(turn)),
+    };
     let source = NarSource::new(
         SourceParts {
             inner: Arc::clone(inner),
@@ -284,20 +296,8 @@ async fn work(
             guarded: Arc::clone(&flight.guarded),
         },
         delegates,
+        turn,
     );
-    let turns = match is_first_here {
-        true => &inner.downloads,
-        false => &inner.shares,
-    };
-    let turn = tokio::select! {
-        turn = Arc::clone(turns).acquire_owned() => turn.map_err(|_| PullError::Ended)?,
-        _ = ended.wait_for(|ended| *ended) => return Err(PullError::Ended),
-    };
-    let (mut source, mut share) = (source, None);
-    match is_first_here {
-        true => source.has_turn(turn),
-        false => share = Some(turn),
-    }
     let (inner, flight) = (Arc::clone(inner), Arc::clone(flight));
     let imported = joined(spawn_blocking(move || flight.import(&inner, source)).await);
     drop(share);

@@ -89,8 +89,13 @@ enum Broken {
 }
 
 impl NarSource {
-    /// Of a NAR for which `delegates` are asked first.
-    pub(super) fn new(parts: SourceParts, delegates: Option<Delegates>) -> NarSource {
+    /// Of a NAR for which `delegates` are asked first. Without a `turn` to read from upstreams it takes one
+    /// when it comes to that.
+    pub(super) fn new(
+        parts: SourceParts,
+        delegates: Option<Delegates>,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> NarSource {
         NarSource {
             parts,
             delegates,
@@ -100,13 +105,8 @@ impl NarSource {
             read: 0,
             spoilt: false,
             fault: None,
-            turn: None,
+            turn,
         }
-    }
-
-    /// Gives it the right to read from upstreams, which it takes by itself otherwise.
-    pub(super) fn has_turn(&mut self, turn: OwnedSemaphorePermit) {
-        self.turn = Some(turn);
     }
 
     /// Begins anew without the peers that were tried, if what was read is from such in part; whether it

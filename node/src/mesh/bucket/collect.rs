@@ -31,7 +31,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
 use super::write_behind::{WriteError, condemnations};
-use super::{SharedBucket, read_entry};
+use super::{SharedBucket, keys, read_entry};
 use crate::app::App;
 use crate::auth::random;
 use crate::clock::unix_now;
@@ -167,9 +167,7 @@ impl Run<'_> {
     async fn all_condemnations(
         &self,
     ) -> Result<(Vec<(NodeId, Condemnations)>, Collector), CollectError> {
-        let mut keys = Vec::new();
-        let look = |object: Object| keys.push(object.key);
-        each_object(&*self.shared.remote, CONDEMNATIONS, None, look).await?;
+        let keys = keys(&*self.shared.remote, CONDEMNATIONS).await?;
         let (mut others, mut own) = (Vec::new(), Collector::resume(0, []));
         for (keeper, newest) in newest_condemnations(keys.iter().map(String::as_str)) {
             let mut sets = Vec::new();
@@ -187,9 +185,7 @@ impl Run<'_> {
 
     /// Reads what journals have that was not read yet, by a listing that begins now.
     async fn read_journals(&self, known: &mut Known) -> Result<(), CollectError> {
-        let mut keys = Vec::new();
-        let look = |object: Object| keys.push(object.key);
-        each_object(&*self.shared.remote, JOURNALS, None, look).await?;
+        let keys = keys(&*self.shared.remote, JOURNALS).await?;
         // Somebody may have seen to what was damaged.
         known.damaged.clear();
         // Tools that show directories make objects for them.
@@ -438,9 +434,7 @@ impl Run<'_> {
 
     /// Deletes versions that nobody looks at any more.
     async fn clear_away(&self) -> Result<(), CollectError> {
-        let mut keys = Vec::new();
-        let look = |object: Object| keys.push(object.key);
-        each_object(&*self.shared.remote, CONDEMNATIONS, None, look).await?;
+        let keys = keys(&*self.shared.remote, CONDEMNATIONS).await?;
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         for key in outdated(&self.mesh.me, &keys) {
             self.shared.remote.delete(key).await?;

@@ -45,7 +45,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, OnceCell};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::{ReadError, SharedBucket};
+use super::{ReadError, SharedBucket, keys};
 use crate::app::App;
 use crate::auth::random;
 use crate::data_dir::{Secrecy, read_file, replace_file};
@@ -557,9 +557,7 @@ async fn conclude(
                 refer.written()
             }
             Writer::List(list) => {
-                let mut keys = Vec::new();
-                let look = |object: Object| keys.push(object.key);
-                each_object(&*shared.remote, CONDEMNATIONS, None, look).await?;
+                let keys = keys(&*shared.remote, CONDEMNATIONS).await?;
                 list.listed(keys.iter().map(String::as_str))?
             }
             Writer::Read(read) => {
